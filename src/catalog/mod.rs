@@ -1,0 +1,3 @@
+//! The catalog: what the database looks like, as a plain value, and how it is loaded.
+
+pub mod model;

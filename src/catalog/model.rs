@@ -1,0 +1,658 @@
+//! The catalog as plain values.
+//!
+//! Names are keys, OIDs do not appear, so that a snapshot of one database can be compared with another.
+//! Everything measured rather than defined (sizes, counters) sits in fields that [`Table::structure`] leaves out.
+
+use crate::sql::QualifiedName;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of the JSON form; a snapshot of another version is refused.
+pub const SNAPSHOT_FORMAT: u32 = 1;
+
+/// Everything that planning and verifying need to know about one database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CatalogSnapshot {
+    pub format: u32,
+    pub database: String,
+    pub server: Server,
+    pub role: Role,
+    pub schemas: BTreeMap<String, Schema>,
+    pub tables: BTreeMap<QualifiedName, Table>,
+    pub views: BTreeMap<QualifiedName, View>,
+    pub sequences: BTreeMap<QualifiedName, Sequence>,
+    pub types: BTreeMap<QualifiedName, UserType>,
+    pub publications: BTreeMap<String, Publication>,
+    /// What the server said about the definitions in a plan; empty until it was asked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answers: Vec<ProbeAnswer>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Server {
+    /// As `server_version_num`: 150018 is 15.18.
+    pub version_num: u32,
+    pub time_zone: String,
+    pub deadlock_timeout_ms: u64,
+    pub in_recovery: bool,
+    pub read_only: bool,
+}
+
+impl Server {
+    pub fn major(&self) -> u32 {
+        self.version_num / 10_000
+    }
+}
+
+/// The role that will run the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Role {
+    pub name: String,
+    pub superuser: bool,
+    /// Roles whose privileges it has, itself included: it acts as owner of what they own.
+    pub member_of: Vec<String>,
+    pub may_create_schema: bool,
+    /// May it set `session_replication_role`, which keeps the application's triggers from firing on a backfill?
+    pub may_set_replication_role: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Schema {
+    pub owner: String,
+    /// Whether the role may create objects in it.
+    pub may_create: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableKind {
+    Table,
+    Partitioned,
+    Foreign,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Persistence {
+    Permanent,
+    Unlogged,
+    Temporary,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaIdentity {
+    Default,
+    Nothing,
+    Full,
+    Index(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    pub kind: TableKind,
+    pub owner: String,
+    pub persistence: Persistence,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tablespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    pub row_security: bool,
+    pub force_row_security: bool,
+    pub replica_identity: ReplicaIdentity,
+    /// The composite type of a typed table (`CREATE TABLE … OF`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_type: Option<String>,
+    /// Columns elsewhere that store this table's row type, as text.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub row_type_used_by: Vec<String>,
+    /// As `pg_get_partkeydef`, for a partitioned table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_key: Option<String>,
+    /// Plain columns of the partition key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partition_key_columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_of: Option<QualifiedName>,
+    /// As in `FOR VALUES …` or `DEFAULT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_bound: Option<String>,
+    /// Parents by plain inheritance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherits: Vec<QualifiedName>,
+    /// Direct children, partitions or inheriting tables, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub children: Vec<QualifiedName>,
+    /// In their physical order, dropped ones left out.
+    pub columns: Vec<Column>,
+    pub indexes: BTreeMap<String, Index>,
+    pub constraints: BTreeMap<String, Constraint>,
+    pub triggers: BTreeMap<String, Trigger>,
+    pub rules: BTreeMap<String, Rule>,
+    pub policies: BTreeMap<String, Policy>,
+    /// Extended statistics objects on the table; the key is `schema.name`.
+    pub statistics: BTreeMap<QualifiedName, ExtendedStatistics>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// Objects outside the table that depend on it or on a column: views, functions, policies of others….
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dependents: Vec<Dependent>,
+    pub size: TableSize,
+}
+
+/// Measured, not defined: never part of a comparison or a fingerprint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct TableSize {
+    /// Estimate of the planner statistics (`reltuples`); for a partitioned table the sum of its leaves; −1 when the
+    /// table was never analyzed.
+    pub rows: i64,
+    pub heap_bytes: i64,
+    pub toast_bytes: i64,
+    pub index_bytes: i64,
+}
+
+impl TableSize {
+    pub fn total_bytes(&self) -> i64 {
+        self.heap_bytes + self.toast_bytes + self.index_bytes
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    pub name: String,
+    /// As `format_type` prints it, modifiers included: `character varying(20)`.
+    pub data_type: String,
+    /// Only where it differs from the type's own collation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation: Option<String>,
+    pub not_null: bool,
+    /// From PostgreSQL 18 `NOT NULL` is a named constraint that may be unvalidated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_null_constraint: Option<NotNullConstraint>,
+    /// As `pg_get_expr` prints it; `None` for a generated column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generated: Option<Generated>,
+    /// `plain`, `main`, `external` or `extended`.
+    pub storage: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// `None` is the server's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_target: Option<i32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// Inherited from a parent table, hence to be changed there.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub inherited: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NotNullConstraint {
+    pub name: String,
+    pub validated: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `GENERATED ALWAYS` rather than `BY DEFAULT`.
+    pub always: bool,
+    pub sequence: QualifiedName,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Generated {
+    /// `STORED` rather than `VIRTUAL`.
+    pub stored: bool,
+    pub expression: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grant {
+    /// `PUBLIC` for everybody.
+    pub grantee: String,
+    pub grantor: String,
+    pub privilege: String,
+    pub grantable: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    pub method: String,
+    pub unique: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nulls_not_distinct: bool,
+    pub keys: Vec<IndexKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<String>,
+    /// As `pg_get_expr` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicate: Option<String>,
+    /// Storage parameters, `name=value`, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tablespace: Option<String>,
+    /// Usable for queries; false for one that a failed concurrent build left behind.
+    pub valid: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replica_identity: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub clustered: bool,
+    /// The constraint that owns it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<String>,
+    /// The partitioned index that it is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<QualifiedName>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Columns named in expressions or the predicate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expression_columns: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexKey {
+    /// The plain column, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// The expression as the server prints it, when it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expression: Option<String>,
+    /// Only where it is not the type's default for the method; with parameters as the server prints them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opclass: Option<String>,
+    /// Only where it differs from the column's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collation: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub descending: bool,
+    /// Resolved: the default is first for descending keys and last for others.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub nulls_first: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConstraintKind {
+    Check,
+    ForeignKey,
+    PrimaryKey,
+    Unique,
+    Exclusion,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Constraint {
+    pub kind: ConstraintKind,
+    /// As `pg_get_constraintdef` prints it, without a trailing `NOT VALID`.
+    pub definition: String,
+    pub columns: Vec<String>,
+    pub validated: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub deferrable: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub initially_deferred: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_inherit: bool,
+    /// Comes from a parent table (`conislocal` is false or it has a parent constraint).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub inherited: bool,
+    /// The index behind a primary key, unique or exclusion constraint; for a foreign key the referenced one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub references: Option<Reference>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+/// The far end of a foreign key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    pub table: QualifiedName,
+    /// In the order of the constraint's own columns.
+    pub columns: Vec<String>,
+    /// `SIMPLE` or `FULL`.
+    pub match_type: String,
+    /// `NO ACTION`, `RESTRICT`, `CASCADE`, `SET NULL` or `SET DEFAULT`.
+    pub on_update: String,
+    pub on_delete: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trigger {
+    pub definition: String,
+    /// `origin`, `disabled`, `replica` or `always`.
+    pub enabled: String,
+    /// Fires before the row is written, for each row, on insert or update: it may change values.
+    pub before_row_write: bool,
+    /// Columns of `UPDATE OF`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    pub function: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    pub definition: String,
+    pub enabled: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Policy {
+    pub command: String,
+    pub permissive: bool,
+    pub roles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub using: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub with_check: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExtendedStatistics {
+    pub definition: String,
+    pub columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_target: Option<i32>,
+}
+
+/// Something outside the table that PostgreSQL will not let go without.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Dependent {
+    /// The column depended on; `None` for the table as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// `view`, `materialized view`, `rule`, `policy`, `trigger`, `function`, `publication`, `generated column`….
+    pub kind: String,
+    /// As `pg_describe_object` prints it.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct View {
+    pub materialized: bool,
+    pub owner: String,
+    pub definition: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// Relations and columns that it reads, sorted.
+    pub uses: Vec<(QualifiedName, String)>,
+    /// Of a materialized view.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub indexes: BTreeMap<String, Index>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sequence {
+    pub owner: String,
+    pub data_type: String,
+    pub start: i64,
+    pub increment: i64,
+    pub min: i64,
+    pub max: i64,
+    pub cache: i64,
+    pub cycle: bool,
+    /// The table and column of `OWNED BY` or of an identity column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owned_by: Option<(QualifiedName, String)>,
+    pub identity: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UserType {
+    /// `enum`, `domain`, `composite` or `range`.
+    pub kind: String,
+    /// Labels of an enum, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// Whether a domain has constraints, which makes adding a column of it rewrite the table before PostgreSQL 19.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub constrained: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Publication {
+    pub all_tables: bool,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<PublishedTable>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PublishedTable {
+    pub table: QualifiedName,
+    /// Empty without a column list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+}
+
+/// A definition to try out on an empty temporary clone of a table, in a transaction that is rolled back: the server
+/// says what it makes of it, and the planner stays free of I/O.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    pub table: QualifiedName,
+    /// The statement up to where the clone's name belongs…
+    pub before: String,
+    /// …and after it.
+    pub after: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeAnswer {
+    pub probe: Probe,
+    pub outcome: Result<ProbeOutcome, ProbeError>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeOutcome {
+    /// The clone as it is after the statement: only `columns`, `indexes` and `constraints` are filled.
+    pub table: Table,
+    /// Columns whose default the server stored in the catalog instead of in every row, hence without a rewrite.
+    pub fast_defaults: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeError {
+    pub sqlstate: String,
+    pub message: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl CatalogSnapshot {
+    /// Foreign keys of any table, itself included, that reference this one: (referencing table, constraint name).
+    pub fn incoming_foreign_keys(&self, table: &QualifiedName) -> Vec<(&QualifiedName, &str, &Constraint)> {
+        let mut found = Vec::new();
+        for (name, candidate) in &self.tables {
+            for (constraint_name, constraint) in &candidate.constraints {
+                if constraint
+                    .references
+                    .as_ref()
+                    .is_some_and(|reference| &reference.table == table)
+                {
+                    found.push((name, constraint_name.as_str(), constraint));
+                }
+            }
+        }
+        found
+    }
+
+    /// The table that has an index of this name in this schema.
+    pub fn index(&self, name: &QualifiedName) -> Option<(&QualifiedName, &Index)> {
+        self.tables
+            .iter()
+            .filter(|(table, _)| table.schema == name.schema)
+            .find_map(|(table, value)| value.indexes.get(&name.name).map(|index| (table, index)))
+    }
+
+    /// Whether a table, index, view, sequence or type holds the name; they share one namespace per schema.
+    pub fn relation_exists(&self, name: &QualifiedName) -> bool {
+        self.tables.contains_key(name)
+            || self.views.contains_key(name)
+            || self.sequences.contains_key(name)
+            || self.index(name).is_some()
+            || self
+                .views
+                .iter()
+                .any(|(view, value)| view.schema == name.schema && value.indexes.contains_key(&name.name))
+    }
+
+    /// What the server said to this probe, if it was asked.
+    pub fn answer(&self, probe: &Probe) -> Option<&Result<ProbeOutcome, ProbeError>> {
+        self.answers
+            .iter()
+            .rev()
+            .find(|answer| &answer.probe == probe)
+            .map(|answer| &answer.outcome)
+    }
+
+    /// The same snapshot with the named tables only: what a plan remembers.
+    pub fn restricted_to(&self, names: &std::collections::BTreeSet<QualifiedName>) -> Self {
+        let mut restricted = self.clone();
+        restricted.answers.clear();
+        restricted.tables.retain(|name, _| names.contains(name));
+        restricted.views.clear();
+        restricted.types.clear();
+        restricted.publications.clear();
+        restricted.sequences.retain(|_, sequence| {
+            sequence
+                .owned_by
+                .as_ref()
+                .is_some_and(|(table, _)| names.contains(table))
+        });
+        restricted
+            .schemas
+            .retain(|schema, _| names.iter().any(|name| &name.schema == schema));
+        for table in restricted.tables.values_mut() {
+            table.size = TableSize::default();
+        }
+        restricted
+    }
+
+    /// All leaves below a partitioned table, in name order; the table itself when it has no children.
+    pub fn leaves(&self, name: &QualifiedName) -> Vec<QualifiedName> {
+        let Some(table) = self.tables.get(name) else {
+            return Vec::new();
+        };
+        if table.kind != TableKind::Partitioned {
+            return vec![name.clone()];
+        }
+        table
+            .children
+            .iter()
+            .flat_map(|child| self.leaves(child))
+            .collect()
+    }
+
+    /// The table and everything below it, parents before children.
+    pub fn tree(&self, name: &QualifiedName) -> Vec<QualifiedName> {
+        let mut names = vec![name.clone()];
+        if let Some(table) = self.tables.get(name) {
+            names.extend(table.children.iter().flat_map(|child| self.tree(child)));
+        }
+        names
+    }
+}
+
+impl Table {
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    pub fn column_mut(&mut self, name: &str) -> Option<&mut Column> {
+        self.columns.iter_mut().find(|column| column.name == name)
+    }
+
+    pub fn column_names(&self) -> Vec<&str> {
+        self.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    pub fn primary_key(&self) -> Option<(&str, &Constraint)> {
+        self.constraints
+            .iter()
+            .find(|(_, constraint)| constraint.kind == ConstraintKind::PrimaryKey)
+            .map(|(name, constraint)| (name.as_str(), constraint))
+    }
+
+    /// Columns that tell an offending row: the primary key, else the first unique index on columns that are never
+    /// null, else the physical address.
+    pub fn key_columns(&self) -> Vec<String> {
+        if let Some((_, key)) = self.primary_key() {
+            return key.columns.clone();
+        }
+        let never_null = |name: &str| self.column(name).is_some_and(|column| column.not_null);
+        self.indexes
+            .values()
+            .filter(|index| index.unique && index.valid && index.predicate.is_none())
+            .map(|index| {
+                index
+                    .keys
+                    .iter()
+                    .map(|key| key.column.clone())
+                    .collect::<Option<Vec<_>>>()
+            })
+            .flatten()
+            .find(|columns| columns.iter().all(|column| never_null(column)))
+            .unwrap_or_default()
+    }
+}
+
+impl Index {
+    /// Columns that the index mentions anywhere: keys, INCLUDE, expressions, predicate.
+    pub fn mentions(&self, column: &str) -> bool {
+        self.keys.iter().any(|key| key.column.as_deref() == Some(column))
+            || self.include.iter().any(|name| name == column)
+            || self.expression_columns.iter().any(|name| name == column)
+    }
+
+    /// Whether the two are defined alike, whatever their names, validity, marks and comments.
+    pub fn same_definition(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.unique == other.unique
+            && self.nulls_not_distinct == other.nulls_not_distinct
+            && self.keys == other.keys
+            && self.include == other.include
+            && self.predicate == other.predicate
+            && self.options == other.options
+            && self.tablespace == other.tablespace
+    }
+
+    /// As [`Index::same_definition`], but blind to the texts that only the server can normalise.
+    pub fn similar_definition(&self, other: &Self) -> bool {
+        self.method == other.method
+            && self.unique == other.unique
+            && self.predicate.is_some() == other.predicate.is_some()
+            && self.include == other.include
+            && self.keys.len() == other.keys.len()
+            && self.keys.iter().zip(&other.keys).all(|(a, b)| {
+                a.column == b.column && a.descending == b.descending && a.nulls_first == b.nulls_first
+            })
+    }
+}
