@@ -1,3 +1,8 @@
-//! pgmorph
+//! pgmorph: zero-downtime schema changes for PostgreSQL.
+
 pub mod catalog;
+pub mod diagnostic;
+pub mod document;
+pub mod ops;
+pub mod plan;
 pub mod sql;

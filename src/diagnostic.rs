@@ -1,0 +1,145 @@
+//! Complaints about a plan: a code, a message, a place in the file, and what to do.
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::Serialize;
+use std::ops::Range;
+
+/// A byte range of the plan file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Span {
+    pub start: usize,
+    pub end: usize,
+}
+
+impl Span {
+    pub fn range(self) -> Range<usize> {
+        self.start..self.end
+    }
+}
+
+/// A value and where it stands in the plan file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Located<T> {
+    pub value: T,
+    pub span: Span,
+}
+
+/// One complaint. Planning collects all of them before it gives up.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Diagnostic {
+    /// Stable, machine-readable: `unknown_column`.
+    pub code: &'static str,
+    pub message: String,
+    pub span: Option<Span>,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            span: None,
+            help: None,
+        }
+    }
+
+    pub fn at(mut self, span: Span) -> Self {
+        self.span = Some(span);
+        self
+    }
+
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds "did you mean …?" when one of the known names is close to the one given.
+    pub fn suggest<'a>(self, given: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match nearest(given, known) {
+            Some(name) => self.help(format!("did you mean `{name}`?")),
+            None => self,
+        }
+    }
+}
+
+/// The known name that the given one most likely meant, if any is close.
+pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    known
+        .into_iter()
+        .map(|name| {
+            (
+                strsim::jaro_winkler(&given.to_lowercase(), &name.to_lowercase()),
+                name,
+            )
+        })
+        .filter(|(score, _)| *score > 0.78)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, name)| name)
+}
+
+/// 1-based line and column (in characters) of a byte offset.
+pub fn line_and_column(source: &str, offset: usize) -> (usize, usize) {
+    let before = &source[..source.floor_char_boundary(offset.min(source.len()))];
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    (line, column)
+}
+
+/// All complaints for people: file, line, column, the line itself, and the way out.
+pub fn render(diagnostics: &[Diagnostic], path: &str, source: &str, color: bool) -> String {
+    let renderer = if color {
+        Renderer::styled()
+    } else {
+        Renderer::plain()
+    };
+    let mut text = String::new();
+    for diagnostic in diagnostics {
+        let title = Level::ERROR
+            .primary_title(&diagnostic.message)
+            .id(diagnostic.code);
+        let mut group = match diagnostic.span {
+            Some(span) => {
+                let end = source.floor_char_boundary(span.end.clamp(span.start, source.len()));
+                let start = source.floor_char_boundary(span.start.min(source.len()));
+                title.element(
+                    Snippet::source(source)
+                        .path(path)
+                        .annotation(AnnotationKind::Primary.span(start..end.max(start))),
+                )
+            }
+            None => Group::with_title(title),
+        };
+        if let Some(help) = &diagnostic.help {
+            group = group.element(Level::HELP.message(help));
+        }
+        text.push_str(&renderer.render(&[group]));
+        text.push_str("\n\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_place_line_and_way_out() {
+        let source = "a: 1\nénom: colum\n";
+        let diagnostic = Diagnostic::new("unknown_key", "unknown key `colum`")
+            .at(Span { start: 12, end: 17 })
+            .suggest("colum", ["table", "column"]);
+        let text = render(&[diagnostic], "plan.yaml", source, false);
+        assert!(text.contains("plan.yaml:2:7"), "{text}");
+        assert!(
+            text.contains("énom: colum") && text.contains("did you mean `column`?"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn places_count_characters() {
+        assert_eq!(line_and_column("a\néb", 4), (2, 2));
+    }
+}

@@ -1,0 +1,271 @@
+//! The operations of a plan file: one room each, and the one list of them.
+//!
+//! A room holds, top to bottom: its manual, what is read from the plan file, `preflight` (all complaints at once, or
+//! a target that proves there are none), its steps with their undo and expectations, the end state, its tests.
+
+use crate::catalog::model::{CatalogSnapshot, Column, Probe, ProbeError, ProbeOutcome, Table};
+use crate::diagnostic::{Diagnostic, Located, Span};
+use crate::document::Fields;
+use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
+use crate::sql::QualifiedName;
+
+mod set_default;
+
+pub use set_default::SetDefault;
+
+/// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
+pub trait Operation: Sized {
+    /// The proof that every question of `preflight` is answered.
+    type Target;
+    /// As in the plan file.
+    const NAME: &'static str;
+    /// Prose, a YAML example in a fenced block, and the locks taken; `explain` prints it and a test compiles it.
+    const MANUAL: &'static str;
+
+    /// Reads the entry, reporting everything wrong with it. `None` when something required could not be read.
+    fn read(fields: &Fields<'_>) -> Option<Self>;
+
+    /// Definitions on which the server is asked for its opinion before planning, in order; their effects on the
+    /// clone stay for later ones.
+    fn probes(&self) -> Vec<Probe> {
+        Vec::new()
+    }
+
+    fn preflight(&self, context: &Context<'_>) -> Result<Self::Target, Vec<Diagnostic>>;
+
+    fn steps(target: &Self::Target, settings: &Settings) -> Vec<StepDraft>;
+
+    /// Turns the catalog before the change into the catalog after it.
+    fn apply_to(target: &Self::Target, catalog: &mut CatalogSnapshot);
+}
+
+/// A step as an operation gives it; the planner adds which change it belongs to.
+#[derive(Debug, Clone)]
+pub struct StepDraft {
+    /// What this step is within its operation, in a word: `build`, `validate`.
+    pub id: String,
+    pub phase: Phase,
+    pub work: Work,
+    pub hazards: Vec<Hazard>,
+    pub undo: Undo,
+    pub estimate: Estimate,
+}
+
+/// What an operation may look at.
+pub struct Context<'a> {
+    /// The catalog as the changes before this one will leave it.
+    pub catalog: &'a CatalogSnapshot,
+    /// The catalog as it is now. What an earlier change of this plan drops still holds its name until `contract`.
+    pub now: &'a CatalogSnapshot,
+    pub settings: &'a Settings,
+    /// Where the change stands in the plan file.
+    pub span: Span,
+}
+
+impl<'a> Context<'a> {
+    pub fn major(&self) -> u32 {
+        self.now.server.major()
+    }
+
+    /// The table, or the complaint that there is none, with the nearest name.
+    pub fn table(&self, name: &Located<QualifiedName>) -> Result<&'a Table, Diagnostic> {
+        let Some(table) = self.catalog.tables.get(&name.value) else {
+            return Err(self.unknown_table(name));
+        };
+        if !self.catalog.schemas.is_empty() && !self.owns(&table.owner) {
+            let message = format!(
+                "{} belongs to {}, not to {}",
+                name.value, table.owner, self.now.role.name
+            );
+            return Err(Diagnostic::new("not_owner", message)
+                .at(name.span)
+                .help(format!("connect as {}, or as a member of that role", table.owner)));
+        }
+        Ok(table)
+    }
+
+    fn owns(&self, owner: &str) -> bool {
+        let role = &self.now.role;
+        role.superuser || role.name == owner || role.member_of.iter().any(|member| member == owner)
+    }
+
+    fn unknown_table(&self, name: &Located<QualifiedName>) -> Diagnostic {
+        let wanted = &name.value;
+        let diagnostic =
+            Diagnostic::new("unknown_table", format!("there is no table {wanted}")).at(name.span);
+        if self.catalog.views.contains_key(wanted) {
+            return diagnostic.help("it is a view; changes are made to tables");
+        }
+        let elsewhere = self.catalog.tables.keys().find(|other| other.name == wanted.name);
+        if let Some(other) = elsewhere {
+            return diagnostic.help(format!("did you mean `{other}`?"));
+        }
+        let names: Vec<String> = self.catalog.tables.keys().map(ToString::to_string).collect();
+        diagnostic.suggest(&wanted.to_string(), names.iter().map(String::as_str))
+    }
+
+    /// The column, or the complaint that there is none, with the nearest name.
+    pub fn column<'t>(
+        &self,
+        table_name: &QualifiedName,
+        table: &'t Table,
+        name: &Located<String>,
+    ) -> Result<&'t Column, Diagnostic> {
+        table.column(&name.value).ok_or_else(|| {
+            Diagnostic::new(
+                "unknown_column",
+                format!("{table_name} has no column `{}`", name.value),
+            )
+            .at(name.span)
+            .suggest(&name.value, table.column_names())
+        })
+    }
+
+    /// Complains when a new index, table or view cannot have this name.
+    pub fn free_relation_name(&self, name: &QualifiedName, span: Span) -> Result<(), Diagnostic> {
+        if self.catalog.relation_exists(name) {
+            return Err(Diagnostic::new("name_taken", format!("{name} exists already")).at(span));
+        }
+        if self.now.relation_exists(name) {
+            return Err(Diagnostic::new(
+                "name_taken_until_contract",
+                format!("{name} exists until an earlier change of this plan drops it in contract"),
+            )
+            .at(span)
+            .help("choose another name, or use replace_index, which swaps the names"));
+        }
+        Ok(())
+    }
+
+    /// Complains when a new constraint cannot have this name on the table.
+    pub fn free_constraint_name(
+        &self,
+        table: &QualifiedName,
+        name: &Located<String>,
+    ) -> Result<(), Diagnostic> {
+        let taken = |catalog: &CatalogSnapshot| {
+            catalog
+                .tables
+                .get(table)
+                .is_some_and(|table| table.constraints.contains_key(&name.value))
+        };
+        if taken(self.catalog) || taken(self.now) {
+            return Err(Diagnostic::new(
+                "name_taken",
+                format!("{table} has a constraint `{}` already", name.value),
+            )
+            .at(name.span)
+            .help("choose another name; a constraint that this plan drops keeps its name until contract"));
+        }
+        Ok(())
+    }
+
+    /// What the server said to a probe: `None` when it was not asked (planning offline).
+    pub fn answer(&self, probe: &Probe) -> Option<Result<&'a ProbeOutcome, &'a ProbeError>> {
+        self.now.answer(probe).map(Result::as_ref)
+    }
+
+    /// As [`Context::answer`], with the server's refusal as a complaint at the place in the plan.
+    pub fn accepted(&self, probe: &Probe, span: Span) -> Result<Option<&'a ProbeOutcome>, Diagnostic> {
+        match self.answer(probe) {
+            None => Ok(None),
+            Some(Ok(outcome)) => Ok(Some(outcome)),
+            Some(Err(error)) => {
+                let diagnostic = Diagnostic::new(
+                    "refused_by_server",
+                    format!(
+                        "PostgreSQL does not accept this: {} (SQLSTATE {})",
+                        error.message, error.sqlstate
+                    ),
+                )
+                .at(span);
+                Err(match &error.hint {
+                    Some(hint) => diagnostic.help(hint.clone()),
+                    None => diagnostic,
+                })
+            }
+        }
+    }
+}
+
+/// Everything that `compile` needs besides the operation itself.
+pub struct Compilation<'a> {
+    pub now: &'a CatalogSnapshot,
+    pub settings: &'a Settings,
+    pub span: Span,
+}
+
+fn compile_one<O: Operation>(
+    operation: &O,
+    compilation: &Compilation<'_>,
+    catalog: &mut CatalogSnapshot,
+) -> Result<Vec<StepDraft>, Vec<Diagnostic>> {
+    let context = Context {
+        catalog,
+        now: compilation.now,
+        settings: compilation.settings,
+        span: compilation.span,
+    };
+    let target = operation.preflight(&context)?;
+    let steps = O::steps(&target, compilation.settings);
+    O::apply_to(&target, catalog);
+    Ok(steps)
+}
+
+/// Makes the enum of all operations and everything that follows from the list.
+macro_rules! operations {
+    ($($operation:ident),* $(,)?) => {
+        /// Any operation of a plan file.
+        #[derive(Debug, Clone)]
+        pub enum AnyOperation { $($operation($operation)),* }
+
+        /// Name and manual of every operation, in alphabetical order.
+        pub const MANUALS: &[(&str, &str)] = &[$(($operation::NAME, $operation::MANUAL)),*];
+
+        impl AnyOperation {
+            /// Reads the entry of the operation of that name: `None` when there is no such operation.
+            pub fn read(name: &str, fields: &Fields<'_>) -> Option<Option<Self>> {
+                match name {
+                    $($operation::NAME => Some($operation::read(fields).map(Self::$operation)),)*
+                    _ => None,
+                }
+            }
+
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$operation(_) => $operation::NAME),* }
+            }
+
+            pub fn probes(&self) -> Vec<Probe> {
+                match self { $(Self::$operation(operation) => operation.probes()),* }
+            }
+
+            /// Preflight, steps and end state in one: on success the catalog is as the change leaves it.
+            ///
+            /// # Errors
+            /// Everything wrong with the change; the catalog is then untouched.
+            pub fn compile(
+                &self,
+                compilation: &Compilation<'_>,
+                catalog: &mut CatalogSnapshot,
+            ) -> Result<Vec<StepDraft>, Vec<Diagnostic>> {
+                match self { $(Self::$operation(operation) => compile_one(operation, compilation, catalog)),* }
+            }
+        }
+    };
+}
+
+operations![SetDefault];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted_and_every_manual_has_an_example_and_its_locks() {
+        assert!(MANUALS.is_sorted());
+        for (name, manual) in MANUALS {
+            assert!(manual.contains(&format!("- {name}:")), "{name} has no example");
+            assert!(manual.contains("Locks:"), "{name} does not tell its locks");
+        }
+    }
+}

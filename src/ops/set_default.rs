@@ -1,0 +1,173 @@
+//! `set_default`: new rows get another value when they do not bring one.
+
+use super::{Context, Operation, StepDraft};
+use crate::catalog::model::{CatalogSnapshot, Probe};
+use crate::diagnostic::{Diagnostic, Located};
+use crate::document::Fields;
+use crate::plan::{
+    Action, ColumnFacts, Estimate, Expectation, Lock, LockMode, Phase, Settings, Transaction, Undo, Work,
+};
+use crate::sql::{QualifiedName, ident};
+
+const MANUAL: &str = "\
+Sets the default of a column. Rows that are there keep their values; only rows inserted afterwards without a
+value get the new one. The default is an SQL expression, as it would stand after DEFAULT.
+
+```yaml
+- set_default: {table: orders, column: status, default: \"'new'\"}
+```
+
+Locks: ACCESS EXCLUSIVE on the table, for an instant (catalog only).
+Undo: the default before, or none.
+";
+
+#[derive(Debug, Clone)]
+pub struct SetDefault {
+    table: Located<QualifiedName>,
+    column: Located<String>,
+    default: Located<String>,
+}
+
+pub struct Target {
+    table: QualifiedName,
+    column: String,
+    /// As the user wrote it.
+    default: String,
+    /// As the server prints it, once it was asked.
+    printed: String,
+    previous: Option<String>,
+}
+
+impl SetDefault {
+    fn probe(&self) -> Probe {
+        Probe {
+            table: self.table.value.clone(),
+            before: "ALTER TABLE ".into(),
+            after: format!(
+                " ALTER COLUMN {} SET DEFAULT {}",
+                ident(&self.column.value),
+                self.default.value
+            ),
+        }
+    }
+}
+
+impl Operation for SetDefault {
+    type Target = Target;
+    const NAME: &'static str = "set_default";
+    const MANUAL: &'static str = MANUAL;
+
+    fn read(fields: &Fields<'_>) -> Option<Self> {
+        let table = fields.qualified("table");
+        let column = fields.identifier("column");
+        let default = fields.text("default");
+        Some(Self {
+            table: table?,
+            column: column?,
+            default: default?,
+        })
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        vec![self.probe()]
+    }
+
+    fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
+        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
+        let column = context
+            .column(&self.table.value, table, &self.column)
+            .map_err(|complaint| vec![complaint])?;
+        let mut complaints = Vec::new();
+        if column.generated.is_some() || column.identity.is_some() {
+            let kind = if column.identity.is_some() {
+                "an identity"
+            } else {
+                "a generated"
+            };
+            let message = format!("`{}` is {kind} column; it cannot have a default", column.name);
+            complaints.push(Diagnostic::new("cannot_have_default", message).at(self.column.span));
+        }
+        let mut printed = self.default.value.clone();
+        match context.accepted(&self.probe(), self.default.span) {
+            Err(complaint) => complaints.push(complaint),
+            Ok(None) => {}
+            Ok(Some(outcome)) => {
+                let default = outcome
+                    .table
+                    .column(&column.name)
+                    .and_then(|column| column.default.clone());
+                printed = default.unwrap_or(printed);
+            }
+        }
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        Ok(Target {
+            table: self.table.value.clone(),
+            column: column.name.clone(),
+            default: self.default.value.clone(),
+            printed,
+            previous: column.default.clone(),
+        })
+    }
+
+    fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
+        let Target { table, column, .. } = target;
+        let alter = |what: String| {
+            Action::Sql(vec![format!(
+                "ALTER TABLE {table} ALTER COLUMN {} {what}",
+                ident(column)
+            )])
+        };
+        let has_default = |has_default| Expectation::Column {
+            table: table.clone(),
+            column: column.clone(),
+            facts: ColumnFacts {
+                has_default: Some(has_default),
+                ..ColumnFacts::default()
+            },
+        };
+        let work = |summary: String, what: String, has: bool| Work {
+            summary,
+            action: alter(what),
+            transaction: Transaction::Single,
+            locks: vec![Lock::new(table, LockMode::AccessExclusive)],
+            timeouts: settings.brief(),
+            expect: vec![has_default(has)],
+            on_violation: None,
+        };
+        let restore = match &target.previous {
+            Some(previous) => format!("SET DEFAULT {previous}"),
+            None => "DROP DEFAULT".into(),
+        };
+        vec![StepDraft {
+            id: "set".into(),
+            phase: Phase::Expand,
+            work: work(
+                format!("set the default of {table}.{}", ident(column)),
+                format!("SET DEFAULT {}", target.default),
+                true,
+            ),
+            hazards: Vec::new(),
+            undo: Undo::Work(vec![work(
+                format!("restore the default of {table}.{}", ident(column)),
+                restore,
+                target.previous.is_some(),
+            )]),
+            estimate: Estimate::INSTANT,
+        }]
+    }
+
+    fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
+        // A default set on a parent is set on its children too.
+        for name in catalog.tree(&target.table) {
+            if let Some(column) = catalog
+                .tables
+                .get_mut(&name)
+                .and_then(|table| table.column_mut(&target.column))
+            {
+                column.default = Some(target.printed.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,541 @@
+//! The execution plan: phased, bounded, undoable steps as one printable value.
+//!
+//! It holds everything the executor needs, so that a saved plan runs alone.
+
+use crate::catalog::model::{CatalogSnapshot, Constraint, Index};
+use crate::sql::QualifiedName;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Version of the JSON form; a plan of another version is refused.
+pub const PLAN_FORMAT: u32 = 1;
+
+/// The order in which everything happens. Nothing is destroyed before `Contract`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Adds beside what is there; the application notices nothing.
+    Expand,
+    /// Fills what was added.
+    Backfill,
+    /// Proves what was added.
+    Validate,
+    /// Makes it the one the application uses.
+    Cutover,
+    /// Removes what is no longer used. Only when asked for.
+    Contract,
+}
+
+impl Phase {
+    pub const ALL: [Self; 5] = [
+        Self::Expand,
+        Self::Backfill,
+        Self::Validate,
+        Self::Cutover,
+        Self::Contract,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Expand => "expand",
+            Self::Backfill => "backfill",
+            Self::Validate => "validate",
+            Self::Cutover => "cutover",
+            Self::Contract => "contract",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// PostgreSQL's table lock modes, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LockMode {
+    AccessShare,
+    RowShare,
+    RowExclusive,
+    ShareUpdateExclusive,
+    Share,
+    ShareRowExclusive,
+    Exclusive,
+    AccessExclusive,
+}
+
+impl LockMode {
+    pub const ALL: [Self; 8] = [
+        Self::AccessShare,
+        Self::RowShare,
+        Self::RowExclusive,
+        Self::ShareUpdateExclusive,
+        Self::Share,
+        Self::ShareRowExclusive,
+        Self::Exclusive,
+        Self::AccessExclusive,
+    ];
+
+    /// As in `LOCK TABLE … IN … MODE`.
+    pub fn sql(self) -> &'static str {
+        match self {
+            Self::AccessShare => "ACCESS SHARE",
+            Self::RowShare => "ROW SHARE",
+            Self::RowExclusive => "ROW EXCLUSIVE",
+            Self::ShareUpdateExclusive => "SHARE UPDATE EXCLUSIVE",
+            Self::Share => "SHARE",
+            Self::ShareRowExclusive => "SHARE ROW EXCLUSIVE",
+            Self::Exclusive => "EXCLUSIVE",
+            Self::AccessExclusive => "ACCESS EXCLUSIVE",
+        }
+    }
+
+    /// As `pg_locks.mode` spells it.
+    pub fn pg_locks_name(self) -> String {
+        let words = self.sql().split(' ').map(|word| {
+            let lower = word.to_lowercase();
+            lower[..1].to_uppercase() + &lower[1..]
+        });
+        words.collect::<String>() + "Lock"
+    }
+
+    pub fn blocks_reads(self) -> bool {
+        self == Self::AccessExclusive
+    }
+
+    pub fn blocks_writes(self) -> bool {
+        self >= Self::Share
+    }
+
+    /// What the application cannot do meanwhile.
+    pub fn blocks(self) -> &'static str {
+        if self.blocks_reads() {
+            "reads and writes"
+        } else if self.blocks_writes() {
+            "writes"
+        } else {
+            "nothing"
+        }
+    }
+
+    /// Whether one session holding `self` keeps another from getting `other` (the manual's conflict table).
+    pub fn conflicts_with(self, other: Self) -> bool {
+        use LockMode as M;
+        let conflicts: &[M] = match self {
+            M::AccessShare => &[M::AccessExclusive],
+            M::RowShare => &[M::Exclusive, M::AccessExclusive],
+            M::RowExclusive => &[M::Share, M::ShareRowExclusive, M::Exclusive, M::AccessExclusive],
+            M::ShareUpdateExclusive => &[
+                M::ShareUpdateExclusive,
+                M::Share,
+                M::ShareRowExclusive,
+                M::Exclusive,
+                M::AccessExclusive,
+            ],
+            M::Share => &[
+                M::RowExclusive,
+                M::ShareUpdateExclusive,
+                M::ShareRowExclusive,
+                M::Exclusive,
+                M::AccessExclusive,
+            ],
+            M::ShareRowExclusive => &M::ALL[2..],
+            M::Exclusive => &M::ALL[1..],
+            M::AccessExclusive => &M::ALL,
+        };
+        conflicts.contains(&other)
+    }
+}
+
+impl fmt::Display for LockMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.sql())
+    }
+}
+
+/// The strongest lock that a step takes on one relation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lock {
+    pub relation: QualifiedName,
+    pub mode: LockMode,
+}
+
+impl Lock {
+    pub fn new(relation: &QualifiedName, mode: LockMode) -> Self {
+        Self {
+            relation: relation.clone(),
+            mode,
+        }
+    }
+}
+
+/// Bounds of every statement of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timeouts {
+    /// `lock_timeout`; `None` only where the awaited lock blocks neither reads nor writes.
+    pub lock_ms: Option<u64>,
+    /// `statement_timeout`.
+    pub statement_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transaction {
+    /// All statements and the ledger's record in one transaction.
+    Single,
+    /// Statements that PostgreSQL refuses in a transaction block; the step is probed instead.
+    None,
+}
+
+/// What a step, or its undoing, does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Statements, sent as they stand, in order.
+    Sql(Vec<String>),
+    Backfill(Backfill),
+    /// A read-only question that must have no rows as answer.
+    Check(Check),
+}
+
+/// Fills rows of one table in short transactions, walking its pages; restartable at any batch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Backfill {
+    pub table: QualifiedName,
+    /// `column = expression, …`: everything after SET.
+    pub set: String,
+    /// True for the rows that still need it; a filled row must not match.
+    pub needs: String,
+    /// Whether the application's own triggers are kept from firing (`session_replication_role = replica`).
+    pub suppress_triggers: bool,
+}
+
+/// A query that must return no rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub query: String,
+    /// What to do when it does return rows.
+    pub help: String,
+}
+
+/// A fact that must hold right after a step, and that tells a resumed run that it already does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "fact")]
+pub enum Expectation {
+    Column {
+        table: QualifiedName,
+        column: String,
+        facts: ColumnFacts,
+    },
+    ColumnAbsent {
+        table: QualifiedName,
+        column: String,
+    },
+    Index {
+        table: QualifiedName,
+        name: String,
+        /// `exact` is false when the server was not asked how it prints the expressions.
+        exact: bool,
+        index: Box<Index>,
+    },
+    IndexAbsent {
+        index: QualifiedName,
+    },
+    Constraint {
+        table: QualifiedName,
+        name: String,
+        exact: bool,
+        constraint: Box<Constraint>,
+    },
+    ConstraintAbsent {
+        table: QualifiedName,
+        name: String,
+    },
+    Trigger {
+        table: QualifiedName,
+        name: String,
+        enabled: String,
+    },
+    TriggerAbsent {
+        table: QualifiedName,
+        name: String,
+    },
+    /// The user's own question: one row, one column, true.
+    Query {
+        query: String,
+    },
+}
+
+/// What of a column matters; `None` is not compared.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ColumnFacts {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_null: Option<bool>,
+    /// Whether there is a default at all: its text is compared in the predicted catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub has_default: Option<bool>,
+}
+
+/// Something that people or the application may notice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hazard {
+    pub code: String,
+    pub message: String,
+}
+
+impl Hazard {
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+}
+
+/// How long a step runs, as far as anybody can tell beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DurationClass {
+    /// Catalog only.
+    Instant,
+    Seconds,
+    Minutes,
+    Hours,
+}
+
+impl DurationClass {
+    /// By the bytes to be read or written, at a cautious 50 MB/s.
+    pub fn for_bytes(bytes: i64) -> Self {
+        match bytes / 50_000_000 {
+            ..=60 => Self::Seconds,
+            61..=3_600 => Self::Minutes,
+            _ => Self::Hours,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instant => "instant",
+            Self::Seconds => "seconds",
+            Self::Minutes => "minutes",
+            Self::Hours => "hours",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Rows visited or written; `None` for catalog-only work or a table that was never analyzed.
+    pub rows: Option<i64>,
+    /// Bytes read.
+    pub bytes: i64,
+    /// Additional disk space, WAL left out.
+    pub disk_bytes: i64,
+    pub duration: DurationClass,
+}
+
+impl Estimate {
+    pub const INSTANT: Self = Self {
+        rows: None,
+        bytes: 0,
+        disk_bytes: 0,
+        duration: DurationClass::Instant,
+    };
+
+    /// For work that reads a whole table and writes this much.
+    pub fn scan(rows: i64, bytes: i64, disk_bytes: i64) -> Self {
+        let rows = (rows >= 0).then_some(rows);
+        Self {
+            rows,
+            bytes,
+            disk_bytes,
+            duration: DurationClass::for_bytes(bytes + disk_bytes),
+        }
+    }
+}
+
+/// One thing done to the database: forwards in a step, backwards in its undo.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Work {
+    /// One line for people.
+    pub summary: String,
+    pub action: Action,
+    pub transaction: Transaction,
+    /// In the order in which they are taken.
+    pub locks: Vec<Lock>,
+    pub timeouts: Timeouts,
+    pub expect: Vec<Expectation>,
+    /// Asked when a statement fails with an integrity violation (SQLSTATE class 23), to show the keys of the rows
+    /// in the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_violation: Option<Check>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undo {
+    /// Done in this order.
+    Work(Vec<Work>),
+    NotNeeded {
+        reason: String,
+    },
+    Irreversible {
+        reason: String,
+    },
+}
+
+/// The smallest unit that is run, journaled, retried and undone.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Unique in the plan; an operation gives the last part, the planner puts its number in front.
+    pub id: String,
+    /// Position of the change in the plan file, from 1.
+    pub change: usize,
+    pub operation: String,
+    pub phase: Phase,
+    pub work: Work,
+    pub hazards: Vec<Hazard>,
+    pub undo: Undo,
+    pub estimate: Estimate,
+}
+
+/// One entry of the plan file, as far as a resumed run must recognise it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedChange {
+    pub operation: String,
+    /// The entry as canonical text: what a refused resume shows as a difference.
+    pub text: String,
+}
+
+/// The compiled plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExecutionPlan {
+    pub format: u32,
+    /// Identity in the ledger.
+    pub name: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// SHA-256 over the rest of this value.
+    pub digest: String,
+    pub changes: Vec<PlannedChange>,
+    pub server_version_num: u32,
+    /// The longest that getting one lock may be tried, all attempts together.
+    pub lock_deadline_ms: u64,
+    /// Asked before the first step.
+    pub preconditions: Vec<Check>,
+    /// In the order in which they run.
+    pub steps: Vec<Step>,
+    /// Asked by `verify`.
+    pub postconditions: Vec<Check>,
+    /// The tables involved as they were when the plan was made: its fingerprint, and what a rollback restores.
+    pub before: CatalogSnapshot,
+    /// The same tables as they must be at the end.
+    pub after: CatalogSnapshot,
+}
+
+impl ExecutionPlan {
+    /// The digest that the plan ought to carry.
+    pub fn computed_digest(&self) -> String {
+        let unsigned = Self {
+            digest: String::new(),
+            ..self.clone()
+        };
+        let bytes = serde_json::to_vec(&unsigned).unwrap_or_default();
+        hex(&Sha256::digest(bytes))
+    }
+
+    /// The first step that cannot be undone.
+    pub fn point_of_no_return(&self) -> Option<&Step> {
+        self.steps
+            .iter()
+            .find(|step| matches!(step.undo, Undo::Irreversible { .. }))
+    }
+
+    pub fn phases(&self) -> impl Iterator<Item = (Phase, Vec<&Step>)> {
+        Phase::ALL.into_iter().filter_map(|phase| {
+            let steps: Vec<_> = self.steps.iter().filter(|step| step.phase == phase).collect();
+            (!steps.is_empty()).then_some((phase, steps))
+        })
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What the planner may be told from outside the plan file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlanOptions {
+    pub settings: Settings,
+}
+
+/// Bounds that a plan or a single change may set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How long one attempt may wait for a lock that blocks the application.
+    pub lock_timeout_ms: u64,
+    /// All attempts together.
+    pub lock_deadline_ms: u64,
+    /// Statements that only touch the catalog.
+    pub statement_timeout_ms: u64,
+    /// Concurrent index builds and validations.
+    pub long_statement_timeout_ms: u64,
+    /// Tables up to this size (indexes included) may be rewritten in place.
+    pub small_table_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            lock_timeout_ms: 200,
+            lock_deadline_ms: 600_000,
+            statement_timeout_ms: 30_000,
+            long_statement_timeout_ms: 6 * 3_600_000,
+            small_table_bytes: 8 << 20,
+        }
+    }
+}
+
+impl Settings {
+    /// For brief statements whose lock stands in the application's way.
+    pub fn brief(&self) -> Timeouts {
+        Timeouts {
+            lock_ms: Some(self.lock_timeout_ms),
+            statement_ms: self.statement_timeout_ms,
+        }
+    }
+
+    /// For long statements whose lock lets reads and writes through.
+    pub fn patient(&self) -> Timeouts {
+        Timeouts {
+            lock_ms: None,
+            statement_ms: self.long_statement_timeout_ms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conflict_table_is_symmetric_and_orders_strength() {
+        for a in LockMode::ALL {
+            for b in LockMode::ALL {
+                assert_eq!(a.conflicts_with(b), b.conflicts_with(a), "{a} {b}");
+            }
+        }
+        assert!(LockMode::Share.blocks_writes() && !LockMode::ShareUpdateExclusive.blocks_writes());
+        assert_eq!(
+            LockMode::ShareRowExclusive.pg_locks_name(),
+            "ShareRowExclusiveLock"
+        );
+    }
+}
