@@ -297,7 +297,7 @@ pub fn size_bytes(text: &str) -> Option<u64> {
 /// The server keeps timeouts in 32 bits of milliseconds; nothing above is a bound that anybody meant.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn whole(number: f64) -> Option<u64> {
-    (number >= 0.0 && number < 1e15).then_some(number.round() as u64)
+    (0.0..1e15).contains(&number).then_some(number.round() as u64)
 }
 
 fn tree(source: &str) -> Result<Node, Diagnostic> {
