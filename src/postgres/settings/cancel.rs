@@ -53,11 +53,17 @@ impl CancelHandle {
 
     /// Sends the request and waits until the server has passed it on. Whether something was cancelled shows
     /// in the session itself: a statement that was still running fails with SQLSTATE 57014.
+    ///
+    /// The request is completed even if the caller stops waiting: hanging up on PgBouncer 1.18 at the wrong
+    /// moment ends its process ("bad client state"), and with it the sessions of everybody.
     pub async fn cancel(&self) -> Result<(), ConnectError> {
-        let failed = |why: String| ConnectError::new(ConnectErrorKind::Unreachable, &self.target, why);
-        within(self.timeout, Box::pin(self.request()))
+        let handle = self.clone();
+        let request = tokio::spawn(async move { within(handle.timeout, Box::pin(handle.request())).await });
+        let failed = |why: &str| ConnectError::new(ConnectErrorKind::Unreachable, &self.target, why);
+        request
             .await
-            .ok_or_else(|| failed("timed out sending a cancel request".to_owned()))?
+            .map_err(|_| failed("the cancel request was interrupted"))?
+            .ok_or_else(|| failed("timed out sending a cancel request"))?
     }
 
     async fn request(&self) -> Result<(), ConnectError> {
