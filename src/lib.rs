@@ -6,6 +6,7 @@ pub mod diagnostic;
 pub mod document;
 pub mod error;
 pub mod event;
+pub mod executor;
 pub mod ops;
 pub mod plan;
 pub mod planner;
