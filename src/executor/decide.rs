@@ -67,7 +67,13 @@ mod tests {
     fn probes_decide() {
         let index = QualifiedName::new("public", "i");
         assert_eq!(for_probed(Standing::Holds), Decision::Skip);
-        assert_eq!(for_probed(Standing::HalfDone(index.clone())), Decision::CleanUp(index));
-        assert_eq!(for_probed(Standing::Conflicts("x".into())), Decision::Halt("x".into()));
+        assert_eq!(
+            for_probed(Standing::HalfDone(index.clone())),
+            Decision::CleanUp(index)
+        );
+        assert_eq!(
+            for_probed(Standing::Conflicts("x".into())),
+            Decision::Halt("x".into())
+        );
     }
 }

@@ -36,7 +36,9 @@ pub(super) struct Holder {
 }
 
 fn holder(row: &Row) -> Holder {
-    let age_ms = row.get::<_, Option<i64>>("age_ms").and_then(|age| u64::try_from(age).ok());
+    let age_ms = row
+        .get::<_, Option<i64>>("age_ms")
+        .and_then(|age| u64::try_from(age).ok());
     Holder {
         blocker: Blocker {
             pid: row.get("pid"),
@@ -71,8 +73,12 @@ pub(super) async fn conflicting_holders(
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "looking for conflicting locks", error))?;
     let conflicts = |holder: &Holder| {
-        let held = LockMode::ALL.into_iter().find(|mode| mode.pg_locks_name() == holder.blocker.mode);
-        let wanted = wanted.iter().find(|lock| lock.relation.to_string() == holder.blocker.relation);
+        let held = LockMode::ALL
+            .into_iter()
+            .find(|mode| mode.pg_locks_name() == holder.blocker.mode);
+        let wanted = wanted
+            .iter()
+            .find(|lock| lock.relation.to_string() == holder.blocker.relation);
         matches!((held, wanted), (Some(held), Some(wanted)) if held.conflicts_with(wanted.mode))
     };
     Ok(rows.iter().map(holder).filter(conflicts).collect())

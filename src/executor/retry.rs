@@ -18,7 +18,9 @@ pub enum Reaction {
 
 /// Classifies by SQLSTATE, never by text; without one it was the connection that failed.
 pub fn reaction(sqlstate: Option<&str>) -> Reaction {
-    let Some(code) = sqlstate else { return Reaction::Lost };
+    let Some(code) = sqlstate else {
+        return Reaction::Lost;
+    };
     match code {
         // lock_not_available and deadlock_detected.
         "55P03" | "40P01" => Reaction::Contention,
@@ -42,14 +44,25 @@ pub struct Backoff {
 
 impl Backoff {
     pub fn new(base_ms: u64, cap_ms: u64) -> Self {
-        Self { attempt: 0, base_ms, cap_ms }
+        Self {
+            attempt: 0,
+            base_ms,
+            cap_ms,
+        }
     }
 
     /// The next delay in milliseconds, `jitter` being uniform in 0..1; never under a tenth of the base, so that
     /// nothing spins.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss
+    )]
     pub fn next_ms(&mut self, jitter: f64) -> u64 {
-        let bound = self.base_ms.saturating_mul(1 << self.attempt.min(20)).min(self.cap_ms);
+        let bound = self
+            .base_ms
+            .saturating_mul(1 << self.attempt.min(20))
+            .min(self.cap_ms);
         self.attempt += 1;
         ((bound as f64 * jitter.clamp(0.0, 1.0)) as u64).max(self.base_ms / 10)
     }

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, remedy};
 use crate::event::{Blocker, Event, Unit};
 use crate::plan::{Action, Check, Expectation, Transaction, Work};
 use crate::sql::QualifiedName;
+use crate::units;
 use crate::verifier::{self, Standing};
 use deadpool_postgres::Object;
 use std::collections::{BTreeSet, HashMap};
@@ -66,7 +67,9 @@ impl Runner {
                 Ok(1)
             }
             (Action::Backfill(backfill), _) => self.backfill(key, backfill, work).await,
-            (Action::Sql(statements), Transaction::Single) => self.in_transaction(key, work, statements).await,
+            (Action::Sql(statements), Transaction::Single) => {
+                self.in_transaction(key, work, statements).await
+            }
             (Action::Sql(statements), Transaction::None) => self.probed(key, work, statements).await,
         }
     }
@@ -129,7 +132,14 @@ impl Runner {
     }
 
     /// Sends one text and watches it: who blocks, how far it is, whether the user wants it stopped.
-    async fn send(&self, key: Key<'_>, session: &Object, pid: i32, sql: &str, every: Duration) -> Result<(), Failure> {
+    async fn send(
+        &self,
+        key: Key<'_>,
+        session: &Object,
+        pid: i32,
+        sql: &str,
+        every: Duration,
+    ) -> Result<(), Failure> {
         let mut blockers = Vec::new();
         let statement = session.batch_execute(sql);
         let watched = self.watch(key, pid, every, statement, &mut blockers);
@@ -188,7 +198,9 @@ impl Runner {
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
         let sql = "SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total \
                    FROM pg_catalog.pg_stat_progress_create_index WHERE pid = $1";
-        let Ok(Some(row)) = observer.query_opt(sql, &[&pid]).await else { return };
+        let Ok(Some(row)) = observer.query_opt(sql, &[&pid]).await else {
+            return;
+        };
         let count = |name: &str| u64::try_from(row.get::<_, i64>(name)).unwrap_or(0);
         let (unit, done, total) = match count("blocks_total") {
             0 => (Unit::Tuples, count("tuples_done"), count("tuples_total")),
@@ -238,7 +250,8 @@ impl Runner {
         let sqlstate = error.as_db_error().map(|db| db.code().code().to_owned());
         let reaction = reaction(sqlstate.as_deref());
         let error = Error::postgres(ErrorKind::StepFailed, &work.summary, error);
-        self.record_attempt(key, began, sqlstate.as_deref(), &error.message, &blockers).await?;
+        self.record_attempt(key, began, sqlstate.as_deref(), &error.message, &blockers)
+            .await?;
         match reaction {
             Reaction::Contention => {
                 let retry_in_ms = tries.delay().ok_or_else(|| exhausted(work, tries, &blockers))?;
@@ -254,8 +267,13 @@ impl Runner {
             }
             Reaction::Lost => {
                 let retry_in_ms = tries.delay().ok_or(error)?;
-                let reason = sqlstate.map_or("the connection broke".into(), |code| format!("SQLSTATE {code}"));
-                self.tell(Event::Reconnecting { step: key.step.into(), reason, retry_in_ms });
+                let reason =
+                    sqlstate.map_or("the connection broke".into(), |code| format!("SQLSTATE {code}"));
+                self.tell(Event::Reconnecting {
+                    step: key.step.into(),
+                    reason,
+                    retry_in_ms,
+                });
                 self.pause(retry_in_ms).await
             }
             Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
@@ -352,8 +370,11 @@ impl Runner {
             match decide::for_probed(self.standing(&work.expect).await?) {
                 Decision::Skip => break,
                 Decision::Halt(what) => {
-                    return Err(Error::new(ErrorKind::StepFailed, format!("{}: {what}", work.summary))
-                        .help("rename or drop that object, then run the same command again, or roll back"));
+                    return Err(
+                        Error::new(ErrorKind::StepFailed, format!("{}: {what}", work.summary)).help(
+                            "rename or drop that object, then run the same command again, or roll back",
+                        ),
+                    );
                 }
                 Decision::CleanUp(index) => self.drop_half_done(key, work, &index).await?,
                 Decision::Run => {}
@@ -374,7 +395,12 @@ impl Runner {
         Ok(tries.attempt)
     }
 
-    async fn outside_transaction(&self, key: Key<'_>, work: &Work, statements: &[String]) -> Result<(), Failure> {
+    async fn outside_transaction(
+        &self,
+        key: Key<'_>,
+        work: &Work,
+        statements: &[String],
+    ) -> Result<(), Failure> {
         let (session, pid) = self.worker().await?;
         let settings = timeouts_sql(work, "SET");
         self.send(key, &session, pid, &settings, WATCH_BRIEF).await?;
@@ -387,7 +413,9 @@ impl Runner {
     /// A failed build leaves an INVALID index, which costs every write until it is gone. Not after a cancellation:
     /// the user wants us to stop.
     async fn clean_up_after(&self, key: Key<'_>, work: &Work, failure: &Failure) {
-        let Failure::Server(error, _) = failure else { return };
+        let Failure::Server(error, _) = failure else {
+            return;
+        };
         let reaction = reaction(error.as_db_error().map(|db| db.code().code()));
         if matches!(reaction, Reaction::Integrity | Reaction::Fatal)
             && let Ok(Standing::HalfDone(index)) = self.standing(&work.expect).await
@@ -401,7 +429,10 @@ impl Runner {
         let what = format!("removed the half-built index {index}");
         match self.outside_transaction(key, work, &[sql]).await {
             Ok(()) => {
-                self.tell(Event::CleanedUp { step: key.step.into(), what });
+                self.tell(Event::CleanedUp {
+                    step: key.step.into(),
+                    what,
+                });
                 Ok(())
             }
             Err(Failure::Other(error)) => Err(error),
@@ -429,16 +460,14 @@ impl Runner {
     async fn standing_once(&self, expectations: &[Expectation]) -> Result<Standing, Error> {
         let names: Vec<QualifiedName> = tables_of(expectations).into_iter().collect();
         let (session, _) = self.worker().await?;
-        session
-            .batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '30s'; SET LOCAL search_path = pg_catalog")
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "looking at the catalog", error))?;
         let tables = load::tables(&**session, &names).await.map_err(Error::from)?;
-        let _ = session.batch_execute("COMMIT").await;
         for expectation in expectations {
-            if let Expectation::Query { query } = expectation
-                && !self.answers_true(&session, query).await?
-            {
+            let holds = match expectation {
+                Expectation::Query { query } => self.answers_true(&session, query).await?,
+                Expectation::IndexAbsent { index } => is_absent(&session, index).await?,
+                _ => true,
+            };
+            if !holds {
                 return Ok(Standing::Absent);
             }
         }
@@ -451,9 +480,15 @@ impl Runner {
             .batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '30s'")
             .await
             .map_err(failed)?;
-        let rows = session.query(&format!("SELECT ({query})::boolean"), &[]).await.map_err(failed)?;
+        let rows = session
+            .query(&format!("SELECT ({query})::boolean"), &[])
+            .await
+            .map_err(failed)?;
         let _ = session.batch_execute("COMMIT").await;
-        Ok(rows.first().and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false))
+        Ok(rows
+            .first()
+            .and_then(|row| row.get::<_, Option<bool>>(0))
+            .unwrap_or(false))
     }
 
     /// What a step promises must hold right after it.
@@ -462,9 +497,12 @@ impl Runner {
             return Ok(());
         }
         let unmet = expectations.iter().map(verifier::describe).collect::<Vec<_>>();
-        Err(Error::new(ErrorKind::StepFailed, format!("step {step} ran, but what it promises does not hold"))
-            .details(unmet)
-            .help("somebody else may be changing the schema; look at the objects named, then run again"))
+        Err(Error::new(
+            ErrorKind::StepFailed,
+            format!("step {step} ran, but what it promises does not hold"),
+        )
+        .details(unmet)
+        .help("somebody else may be changing the schema; look at the objects named, then run again"))
     }
 
     /// Asks a question that must have no rows as answer.
@@ -473,19 +511,34 @@ impl Runner {
         if rows.is_empty() {
             return Ok(());
         }
-        let more = if rows.len() > SAMPLE_ROWS { " (the first ones)" } else { "" };
-        let message = format!("{}: the check found {} rows{more}", check.name, rows.len().min(SAMPLE_ROWS));
+        let more = if rows.len() > SAMPLE_ROWS {
+            " (the first ones)"
+        } else {
+            ""
+        };
+        let message = format!(
+            "{}: the check found {} rows{more}",
+            check.name,
+            rows.len().min(SAMPLE_ROWS)
+        );
         Err(Error::new(ErrorKind::StepFailed, message)
             .details(rows.into_iter().take(SAMPLE_ROWS))
-            .help(if check.help.is_empty() { "repair these rows, then run again" } else { &check.help }))
+            .help(if check.help.is_empty() {
+                "repair these rows, then run again"
+            } else {
+                &check.help
+            }))
     }
 
     async fn offending_rows(&self, check: &Check) -> Result<Vec<String>, Error> {
         let (session, pid) = self.worker().await?;
-        let failed = |error| Error::postgres(ErrorKind::StepFailed, format!("checking {}", check.name), error);
+        let failed =
+            |error| Error::postgres(ErrorKind::StepFailed, format!("checking {}", check.name), error);
         let timeout = self.long_statement_ms;
         session
-            .batch_execute(&format!("BEGIN READ ONLY; SET LOCAL statement_timeout = {timeout}"))
+            .batch_execute(&format!(
+                "BEGIN READ ONLY; SET LOCAL statement_timeout = {timeout}"
+            ))
             .await
             .map_err(failed)?;
         let sql = format!(
@@ -493,8 +546,14 @@ impl Runner {
             check.query,
             SAMPLE_ROWS + 1
         );
-        let key = Key { run: 0, step: &check.name, undo: None };
-        let result = self.watch(key, pid, WATCH_LONG, session.query(&sql, &[]), &mut Vec::new()).await;
+        let key = Key {
+            run: 0,
+            step: &check.name,
+            undo: None,
+        };
+        let result = self
+            .watch(key, pid, WATCH_LONG, session.query(&sql, &[]), &mut Vec::new())
+            .await;
         let _ = session.batch_execute("ROLLBACK").await;
         match result {
             Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
@@ -504,13 +563,30 @@ impl Runner {
     }
 
     async fn with_offending_rows(&self, error: Error, work: &Work) -> Error {
-        let Some(check) = &work.on_violation else { return error };
+        let Some(check) = &work.on_violation else {
+            return error;
+        };
         let rows = self.offending_rows(check).await.unwrap_or_default();
-        let help = if check.help.is_empty() { None } else { Some(check.help.as_str()) };
-        let help = help.or_else(|| error.sqlstate.as_deref().and_then(remedy)).unwrap_or_default().to_owned();
+        let help = if check.help.is_empty() {
+            None
+        } else {
+            Some(check.help.as_str())
+        };
+        let help = help
+            .or_else(|| error.sqlstate.as_deref().and_then(remedy))
+            .unwrap_or_default()
+            .to_owned();
         let error = error.details(rows.into_iter().take(SAMPLE_ROWS));
         if help.is_empty() { error } else { error.help(help) }
     }
+}
+
+async fn is_absent(session: &Object, relation: &QualifiedName) -> Result<bool, Error> {
+    session
+        .query_one("SELECT to_regclass($1) IS NULL", &[&relation.to_string()])
+        .await
+        .map(|row| row.get(0))
+        .map_err(|error| Error::postgres(ErrorKind::StepFailed, format!("looking for {relation}"), error))
 }
 
 /// The attempts at one work, all under one deadline.
@@ -523,7 +599,12 @@ pub(super) struct Tries {
 
 impl Tries {
     pub(super) fn new(deadline: Duration) -> Self {
-        Self { attempt: 0, began: Instant::now(), deadline, backoff: Backoff::new(50, 5_000) }
+        Self {
+            attempt: 0,
+            began: Instant::now(),
+            deadline,
+            backoff: Backoff::new(50, 5_000),
+        }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -541,7 +622,7 @@ fn exhausted(work: &Work, tries: &Tries, blockers: &[Blocker]) -> Error {
         "{}: no lock within {} attempts in {}",
         work.summary,
         tries.attempt,
-        crate::report_duration(tries.began.elapsed())
+        units::duration(tries.began.elapsed())
     );
     Error::new(ErrorKind::Exhausted, message)
         .details(blockers.iter().map(blocker_line))
@@ -554,18 +635,22 @@ pub fn blocker_line(blocker: &Blocker) -> String {
         Some(pid) => format!("pid {pid}"),
         None => "a prepared transaction".into(),
     };
-    let application =
-        if blocker.application.is_empty() { String::new() } else { format!(" ({})", blocker.application) };
+    let application = if blocker.application.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", blocker.application)
+    };
     format!(
         "blocked by {who} of {}{application}, {}, for {}",
         blocker.user,
         blocker.state,
-        crate::report_duration(Duration::from_millis(blocker.age_ms))
+        units::duration(Duration::from_millis(blocker.age_ms))
     )
 }
 
 pub(super) fn interrupted() -> Error {
-    Error::new(ErrorKind::Interrupted, "interrupted").help("the state is saved: run the same command again to go on")
+    Error::new(ErrorKind::Interrupted, "interrupted")
+        .help("the state is saved: run the same command again to go on")
 }
 
 pub(super) fn pool_error(error: deadpool_postgres::PoolError) -> Error {
@@ -574,7 +659,9 @@ pub(super) fn pool_error(error: deadpool_postgres::PoolError) -> Error {
         made.sqlstate = connect.sqlstate().map(ToOwned::to_owned);
         return made;
     }
-    Error::new(ErrorKind::Connection, "no working session").source(error).help("run the same command again")
+    Error::new(ErrorKind::Connection, "no working session")
+        .source(error)
+        .help("run the same command again")
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
