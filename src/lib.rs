@@ -1,8 +1,14 @@
 //! pgmorph: zero-downtime schema changes for PostgreSQL.
 
 pub mod catalog;
+pub mod change_plan;
 pub mod diagnostic;
 pub mod document;
+pub mod error;
+pub mod event;
 pub mod ops;
 pub mod plan;
+pub mod planner;
+pub mod postgres;
 pub mod sql;
+pub mod verifier;

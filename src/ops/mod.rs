@@ -10,6 +10,8 @@ use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
 
 mod set_default;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use set_default::SetDefault;
 
@@ -34,6 +36,11 @@ pub trait Operation: Sized {
     fn preflight(&self, context: &Context<'_>) -> Result<Self::Target, Vec<Diagnostic>>;
 
     fn steps(target: &Self::Target, settings: &Settings) -> Vec<StepDraft>;
+
+    /// Columns that another column replaces at cutover: later changes must keep off them.
+    fn swaps(_target: &Self::Target) -> Vec<(QualifiedName, String)> {
+        Vec::new()
+    }
 
     /// Turns the catalog before the change into the catalog after it.
     fn apply_to(target: &Self::Target, catalog: &mut CatalogSnapshot);
@@ -188,6 +195,13 @@ impl<'a> Context<'a> {
     }
 }
 
+/// What `compile` gives.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    pub drafts: Vec<StepDraft>,
+    pub swaps: Vec<(QualifiedName, String)>,
+}
+
 /// Everything that `compile` needs besides the operation itself.
 pub struct Compilation<'a> {
     pub now: &'a CatalogSnapshot,
@@ -199,7 +213,7 @@ fn compile_one<O: Operation>(
     operation: &O,
     compilation: &Compilation<'_>,
     catalog: &mut CatalogSnapshot,
-) -> Result<Vec<StepDraft>, Vec<Diagnostic>> {
+) -> Result<Compiled, Vec<Diagnostic>> {
     let context = Context {
         catalog,
         now: compilation.now,
@@ -207,9 +221,12 @@ fn compile_one<O: Operation>(
         span: compilation.span,
     };
     let target = operation.preflight(&context)?;
-    let steps = O::steps(&target, compilation.settings);
+    let drafts = O::steps(&target, compilation.settings);
     O::apply_to(&target, catalog);
-    Ok(steps)
+    Ok(Compiled {
+        drafts,
+        swaps: O::swaps(&target),
+    })
 }
 
 /// Makes the enum of all operations and everything that follows from the list.
@@ -247,7 +264,7 @@ macro_rules! operations {
                 &self,
                 compilation: &Compilation<'_>,
                 catalog: &mut CatalogSnapshot,
-            ) -> Result<Vec<StepDraft>, Vec<Diagnostic>> {
+            ) -> Result<Compiled, Vec<Diagnostic>> {
                 match self { $(Self::$operation(operation) => compile_one(operation, compilation, catalog)),* }
             }
         }

@@ -171,3 +171,34 @@ impl Operation for SetDefault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::testing::{catalog, plan_text, table};
+
+    #[test]
+    fn sets_and_restores() {
+        let catalog = catalog().with("\"Or ders\"", table(&["id bigint not null", "State text"]));
+        let text = plan_text(
+            &catalog,
+            "  - set_default: {table: '\"Or ders\"', column: State, default: \"'new'\"}\n",
+        );
+        insta::assert_snapshot!(text, @r#"
+        01-set_default-set [expand] set the default of public."Or ders"."State"
+          ALTER TABLE public."Or ders" ALTER COLUMN "State" SET DEFAULT 'new';
+            locks: public."Or ders" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public."Or ders" ALTER COLUMN "State" DROP DEFAULT;
+          undo   locks: public."Or ders" ACCESS EXCLUSIVE (lock_timeout 200ms)
+        "#);
+    }
+
+    #[test]
+    fn names_the_nearest_column_and_table() {
+        let catalog = catalog().with("orders", table(&["id bigint not null", "status text"]));
+        let changes = "  - set_default: {table: orders, column: stauts, default: 1}\n  - set_default: {table: order, column: x, default: 1}\n";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        3:42 unknown_column: public.orders has no column `stauts` (did you mean `status`?)
+        4:26 unknown_table: there is no table public."order" (did you mean `public.orders`?)
+        "#);
+    }
+}

@@ -1,0 +1,194 @@
+//! Change plan + catalog snapshot → execution plan, without I/O and deterministic to the byte.
+
+use crate::catalog::model::{CatalogSnapshot, Probe, Table};
+use crate::change_plan::{Change, ChangePlan};
+use crate::diagnostic::Diagnostic;
+use crate::ops::{Compilation, StepDraft};
+use crate::plan::{ExecutionPlan, PLAN_FORMAT, PlannedChange, Step};
+use crate::sql::{QualifiedName, ident};
+use std::collections::BTreeSet;
+
+/// What to ask the server before planning: see [`crate::catalog::model::Probe`].
+pub fn probes(plan: &ChangePlan) -> Vec<Probe> {
+    plan.changes
+        .iter()
+        .flat_map(|change| change.operation.probes())
+        .collect()
+}
+
+/// Compiles a plan against a catalog.
+///
+/// # Errors
+/// Everything wrong with it. A change that is refused counts as not there for the changes after it.
+pub fn plan(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<ExecutionPlan, Vec<Diagnostic>> {
+    let mut complaints = preliminary_complaints(plan, now);
+    let mut catalog = now.clone();
+    catalog.answers.clear();
+    let mut steps = Vec::new();
+    let mut swapped = BTreeSet::new();
+    for (position, change) in plan.changes.iter().enumerate() {
+        let before = catalog.clone();
+        let compilation = Compilation {
+            now,
+            settings: &change.settings,
+            span: change.span,
+        };
+        match change.operation.compile(&compilation, &mut catalog) {
+            Ok(compiled) => {
+                complaints.extend(conflicts_with_swaps(change, &swapped, &before, &catalog));
+                swapped.extend(compiled.swaps);
+                steps.extend(
+                    compiled
+                        .drafts
+                        .into_iter()
+                        .map(|draft| step(position + 1, change, draft)),
+                );
+            }
+            Err(found) => complaints.extend(found),
+        }
+    }
+    if !complaints.is_empty() {
+        return Err(complaints);
+    }
+    steps.sort_by_key(|step| (step.phase, step.change));
+    let touched = touched_tables(&steps, now, &catalog);
+    let mut compiled = ExecutionPlan {
+        format: PLAN_FORMAT,
+        name: plan.name.clone(),
+        description: plan.description.clone(),
+        digest: String::new(),
+        changes: plan.changes.iter().map(planned_change).collect(),
+        server_version_num: now.server.version_num,
+        lock_deadline_ms: plan.settings.lock_deadline_ms,
+        preconditions: plan.preconditions.clone(),
+        steps,
+        postconditions: plan.postconditions.clone(),
+        before: now.restricted_to(&touched),
+        after: catalog.restricted_to(&touched),
+    };
+    compiled.digest = compiled.computed_digest();
+    Ok(compiled)
+}
+
+fn planned_change(change: &Change) -> PlannedChange {
+    PlannedChange {
+        operation: change.operation.name().to_owned(),
+        text: change.text.clone(),
+    }
+}
+
+fn step(number: usize, change: &Change, draft: StepDraft) -> Step {
+    let operation = change.operation.name();
+    Step {
+        id: format!("{number:02}-{operation}-{}", draft.id),
+        change: number,
+        operation: operation.to_owned(),
+        phase: draft.phase,
+        work: draft.work,
+        hazards: draft.hazards,
+        undo: draft.undo,
+        estimate: draft.estimate,
+    }
+}
+
+fn preliminary_complaints(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Diagnostic> {
+    let mut complaints = Vec::new();
+    if now.server.version_num < 140_000 {
+        complaints.push(
+            Diagnostic::new(
+                "server_too_old",
+                format!(
+                    "the server is PostgreSQL {}; 14 is the oldest supported",
+                    now.server.major()
+                ),
+            )
+            .help("upgrade the server: PostgreSQL 13 is out of support"),
+        );
+    }
+    let deadlock_timeout = now.server.deadlock_timeout_ms;
+    let longest = plan
+        .changes
+        .iter()
+        .map(|change| (change.settings.lock_timeout_ms, change.span))
+        .max_by_key(|(timeout, _)| *timeout)
+        .filter(|(timeout, _)| *timeout >= deadlock_timeout);
+    if let Some((timeout, span)) = longest {
+        // At or above it, the server may resolve a deadlock with us by cancelling the application.
+        complaints.push(
+            Diagnostic::new(
+                "lock_timeout_too_long",
+                format!(
+                    "lock_timeout {timeout}ms is not below the server's deadlock_timeout {deadlock_timeout}ms"
+                ),
+            )
+            .at(span)
+            .help(format!(
+                "set `settings: {{lock_timeout: {}ms}}`",
+                deadlock_timeout / 2
+            )),
+        );
+    }
+    complaints
+}
+
+/// A swapped column becomes another one at cutover, but changes of the expand phase after it in the file run before
+/// that, on the column that goes away.
+fn conflicts_with_swaps(
+    change: &Change,
+    swapped: &BTreeSet<(QualifiedName, String)>,
+    before: &CatalogSnapshot,
+    after: &CatalogSnapshot,
+) -> Vec<Diagnostic> {
+    let touches = |(table, column): &&(QualifiedName, String)| match (
+        before.tables.get(table),
+        after.tables.get(table),
+    ) {
+        (Some(before), Some(after)) => touches_column(before, after, column),
+        _ => true,
+    };
+    let complaint = |(table, column): &(QualifiedName, String)| {
+        Diagnostic::new(
+            "column_is_swapped",
+            format!(
+                "an earlier change of this plan replaces {table}.{}, and this one touches it too",
+                ident(column)
+            ),
+        )
+        .at(change.span)
+        .help("move it before that change, or into a plan of its own that runs afterwards")
+    };
+    swapped.iter().filter(touches).map(complaint).collect()
+}
+
+fn touches_column(before: &Table, after: &Table, column: &str) -> bool {
+    let gone = after.column(column).is_none();
+    let new_index = after
+        .indexes
+        .iter()
+        .any(|(name, index)| index.mentions(column) && before.indexes.get(name) != Some(index));
+    let new_constraint = after.constraints.iter().any(|(name, constraint)| {
+        constraint.columns.iter().any(|other| other == column)
+            && before.constraints.get(name) != Some(constraint)
+    });
+    !gone && (before.column(column) != after.column(column) || new_index || new_constraint)
+}
+
+fn touched_tables(steps: &[Step], now: &CatalogSnapshot, after: &CatalogSnapshot) -> BTreeSet<QualifiedName> {
+    let locked = steps
+        .iter()
+        .flat_map(|step| step.work.locks.iter().map(|lock| lock.relation.clone()));
+    let mut touched: BTreeSet<_> = locked.filter(|name| now.tables.contains_key(name)).collect();
+    for (name, table) in &now.tables {
+        if after.tables.get(name) != Some(table) {
+            touched.insert(name.clone());
+        }
+    }
+    touched.extend(
+        after
+            .tables
+            .keys()
+            .filter(|name| !now.tables.contains_key(name))
+            .cloned(),
+    );
+    touched
+}

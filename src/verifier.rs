@@ -1,0 +1,291 @@
+//! Does a fact hold, and how does the catalog differ from what was predicted?
+
+use crate::catalog::model::{CatalogSnapshot, Table};
+use crate::plan::Expectation;
+use crate::sql::{QualifiedName, ident};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub type Tables = BTreeMap<QualifiedName, Table>;
+
+/// How far the effect of a step is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    Holds,
+    Absent,
+    /// Begun and not finished: an INVALID index, of which this is the name.
+    HalfDone(QualifiedName),
+    /// Something else is in its place.
+    Conflicts(String),
+}
+
+/// The standing of one fact. [`Expectation::Query`] cannot be answered from a catalog and counts as holding here.
+pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
+    match expectation {
+        Expectation::Column { table, column, facts } => {
+            let Some(found) = tables.get(table).and_then(|table| table.column(column)) else {
+                return Standing::Absent;
+            };
+            let matches = facts
+                .data_type
+                .as_ref()
+                .is_none_or(|data_type| *data_type == found.data_type)
+                && facts.not_null.is_none_or(|not_null| not_null == found.not_null)
+                && facts.has_default.is_none_or(|has| has == found.default.is_some());
+            if matches {
+                Standing::Holds
+            } else {
+                Standing::Absent
+            }
+        }
+        Expectation::ColumnAbsent { table, column } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| table.column(column).is_none()),
+        ),
+        Expectation::Index {
+            table,
+            name,
+            exact,
+            index,
+        } => {
+            let Some(found) = tables.get(table).and_then(|table| table.indexes.get(name)) else {
+                return Standing::Absent;
+            };
+            let alike = if *exact {
+                found.same_definition(index)
+            } else {
+                found.similar_definition(index)
+            };
+            match (alike, found.valid || !index.valid) {
+                (true, true) => Standing::Holds,
+                (true, false) => Standing::HalfDone(table.sibling(name)),
+                (false, _) => {
+                    Standing::Conflicts(format!("{} exists with another definition", table.sibling(name)))
+                }
+            }
+        }
+        Expectation::IndexAbsent { index } => {
+            holds(!tables.iter().any(|(table, value)| {
+                table.schema == index.schema && value.indexes.contains_key(&index.name)
+            }))
+        }
+        Expectation::Constraint {
+            table,
+            name,
+            exact,
+            constraint,
+        } => {
+            let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
+                return Standing::Absent;
+            };
+            if found.kind != constraint.kind || (*exact && found.definition != constraint.definition) {
+                return Standing::Conflicts(format!(
+                    "constraint {} on {table} exists with another definition: {}",
+                    ident(name),
+                    found.definition
+                ));
+            }
+            holds(found.validated || !constraint.validated)
+        }
+        Expectation::ConstraintAbsent { table, name } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| !table.constraints.contains_key(name)),
+        ),
+        Expectation::Trigger { table, name, enabled } => holds(
+            tables
+                .get(table)
+                .and_then(|table| table.triggers.get(name))
+                .is_some_and(|trigger| trigger.enabled == *enabled),
+        ),
+        Expectation::TriggerAbsent { table, name } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| !table.triggers.contains_key(name)),
+        ),
+        Expectation::Query { .. } => Standing::Holds,
+    }
+}
+
+fn holds(fact: bool) -> Standing {
+    if fact { Standing::Holds } else { Standing::Absent }
+}
+
+/// The standing of a step: the worst that any of its facts has.
+pub fn standing_of(expectations: &[Expectation], tables: &Tables) -> Standing {
+    let mut worst = Standing::Holds;
+    for expectation in expectations {
+        match standing(expectation, tables) {
+            conflict @ Standing::Conflicts(_) => return conflict,
+            half @ Standing::HalfDone(_) => worst = half,
+            Standing::Absent if worst == Standing::Holds => worst = Standing::Absent,
+            _ => {}
+        }
+    }
+    worst
+}
+
+/// In words, for a report.
+pub fn describe(expectation: &Expectation) -> String {
+    match expectation {
+        Expectation::Column { table, column, facts } => {
+            let mut text = format!("column {table}.{}", ident(column));
+            if let Some(data_type) = &facts.data_type {
+                text.push_str(&format!(" is {data_type}"));
+            }
+            match facts.not_null {
+                Some(true) => text.push_str(" and never null"),
+                Some(false) => text.push_str(" and may be null"),
+                None => {}
+            }
+            match facts.has_default {
+                Some(true) => text.push_str(" and has a default"),
+                Some(false) => text.push_str(" and has no default"),
+                None => {}
+            }
+            if *facts == crate::plan::ColumnFacts::default() {
+                text.push_str(" exists");
+            }
+            text
+        }
+        Expectation::ColumnAbsent { table, column } => format!("column {table}.{} is gone", ident(column)),
+        Expectation::Index { table, name, .. } => format!("index {} is valid", table.sibling(name)),
+        Expectation::IndexAbsent { index } => format!("index {index} is gone"),
+        Expectation::Constraint {
+            table,
+            name,
+            constraint,
+            ..
+        } => {
+            let validated = if constraint.validated {
+                "is validated"
+            } else {
+                "exists"
+            };
+            format!("constraint {} on {table} {validated}", ident(name))
+        }
+        Expectation::ConstraintAbsent { table, name } => {
+            format!("constraint {} on {table} is gone", ident(name))
+        }
+        Expectation::Trigger { table, name, enabled } => {
+            format!("trigger {} on {table} is {enabled}", ident(name))
+        }
+        Expectation::TriggerAbsent { table, name } => format!("trigger {} on {table} is gone", ident(name)),
+        Expectation::Query { query } => format!("the query answers true: {query}"),
+    }
+}
+
+/// One difference between what must be and what is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Mismatch {
+    /// `table public.orders: column version: data_type`.
+    pub object: String,
+    /// `None`: it should not be there at all.
+    pub expected: Option<String>,
+    /// `None`: it is missing.
+    pub found: Option<String>,
+}
+
+impl std::fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.expected, &self.found) {
+            (Some(expected), Some(found)) => write!(f, "{}: expected {expected}, found {found}", self.object),
+            (Some(_), None) => write!(f, "{} is missing", self.object),
+            (None, _) => write!(f, "{} should not be there", self.object),
+        }
+    }
+}
+
+/// Everything in which the tables differ from the predicted ones; measured facts are left out.
+pub fn differences(predicted: &CatalogSnapshot, actual: &Tables) -> Vec<Mismatch> {
+    let mut found = Vec::new();
+    let names: BTreeSet<_> = predicted.tables.keys().chain(actual.keys()).collect();
+    for name in names {
+        let structure = |tables: &Tables| tables.get(name).map(structure).unwrap_or(Value::Null);
+        compare(
+            &format!("table {name}"),
+            &structure(&predicted.tables),
+            &structure(actual),
+            &mut found,
+        );
+    }
+    found
+}
+
+/// The table as JSON without what is measured.
+pub fn structure(table: &Table) -> Value {
+    let mut value = serde_json::to_value(table).unwrap_or_default();
+    if let Value::Object(fields) = &mut value {
+        fields.remove("size");
+        // Views and functions of others come and go beside a plan; what they stop is found when planning.
+        fields.remove("dependents");
+        let by_name = fields.get("columns").and_then(Value::as_array).map(|columns| {
+            let named = |column: &Value| {
+                let name = column.get("name").and_then(Value::as_str)?.to_owned();
+                Some((name, column.clone()))
+            };
+            columns.iter().filter_map(named).collect::<Map<_, _>>()
+        });
+        let order = fields.get("columns").and_then(Value::as_array).map(|columns| {
+            columns
+                .iter()
+                .filter_map(|column| column.get("name").cloned())
+                .collect::<Vec<_>>()
+        });
+        fields.insert("columns".into(), by_name.unwrap_or_default().into());
+        fields.insert("column order".into(), order.unwrap_or_default().into());
+    }
+    value
+}
+
+fn compare(object: &str, expected: &Value, found: &Value, mismatches: &mut Vec<Mismatch>) {
+    if expected == found {
+        return;
+    }
+    let text = |value: &Value| match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    };
+    match (expected, found) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            for key in keys {
+                let label = label(object, key);
+                let null = Value::Null;
+                compare(
+                    &label,
+                    a.get(key).unwrap_or(&null),
+                    b.get(key).unwrap_or(&null),
+                    mismatches,
+                );
+            }
+        }
+        _ => mismatches.push(Mismatch {
+            object: object.to_owned(),
+            expected: text(expected),
+            found: text(found),
+        }),
+    }
+}
+
+fn label(object: &str, key: &str) -> String {
+    let collections = [
+        ("columns", "column"),
+        ("indexes", "index"),
+        ("constraints", "constraint"),
+        ("triggers", "trigger"),
+        ("rules", "rule"),
+        ("policies", "policy"),
+        ("statistics", "statistics"),
+    ];
+    for (collection, singular) in collections {
+        if let Some(owner) = object.strip_suffix(&format!(": {collection}")) {
+            return format!("{owner}: {singular} {}", ident(key));
+        }
+    }
+    format!("{object}: {key}")
+}
