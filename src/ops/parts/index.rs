@@ -192,7 +192,10 @@ impl IndexSpec {
             include: self.include.iter().map(|column| column.value.clone()).collect(),
             predicate: self.predicate.as_ref().map(|predicate| predicate.value.clone()),
             options,
-            tablespace: self.tablespace.as_ref().map(|tablespace| tablespace.value.clone()),
+            tablespace: self
+                .tablespace
+                .as_ref()
+                .map(|tablespace| tablespace.value.clone()),
             valid: true,
             replica_identity: false,
             clustered: false,
@@ -251,29 +254,33 @@ impl IndexSpec {
 
     fn column_complaints(&self, context: &Context<'_>, table: &Table) -> Vec<Diagnostic> {
         let mut complaints = Vec::new();
-        let mut look_up = |column: &str, span: Span| {
-            let located = Located {
-                value: column.to_owned(),
-                span,
-            };
-            let found = context.column(&self.table.value, table, &located);
-            match found {
-                Err(complaint) if column.contains('(') => complaints.push(complaint.help(format!(
-                    "write an expression as `{{expression: \"{}\"}}`",
-                    column.replace('"', "\\\"")
-                ))),
-                Err(complaint) => complaints.push(complaint),
-                Ok(column) if column.generated.as_ref().is_some_and(|generated| !generated.stored) => {
-                    let message = format!("`{}` is a virtual generated column", column.name);
-                    complaints.push(
-                        Diagnostic::new("virtual_column", message)
-                            .at(span)
-                            .help("PostgreSQL has no indexes on virtual columns; index its expression instead"),
-                    );
+        let mut look_up =
+            |column: &str, span: Span| {
+                let located = Located {
+                    value: column.to_owned(),
+                    span,
+                };
+                let found = context.column(&self.table.value, table, &located);
+                match found {
+                    Err(complaint) if column.contains('(') => complaints.push(complaint.help(format!(
+                        "write an expression as `{{expression: \"{}\"}}`",
+                        column.replace('"', "\\\"")
+                    ))),
+                    Err(complaint) => complaints.push(complaint),
+                    Ok(column)
+                        if column
+                            .generated
+                            .as_ref()
+                            .is_some_and(|generated| !generated.stored) =>
+                    {
+                        let message = format!("`{}` is a virtual generated column", column.name);
+                        complaints.push(Diagnostic::new("virtual_column", message).at(span).help(
+                            "PostgreSQL has no indexes on virtual columns; index its expression instead",
+                        ));
+                    }
+                    Ok(_) => {}
                 }
-                Ok(_) => {}
-            }
-        };
+            };
         for key in &self.keys {
             if let Some(column) = key.written(Some(table)).column {
                 look_up(&column, key.span);

@@ -76,8 +76,12 @@ impl Planner<'_> {
             );
         }
         if partitioned && self.resolved.index.unique {
-            self.complaints
-                .extend(missing_partition_keys(table_name, table, &self.resolved.index, self.span));
+            self.complaints.extend(missing_partition_keys(
+                table_name,
+                table,
+                &self.resolved.index,
+                self.span,
+            ));
         }
         let schema = self.context.catalog.schemas.get(&table_name.schema);
         if schema.is_some_and(|schema| !schema.may_create) {
@@ -89,7 +93,10 @@ impl Planner<'_> {
             self.complaints.push(
                 Diagnostic::new("may_not_create", message)
                     .at(self.span)
-                    .help(format!("GRANT CREATE ON SCHEMA {} TO it", ident(&table_name.schema))),
+                    .help(format!(
+                        "GRANT CREATE ON SCHEMA {} TO it",
+                        ident(&table_name.schema)
+                    )),
             );
         }
         let duplicates = (self.resolved.index.unique && !partitioned)
@@ -325,9 +332,14 @@ impl Build {
     fn marks(&self, settings: &Settings) -> Option<Work> {
         let mut statements = Vec::new();
         let mut taken = Vec::new();
+        let mut expect = Vec::new();
         for node in &self.nodes {
             let index = node.qualified();
+            let oid = format!("pg_catalog.to_regclass({})", literal(&index.to_string()));
             if node.index.clustered {
+                expect.push(Expectation::Query {
+                    query: format!("SELECT indisclustered FROM pg_catalog.pg_index WHERE indexrelid = {oid}"),
+                });
                 statements.push(format!(
                     "ALTER TABLE {} CLUSTER ON {}",
                     node.table,
@@ -336,13 +348,19 @@ impl Build {
                 taken.push(Lock::new(&node.table, LockMode::ShareUpdateExclusive));
             }
             if let Some(comment) = &node.index.comment {
+                expect.push(Expectation::Query {
+                    query: format!(
+                        "SELECT pg_catalog.obj_description({oid}, 'pg_class') IS NOT DISTINCT FROM {}",
+                        literal(comment)
+                    ),
+                });
                 statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
                 taken.push(Lock::new(&index, LockMode::ShareUpdateExclusive));
             }
         }
         let root = self.nodes.first()?.qualified();
         let summary = format!("restore comment and marks of {root}");
-        (!statements.is_empty()).then(|| brief(settings, summary, statements, taken, self.built()))
+        (!statements.is_empty()).then(|| brief(settings, summary, statements, taken, expect))
     }
 
     fn parent(&self, position: usize, settings: &Settings) -> (Work, Work) {
@@ -389,7 +407,14 @@ impl Build {
         let parent = &self.nodes[above];
         let mut expect = vec![self.expect(node, |_| {})];
         if last {
-            expect.extend(self.built());
+            // Asked of the server: an index that still lacks a partition must not pass for a failed build.
+            let root = self.nodes[0].qualified().to_string();
+            expect.push(Expectation::Query {
+                query: format!(
+                    "SELECT indisvalid FROM pg_catalog.pg_index WHERE indexrelid = pg_catalog.to_regclass({})",
+                    literal(&root)
+                ),
+            });
         }
         // The planner of every query locks all indexes of a table, so the lock on the index blocks reads of it.
         let taken = vec![
@@ -549,9 +574,7 @@ pub fn drop_concurrently(table: &QualifiedName, index: &QualifiedName, settings:
         format!("drop {index} concurrently"),
         format!("DROP INDEX CONCURRENTLY IF EXISTS {index}"),
         table,
-        vec![Expectation::IndexAbsent {
-            index: index.clone(),
-        }],
+        vec![Expectation::IndexAbsent { index: index.clone() }],
     )
 }
 
@@ -591,7 +614,9 @@ fn missing_partition_keys(
         .map(|column| {
             Diagnostic::new(
                 "partition_key_missing",
-                format!("a unique index of {table_name} must have the partition key `{column}` among its columns"),
+                format!(
+                    "a unique index of {table_name} must have the partition key `{column}` among its columns"
+                ),
             )
             .at(span)
             .help(format!("add `{column}` to `columns`"))
@@ -620,7 +645,18 @@ fn has_expression(partition_key: &str) -> bool {
 
 /// A cautious guess: 16 bytes for each entry, 8 for a key of fixed width, 24 for any other.
 fn guessed_bytes(table: &Table, index: &Index) -> i64 {
-    let fixed = ["smallint", "integer", "bigint", "boolean", "date", "real", "double", "timestamp", "time", "oid"];
+    let fixed = [
+        "smallint",
+        "integer",
+        "bigint",
+        "boolean",
+        "date",
+        "real",
+        "double",
+        "timestamp",
+        "time",
+        "oid",
+    ];
     let width = |column: Option<&String>| {
         let column = column.and_then(|name| table.column(name));
         match column {
@@ -635,4 +671,17 @@ fn guessed_bytes(table: &Table, index: &Index) -> i64 {
         ..0 => table.size.heap_bytes / 100 * (16 + keys + include),
         rows => rows.saturating_mul(16 + keys + include),
     }
+}
+
+/// The table and name of a foreign key that rests on this unique index.
+pub fn referencing_key<'a>(
+    catalog: &'a CatalogSnapshot,
+    table: &QualifiedName,
+    index: &str,
+) -> Option<(&'a QualifiedName, &'a str)> {
+    catalog
+        .incoming_foreign_keys(table)
+        .into_iter()
+        .find(|(_, _, key)| key.index.as_deref() == Some(index))
+        .map(|(table, name, _)| (table, name))
 }
