@@ -51,7 +51,10 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
             exact,
             index,
         } => {
-            let Some(found) = tables.get(table).and_then(|table| table.indexes.get(name)) else {
+            let found = tables.get(table).and_then(|table| table.indexes.get(name));
+            // An index that is yet to be attached to its partitioned one counts as not there.
+            let Some(found) = found.filter(|found| index.parent.is_none() || found.parent == index.parent)
+            else {
                 return Standing::Absent;
             };
             let alike = if *exact {

@@ -174,3 +174,121 @@ pub fn obstacles(
     }
     complaints
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::{CatalogSnapshot, IndexKey};
+    use crate::ops::testing::{catalog, compile, index, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    fn orders() -> CatalogSnapshot {
+        let mut orders =
+            table(&["id bigint not null", "state text"]).with_primary_key("orders_pkey", &["id"]);
+        let mut odd = index(&["state"], true);
+        odd.keys.push(IndexKey {
+            column: None,
+            expression: Some("lower(state)".into()),
+            opclass: Some("text_pattern_ops".into()),
+            collation: Some("\"C\"".into()),
+            descending: true,
+            nulls_first: false,
+        });
+        odd.predicate = Some("(id > 5)".into());
+        odd.options = vec!["fillfactor=70".into()];
+        odd.include = vec!["id".into()];
+        odd.comment = Some("it's odd".into());
+        odd.clustered = true;
+        orders.indexes.insert("Odd".into(), odd);
+        let mut identity = index(&["id"], true);
+        identity.replica_identity = true;
+        orders.indexes.insert("orders_identity".into(), identity);
+        orders.indexes.insert("orders_key".into(), index(&["id"], true));
+        let mut lines =
+            table(&["order_id bigint"]).with_foreign_key("lines_fk", &["order_id"], "orders", &["id"]);
+        lines.constraints.get_mut("lines_fk").unwrap().index = Some("orders_key".into());
+        catalog().with("orders", orders).with("lines", lines)
+    }
+
+    #[test]
+    fn drops_and_brings_back_exactly() {
+        insta::assert_snapshot!(plan_text(&orders(), "  - drop_index: {name: Odd}\n"), @r#"
+        01-drop_index-drop [contract] drop public."Odd" concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public."Odd";
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo check keys that stand in more than one row of public.orders: SELECT state, (lower(state)) COLLATE "C", count(*) AS rows FROM public.orders WHERE ((id > 5)) AND state IS NOT NULL AND (lower(state)) COLLATE "C" IS NOT NULL GROUP BY 1, 2 HAVING count(*) > 1 ORDER BY count(*) DESC LIMIT 20
+          undo   locks: public.orders ACCESS SHARE (lock_timeout -)
+          undo CREATE UNIQUE INDEX CONCURRENTLY "Odd" ON public.orders USING btree (state, (lower(state)) COLLATE "C" text_pattern_ops DESC NULLS LAST) INCLUDE (id) WITH (fillfactor = '70') WHERE (id > 5);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo ALTER TABLE public.orders CLUSTER ON "Odd";
+          undo COMMENT ON INDEX public."Odd" IS 'it''s odd';
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE, public."Odd" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
+        "#);
+    }
+
+    #[test]
+    fn drops_a_partitioned_index_whole() {
+        let changes = "  - create_index: {name: ev, table: events, columns: [note]}\n";
+        let mut tree = crate::ops::create_index::tests::tree();
+        tree.tables.extend(compile(&tree, changes).unwrap().after.tables);
+        for table in tree.tables.values_mut() {
+            table.size.rows = 10;
+        }
+        insta::assert_snapshot!(plan_text(&tree, "  - drop_index: {name: ev, table: events}\n"), @r#"
+        01-drop_index-drop [contract] drop public.ev and what is attached to it
+          DROP INDEX IF EXISTS public.ev;
+            locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo CREATE INDEX ev ON ONLY public.events USING btree (note);
+          undo   locks: public.events SHARE (lock_timeout 200ms)
+          undo CREATE INDEX ev_2_note_idx ON ONLY public.ev_2 USING btree (note);
+          undo   locks: public.ev_2 SHARE (lock_timeout 200ms)
+          undo CREATE INDEX CONCURRENTLY "Ev 1_note_idx" ON public."Ev 1" USING btree (note);
+          undo   locks: public."Ev 1" SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY ev_2_a_note_idx ON public.ev_2_a USING btree (note);
+          undo   locks: public.ev_2_a SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY ev_2_b_note_idx ON public.ev_2_b USING btree (note);
+          undo   locks: public.ev_2_b SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo ALTER INDEX public.ev_2_note_idx ATTACH PARTITION public.ev_2_a_note_idx;
+          undo   locks: public.ev_2_note_idx SHARE UPDATE EXCLUSIVE, public.ev_2 ACCESS SHARE, public.ev_2_a ACCESS SHARE, public.ev_2_a_note_idx ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER INDEX public.ev_2_note_idx ATTACH PARTITION public.ev_2_b_note_idx;
+          undo   locks: public.ev_2_note_idx SHARE UPDATE EXCLUSIVE, public.ev_2 ACCESS SHARE, public.ev_2_b ACCESS SHARE, public.ev_2_b_note_idx ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER INDEX public.ev ATTACH PARTITION public."Ev 1_note_idx";
+          undo   locks: public.ev SHARE UPDATE EXCLUSIVE, public.events ACCESS SHARE, public."Ev 1" ACCESS SHARE, public."Ev 1_note_idx" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER INDEX public.ev ATTACH PARTITION public.ev_2_note_idx;
+          undo   locks: public.ev SHARE UPDATE EXCLUSIVE, public.events ACCESS SHARE, public.ev_2 ACCESS SHARE, public.ev_2_note_idx ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
+        "#);
+        let plan = compile(&tree, "  - drop_index: {name: ev}\n").unwrap();
+        assert!(plan.after.tables.values().all(|table| table.indexes.is_empty()));
+        insta::assert_snapshot!(plan_text(&tree, "  - drop_index: {name: ev_2_a_note_idx}\n"), @"3:24 index_of_partition: ev_2_a_note_idx is part of the partitioned index public.ev_2_note_idx (drop public.ev_2_note_idx, which takes its parts along)");
+    }
+
+    #[test]
+    fn refuses_what_others_need() {
+        let changes = "\
+  - drop_index: {name: orders_pkey}
+  - drop_index: {name: orders_identity}
+  - drop_index: {name: orders_key}
+  - drop_index: {name: odd}
+  - drop_index: {name: Odd, table: lines}
+";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+    }
+
+    #[test]
+    fn a_failed_build_needs_no_undo() {
+        let mut catalog = orders();
+        let orders = catalog
+            .tables
+            .get_mut(&QualifiedName::new("public", "orders"))
+            .unwrap();
+        orders.indexes.get_mut("Odd").unwrap().valid = false;
+        insta::assert_snapshot!(plan_text(&catalog, "  - drop_index: {name: Odd}\n"), @r#"
+        01-drop_index-drop [contract] drop public."Odd" concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public."Odd";
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo not needed: the index was INVALID, left by a build that failed
+          hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
+        "#);
+    }
+}

@@ -170,3 +170,49 @@ impl Operation for DropNotNull {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::Identity;
+    use crate::ops::testing::{catalog, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    #[test]
+    fn allows_nulls_and_proves_on_the_way_back() {
+        let catalog = catalog().with("orders", table(&["state text not null"]));
+        let changes = "  - drop_not_null: {table: orders, column: state}\n";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-drop_not_null-drop [expand] allow nulls in public.orders.state
+          ALTER TABLE public.orders ALTER COLUMN state DROP NOT NULL;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders ADD CONSTRAINT orders_state_pgmorph_not_null CHECK (state IS NOT NULL) NOT VALID;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders VALIDATE CONSTRAINT orders_state_pgmorph_not_null;
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo ALTER TABLE public.orders ALTER COLUMN state SET NOT NULL;
+          undo ALTER TABLE public.orders DROP CONSTRAINT orders_state_pgmorph_not_null;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard readers_see_nulls: readers must be ready for nulls in state before somebody writes one
+        ");
+    }
+
+    #[test]
+    fn refuses_keys_identities_and_what_is_inherited() {
+        let mut orders = table(&["id bigint not null", "n bigint not null", "state text"]);
+        orders = orders.with_primary_key("orders_pkey", &["id"]);
+        orders.column_mut("n").unwrap().identity = Some(Identity {
+            always: true,
+            sequence: QualifiedName::new("public", "orders_n_seq"),
+        });
+        let catalog = catalog().with("orders", orders);
+        let changes = "\
+  - drop_not_null: {table: orders, column: id}
+  - drop_not_null: {table: orders, column: n}
+  - drop_not_null: {table: orders, column: state}
+";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        let tree = crate::ops::create_index::tests::tree();
+        let changes = "  - drop_not_null: {table: ev_2_a, column: day}\n";
+        insta::assert_snapshot!(plan_text(&tree, changes), @"3:44 not_null_in_parent: day is NOT NULL in public.ev_2, which public.ev_2_a belongs to (make the change on public.ev_2)");
+    }
+}

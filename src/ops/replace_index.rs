@@ -295,3 +295,96 @@ fn marks(table: &QualifiedName, name: &str, index: &Index, place: &Located<Strin
     }
     complaints
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::CatalogSnapshot;
+    use crate::ops::testing::{catalog, compile, index, plan_text, table};
+
+    fn orders() -> CatalogSnapshot {
+        let mut orders =
+            table(&["id bigint not null", "state text"]).with_primary_key("orders_pkey", &["id"]);
+        let mut by_state = index(&["state"], false);
+        by_state.comment = Some("by state".into());
+        orders.indexes.insert("By State".into(), by_state);
+        let mut clustered = index(&["state"], false);
+        clustered.clustered = true;
+        orders.indexes.insert("clustered".into(), clustered);
+        catalog().with("orders", orders)
+    }
+
+    #[test]
+    fn swaps_the_names() {
+        let changes = "  - replace_index: {name: By State, table: orders, columns: [state, id]}\n";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @r#"
+        01-replace_index-build [expand] build public."By State_pgmorph_new" concurrently
+          CREATE INDEX CONCURRENTLY "By State_pgmorph_new" ON public.orders USING btree (state, id);
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo DROP INDEX CONCURRENTLY IF EXISTS public."By State_pgmorph_new";
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          hazard waits_for_old_transactions: a concurrent build ends only when every transaction older than it has ended, on other tables too
+        01-replace_index-swap [cutover] give the new index the name "By State"
+          ALTER INDEX public."By State" RENAME TO "By State_pgmorph_old";
+          ALTER INDEX public."By State_pgmorph_new" RENAME TO "By State";
+          COMMENT ON INDEX public."By State" IS 'by state';
+            locks: public."By State" SHARE UPDATE EXCLUSIVE, public."By State_pgmorph_new" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER INDEX public."By State" RENAME TO "By State_pgmorph_new";
+          undo ALTER INDEX public."By State_pgmorph_old" RENAME TO "By State";
+          undo COMMENT ON INDEX public."By State_pgmorph_new" IS NULL;
+          undo   locks: public."By State" SHARE UPDATE EXCLUSIVE, public."By State_pgmorph_old" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+        01-replace_index-drop-old [contract] drop public."By State_pgmorph_old" concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public."By State_pgmorph_old";
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY "By State_pgmorph_old" ON public.orders USING btree (state);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo COMMENT ON INDEX public."By State_pgmorph_old" IS 'by state';
+          undo   locks: public."By State_pgmorph_old" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+        "#);
+        let plan = compile(&orders(), changes).unwrap();
+        let orders = plan.after.tables.values().next().unwrap();
+        let names: Vec<_> = orders.indexes.keys().map(String::as_str).collect();
+        assert_eq!(names, ["By State", "clustered", "orders_pkey"]);
+        assert_eq!(orders.indexes["By State"].keys.len(), 2);
+        assert_eq!(orders.indexes["By State"].comment.as_deref(), Some("by state"));
+    }
+
+    #[test]
+    fn may_have_a_new_name() {
+        let changes =
+            "  - replace_index: {name: state_id, replaces: By State, table: orders, columns: [state, id]}\n";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @r#"
+        01-replace_index-build [expand] build public.state_id concurrently
+          CREATE INDEX CONCURRENTLY state_id ON public.orders USING btree (state, id);
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo DROP INDEX CONCURRENTLY IF EXISTS public.state_id;
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          hazard waits_for_old_transactions: a concurrent build ends only when every transaction older than it has ended, on other tables too
+        01-replace_index-swap [cutover] move the comment to the new index
+          COMMENT ON INDEX public.state_id IS 'by state';
+            locks: public.state_id SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          undo COMMENT ON INDEX public.state_id IS NULL;
+          undo   locks: public.state_id SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+        01-replace_index-drop-old [contract] drop public."By State" concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public."By State";
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY "By State" ON public.orders USING btree (state);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo COMMENT ON INDEX public."By State" IS 'by state';
+          undo   locks: public."By State" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+        "#);
+        let plan = compile(&orders(), changes).unwrap();
+        let orders = plan.after.tables.values().next().unwrap();
+        assert!(!orders.indexes.contains_key("By State"));
+        assert_eq!(orders.indexes["state_id"].comment.as_deref(), Some("by state"));
+    }
+
+    #[test]
+    fn refuses_what_a_new_index_would_not_take_over() {
+        let changes = "\
+  - replace_index: {name: orders_pkey, table: orders, columns: [state]}
+  - replace_index: {name: clustered, table: orders, columns: [state]}
+  - replace_index: {name: fresh, table: orders, columns: [sate]}
+";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+    }
+}
