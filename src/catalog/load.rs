@@ -397,6 +397,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         sequences,
         types,
         publications,
+        unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),
     })
 }

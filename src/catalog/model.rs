@@ -5,7 +5,7 @@
 
 use crate::sql::QualifiedName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the JSON form; a snapshot of another version is refused.
 pub const SNAPSHOT_FORMAT: u32 = 1;
@@ -23,6 +23,9 @@ pub struct CatalogSnapshot {
     pub sequences: BTreeMap<QualifiedName, Sequence>,
     pub types: BTreeMap<QualifiedName, UserType>,
     pub publications: BTreeMap<String, Publication>,
+    /// Tables of a predicted catalog that statements of the user's own change in ways nobody predicts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unpredicted: BTreeSet<QualifiedName>,
     /// What the server said about the definitions in a plan; empty until it was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<ProbeAnswer>,
@@ -535,7 +538,7 @@ impl CatalogSnapshot {
     }
 
     /// The same snapshot with the named tables only: what a plan remembers.
-    pub fn restricted_to(&self, names: &std::collections::BTreeSet<QualifiedName>) -> Self {
+    pub fn restricted_to(&self, names: &BTreeSet<QualifiedName>) -> Self {
         let mut restricted = self.clone();
         restricted.answers.clear();
         restricted.tables.retain(|name, _| names.contains(name));

@@ -6,6 +6,7 @@ pub mod index_build;
 pub mod key;
 pub mod not_null;
 pub mod shadow;
+pub mod statement;
 
 use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::QualifiedName;
