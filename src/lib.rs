@@ -1,1 +1,3 @@
 //! pgmorph
+
+pub mod postgres;

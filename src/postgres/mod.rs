@@ -1,0 +1,3 @@
+//! PostgreSQL itself: the embedded server for demonstrations, rehearsals and tests.
+
+pub mod embedded;
