@@ -789,7 +789,10 @@ mod tests {
     #[test]
     fn versions_are_read_from_every_kind_of_banner() {
         let read = |text: &str| Version::from_banner(text).map(|version| version.to_string());
-        assert_eq!(read("postgres (PostgreSQL) 15.19 (Debian 15.19-0+deb12u1)\n").unwrap(), "15.19");
+        assert_eq!(
+            read("postgres (PostgreSQL) 15.19 (Debian 15.19-0+deb12u1)\n").unwrap(),
+            "15.19"
+        );
         assert_eq!(read("postgres (PostgreSQL) 19beta1\n").unwrap(), "19.0");
         assert_eq!(read("something else 15.1"), None);
     }
