@@ -3,4 +3,5 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod embedded;
 mod settings;
