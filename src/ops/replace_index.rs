@@ -380,11 +380,15 @@ mod tests {
 
     #[test]
     fn refuses_what_a_new_index_would_not_take_over() {
-        let changes = "\
-  - replace_index: {name: orders_pkey, table: orders, columns: [state]}
+        let changes = "  - replace_index: {name: orders_pkey, table: orders, columns: [state]}
   - replace_index: {name: clustered, table: orders, columns: [state]}
   - replace_index: {name: fresh, table: orders, columns: [sate]}
 ";
-        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"
+        3:27 index_of_constraint: orders_pkey belongs to the constraint orders_pkey of public.orders (drop_constraint drops both)
+        4:27 index_is_clustered: clustered is what public.orders is clustered on (first ALTER TABLE public.orders SET WITHOUT CLUSTER, and CLUSTER ON the new one afterwards)
+        5:27 unknown_index: there is no index public.fresh
+        5:59 unknown_column: public.orders has no column `sate` (did you mean `state`?)
+        ");
     }
 }
