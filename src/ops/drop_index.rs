@@ -229,7 +229,16 @@ mod tests {
 
     #[test]
     fn the_mark_of_cluster_comes_back() {
-        insta::assert_snapshot!(plan_text(&orders(), "  - drop_index: {name: clustered}\n"), @"TODO:cl");
+        insta::assert_snapshot!(plan_text(&orders(), "  - drop_index: {name: clustered}\n"), @"
+        01-drop_index-drop [contract] drop public.clustered concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public.clustered;
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY clustered ON public.orders USING btree (state);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo ALTER TABLE public.orders CLUSTER ON clustered;
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
+        ");
     }
 
     #[test]
