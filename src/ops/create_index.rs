@@ -68,9 +68,11 @@ impl Operation for CreateIndex {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::catalog::model::{CatalogSnapshot, TableKind};
+    use crate::catalog::model::{CatalogSnapshot, ProbeAnswer, ProbeError, ProbeOutcome, TableKind};
     use crate::ops::testing::{catalog, compile, index, plan_text, table};
+    use crate::plan::Expectation;
     use crate::sql::QualifiedName;
+    use crate::{change_plan, planner};
 
     fn orders() -> CatalogSnapshot {
         let mut orders = table(&[
@@ -203,6 +205,44 @@ pub(crate) mod tests {
         let leaf = &plan.after.tables[&QualifiedName::new("public", "ev_2_b")];
         let parent = leaf.indexes["ev_2_b_day_Region_id_idx"].parent.as_ref().unwrap();
         assert_eq!(parent.name, "ev_2_day_Region_id_idx");
+    }
+
+    #[test]
+    fn expects_what_the_server_printed() {
+        let mut orders = orders();
+        let changes =
+            "  - create_index: {name: i, table: orders, columns: [state], where: created_at is null}\n";
+        let source = format!("name: test\nchanges:\n{changes}");
+        let probe = planner::probes(&change_plan::parse(&source).unwrap()).remove(0);
+        assert_eq!(probe.before, "CREATE INDEX i ON ");
+        let mut printed = index(&["state"], false);
+        printed.predicate = Some("(created_at IS NULL)".into());
+        let mut clone = table(&["state text"]);
+        clone.indexes.insert("i".into(), printed);
+        let outcome = Ok(ProbeOutcome {
+            table: clone,
+            fast_defaults: Vec::new(),
+        });
+        orders.answers.push(ProbeAnswer {
+            probe: probe.clone(),
+            outcome,
+        });
+        let plan = compile(&orders, changes).unwrap();
+        let after = &plan.after.tables[&QualifiedName::new("public", "orders")];
+        assert_eq!(
+            after.indexes["i"].predicate.as_deref(),
+            Some("(created_at IS NULL)")
+        );
+        assert!(matches!(
+            plan.steps[0].work.expect[0],
+            Expectation::Index { exact: true, .. }
+        ));
+        orders.answers[0].outcome = Err(ProbeError {
+            sqlstate: "42883".into(),
+            message: "no such function".into(),
+            hint: None,
+        });
+        insta::assert_snapshot!(plan_text(&orders, changes), @"TODO:z");
     }
 
     #[test]
