@@ -84,7 +84,9 @@ fn find_index<'a>(tables: &'a Tables, name: &QualifiedName) -> Option<&'a Index>
 }
 
 fn index_standing(tables: &Tables, name: &QualifiedName, exact: bool, index: &Index) -> Standing {
-    let Some(found) = find_index(tables, name) else {
+    // An index that is yet to be attached to its partitioned one counts as not there.
+    let attached = |found: &&Index| index.parent.is_none() || found.parent == index.parent;
+    let Some(found) = find_index(tables, name).filter(attached) else {
         return Standing::Absent;
     };
     // An index that is yet to be attached to its partitioned one counts as not there.

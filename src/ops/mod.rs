@@ -18,6 +18,7 @@ mod parts;
 mod replace_index;
 mod set_default;
 mod set_not_null;
+mod widen_column;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -29,6 +30,7 @@ pub use drop_not_null::DropNotNull;
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
+pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
 pub trait Operation: Sized {
@@ -295,6 +297,7 @@ operations![
     ReplaceIndex,
     SetDefault,
     SetNotNull,
+    WidenColumn,
 ];
 
 #[cfg(test)]

@@ -1,9 +1,11 @@
 //! What several operations are built from.
 
+pub mod dependents;
 pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod not_null;
+pub mod shadow;
 
 use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::QualifiedName;
