@@ -242,7 +242,7 @@ pub(crate) mod tests {
             message: "no such function".into(),
             hint: None,
         });
-        insta::assert_snapshot!(plan_text(&orders, changes), @"TODO:z");
+        insta::assert_snapshot!(plan_text(&orders, changes), @"3:19 refused_by_server: PostgreSQL does not accept this: no such function (SQLSTATE 42883)");
     }
 
     #[test]
