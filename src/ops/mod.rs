@@ -18,9 +18,9 @@ mod parts;
 mod replace_index;
 mod set_default;
 mod set_not_null;
-mod widen_column;
 #[cfg(test)]
 pub(crate) mod testing;
+mod widen_column;
 
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
