@@ -367,7 +367,12 @@ impl Runner {
     async fn probed(&self, key: Key<'_>, work: &Work, statements: &[String]) -> Result<u32, Error> {
         let mut tries = Tries::new(self.deadline);
         loop {
-            match decide::for_probed(self.standing(&work.expect).await?) {
+            // Without a promise there is nothing to find: such work may be done twice.
+            let standing = match work.expect.is_empty() {
+                true => Standing::Absent,
+                false => self.standing(&work.expect).await?,
+            };
+            match decide::for_probed(standing) {
                 Decision::Skip => break,
                 Decision::Halt(what) => {
                     return Err(

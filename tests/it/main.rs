@@ -1,1 +1,6 @@
+//! The integration tests: one binary, real servers.
+
+#![allow(clippy::unwrap_used)]
+
+mod catalog;
 mod settings;
