@@ -89,6 +89,10 @@ fn index_standing(tables: &Tables, name: &QualifiedName, exact: bool, index: &In
     let Some(found) = find_index(tables, name).filter(attached) else {
         return Standing::Absent;
     };
+    // An index that is yet to be attached to its partitioned one counts as not there.
+    if index.parent.is_some() && found.parent != index.parent {
+        return Standing::Absent;
+    }
     let alike = if exact {
         found.same_definition(index)
     } else {
