@@ -9,10 +9,13 @@ use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
 
+mod add_check;
+mod parts;
 mod set_default;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use add_check::AddCheck;
 pub use set_default::SetDefault;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
@@ -271,7 +274,7 @@ macro_rules! operations {
     };
 }
 
-operations![SetDefault];
+operations![AddCheck, SetDefault];
 
 #[cfg(test)]
 mod tests {

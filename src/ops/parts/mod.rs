@@ -1,0 +1,3 @@
+//! Recipes that several rooms share.
+
+pub(super) mod constraint;
