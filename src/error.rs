@@ -69,7 +69,14 @@ pub struct Error {
 
 impl Error {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), sqlstate: None, details: Vec::new(), help: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            sqlstate: None,
+            details: Vec::new(),
+            help: None,
+            source: None,
+        }
     }
 
     pub fn help(mut self, help: impl Into<String>) -> Self {
@@ -94,10 +101,16 @@ impl Error {
                 .source(error)
                 .help("run the same command again: what was done is recorded");
         };
-        let mut made = Self::new(kind, format!("{what}: {} (SQLSTATE {})", db.message(), db.code().code()));
+        let mut made = Self::new(
+            kind,
+            format!("{what}: {} (SQLSTATE {})", db.message(), db.code().code()),
+        );
         made.sqlstate = Some(db.code().code().to_owned());
         made.details.extend(db.detail().map(ToOwned::to_owned));
-        made.help = db.hint().map(ToOwned::to_owned).or_else(|| remedy(db.code().code()).map(ToOwned::to_owned));
+        made.help = db
+            .hint()
+            .map(ToOwned::to_owned)
+            .or_else(|| remedy(db.code().code()).map(ToOwned::to_owned));
         made
     }
 }
@@ -105,11 +118,17 @@ impl Error {
 /// What to do about the refusals that a schema change typically meets, by SQLSTATE.
 pub fn remedy(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
-        "42501" => "connect as the owner of the table, or grant what is missing, and run the same command again",
+        "42501" => {
+            "connect as the owner of the table, or grant what is missing, and run the same command again"
+        }
         "25006" => "connect to the primary: this server only reads",
-        "53100" => "free disk space on the server, then run the same command again: it goes on where it stopped",
+        "53100" => {
+            "free disk space on the server, then run the same command again: it goes on where it stopped"
+        }
         "53200" | "53300" => "wait until the server has resources again, then run the same command again",
-        "57014" => "the statement was cancelled or ran into its timeout; raise it in `settings` if the table needs longer",
+        "57014" => {
+            "the statement was cancelled or ran into its timeout; raise it in `settings` if the table needs longer"
+        }
         "23505" => "remove the duplicates, then run the same command again, or roll back",
         "23514" | "23502" | "23503" => "repair the rows, then run the same command again, or roll back",
         _ => return None,
@@ -124,7 +143,9 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
     }
 }
 

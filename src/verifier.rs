@@ -28,32 +28,59 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
             let Some(found) = tables.get(table).and_then(|table| table.column(column)) else {
                 return Standing::Absent;
             };
-            let matches = facts.data_type.as_ref().is_none_or(|data_type| *data_type == found.data_type)
+            let matches = facts
+                .data_type
+                .as_ref()
+                .is_none_or(|data_type| *data_type == found.data_type)
                 && facts.not_null.is_none_or(|not_null| not_null == found.not_null)
                 && facts.has_default.is_none_or(|has| has == found.default.is_some());
-            if matches { Standing::Holds } else { Standing::Absent }
+            if matches {
+                Standing::Holds
+            } else {
+                Standing::Absent
+            }
         }
-        Expectation::ColumnAbsent { table, column } => {
-            holds(tables.get(table).is_none_or(|table| table.column(column).is_none()))
-        }
-        Expectation::Index { table, name, exact, index } => {
-            let Some(found) = tables.get(table).and_then(|table| table.indexes.get(name)) else {
+        Expectation::ColumnAbsent { table, column } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| table.column(column).is_none()),
+        ),
+        Expectation::Index {
+            table,
+            name,
+            exact,
+            index,
+        } => {
+            let found = tables.get(table).and_then(|table| table.indexes.get(name));
+            // An index that is yet to be attached to its partitioned one counts as not there.
+            let Some(found) = found.filter(|found| index.parent.is_none() || found.parent == index.parent)
+            else {
                 return Standing::Absent;
             };
-            let alike = if *exact { found.same_definition(index) } else { found.similar_definition(index) };
+            let alike = if *exact {
+                found.same_definition(index)
+            } else {
+                found.similar_definition(index)
+            };
             match (alike, found.valid || !index.valid) {
                 (true, true) => Standing::Holds,
                 (true, false) => Standing::HalfDone(table.sibling(name)),
-                (false, _) => Standing::Conflicts(format!(
-                    "{} exists with another definition",
-                    table.sibling(name)
-                )),
+                (false, _) => {
+                    Standing::Conflicts(format!("{} exists with another definition", table.sibling(name)))
+                }
             }
         }
-        Expectation::IndexAbsent { index } => holds(!tables.iter().any(|(table, value)| {
-            table.schema == index.schema && value.indexes.contains_key(&index.name)
-        })),
-        Expectation::Constraint { table, name, exact, constraint } => {
+        Expectation::IndexAbsent { index } => {
+            holds(!tables.iter().any(|(table, value)| {
+                table.schema == index.schema && value.indexes.contains_key(&index.name)
+            }))
+        }
+        Expectation::Constraint {
+            table,
+            name,
+            exact,
+            constraint,
+        } => {
             let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
                 return Standing::Absent;
             };
@@ -66,17 +93,22 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
             }
             holds(found.validated || !constraint.validated)
         }
-        Expectation::ConstraintAbsent { table, name } => {
-            holds(tables.get(table).is_none_or(|table| !table.constraints.contains_key(name)))
-        }
-        Expectation::Trigger { table, name, enabled } => {
-            holds(tables.get(table).and_then(|table| table.triggers.get(name)).is_some_and(|trigger| {
-                trigger.enabled == *enabled
-            }))
-        }
-        Expectation::TriggerAbsent { table, name } => {
-            holds(tables.get(table).is_none_or(|table| !table.triggers.contains_key(name)))
-        }
+        Expectation::ConstraintAbsent { table, name } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| !table.constraints.contains_key(name)),
+        ),
+        Expectation::Trigger { table, name, enabled } => holds(
+            tables
+                .get(table)
+                .and_then(|table| table.triggers.get(name))
+                .is_some_and(|trigger| trigger.enabled == *enabled),
+        ),
+        Expectation::TriggerAbsent { table, name } => holds(
+            tables
+                .get(table)
+                .is_none_or(|table| !table.triggers.contains_key(name)),
+        ),
         Expectation::Query { .. } => Standing::Holds,
     }
 }
@@ -125,12 +157,25 @@ pub fn describe(expectation: &Expectation) -> String {
         Expectation::ColumnAbsent { table, column } => format!("column {table}.{} is gone", ident(column)),
         Expectation::Index { table, name, .. } => format!("index {} is valid", table.sibling(name)),
         Expectation::IndexAbsent { index } => format!("index {index} is gone"),
-        Expectation::Constraint { table, name, constraint, .. } => {
-            let validated = if constraint.validated { "is validated" } else { "exists" };
+        Expectation::Constraint {
+            table,
+            name,
+            constraint,
+            ..
+        } => {
+            let validated = if constraint.validated {
+                "is validated"
+            } else {
+                "exists"
+            };
             format!("constraint {} on {table} {validated}", ident(name))
         }
-        Expectation::ConstraintAbsent { table, name } => format!("constraint {} on {table} is gone", ident(name)),
-        Expectation::Trigger { table, name, enabled } => format!("trigger {} on {table} is {enabled}", ident(name)),
+        Expectation::ConstraintAbsent { table, name } => {
+            format!("constraint {} on {table} is gone", ident(name))
+        }
+        Expectation::Trigger { table, name, enabled } => {
+            format!("trigger {} on {table} is {enabled}", ident(name))
+        }
         Expectation::TriggerAbsent { table, name } => format!("trigger {} on {table} is gone", ident(name)),
         Expectation::Query { query } => format!("the query answers true: {query}"),
     }
@@ -163,7 +208,12 @@ pub fn differences(predicted: &CatalogSnapshot, actual: &Tables) -> Vec<Mismatch
     let names: BTreeSet<_> = predicted.tables.keys().chain(actual.keys()).collect();
     for name in names {
         let structure = |tables: &Tables| tables.get(name).map(structure).unwrap_or(Value::Null);
-        compare(&format!("table {name}"), &structure(&predicted.tables), &structure(actual), &mut found);
+        compare(
+            &format!("table {name}"),
+            &structure(&predicted.tables),
+            &structure(actual),
+            &mut found,
+        );
     }
     found
 }
@@ -183,7 +233,10 @@ pub fn structure(table: &Table) -> Value {
             columns.iter().filter_map(named).collect::<Map<_, _>>()
         });
         let order = fields.get("columns").and_then(Value::as_array).map(|columns| {
-            columns.iter().filter_map(|column| column.get("name").cloned()).collect::<Vec<_>>()
+            columns
+                .iter()
+                .filter_map(|column| column.get("name").cloned())
+                .collect::<Vec<_>>()
         });
         fields.insert("columns".into(), by_name.unwrap_or_default().into());
         fields.insert("column order".into(), order.unwrap_or_default().into());
@@ -206,7 +259,12 @@ fn compare(object: &str, expected: &Value, found: &Value, mismatches: &mut Vec<M
             for key in keys {
                 let label = label(object, key);
                 let null = Value::Null;
-                compare(&label, a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null), mismatches);
+                compare(
+                    &label,
+                    a.get(key).unwrap_or(&null),
+                    b.get(key).unwrap_or(&null),
+                    mismatches,
+                );
             }
         }
         _ => mismatches.push(Mismatch {

@@ -187,7 +187,7 @@ mod tests {
         let violation = plan.steps[1].work.on_violation.as_ref().unwrap();
         assert_eq!(
             violation.query,
-            "SELECT orders.id FROM public.orders WHERE NOT (quantity > 0) LIMIT 10"
+            "SELECT orders.id FROM public.orders WHERE NOT (quantity > 0) LIMIT 20"
         );
         let after = &plan.after.tables[&QualifiedName::new("public", "orders")];
         let constraint = &after.constraints["orders_quantity_check"];

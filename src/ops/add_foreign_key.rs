@@ -79,7 +79,13 @@ fn read_references(
 ) -> Option<(Located<QualifiedName>, Vec<Located<String>>)> {
     if let Value::Scalar { text, .. } = &node.value {
         return match QualifiedName::parse(text, fields.default_schema()) {
-            Ok(value) => Some((Located { value, span: node.span }, Vec::new())),
+            Ok(value) => Some((
+                Located {
+                    value,
+                    span: node.span,
+                },
+                Vec::new(),
+            )),
             Err(message) => {
                 fields.report(Diagnostic::new("invalid_value", message).at(node.span));
                 None
@@ -161,9 +167,9 @@ impl AddForeignKey {
             if virtual_column || (generated.is_some() && changed) {
                 let message = format!("`{}` is a generated column", column.name);
                 complaints.push(
-                    Diagnostic::new("generated_column", message)
-                        .at(name.span)
-                        .help("it can refer to another table only when stored and never set by the foreign key"),
+                    Diagnostic::new("generated_column", message).at(name.span).help(
+                        "it can refer to another table only when stored and never set by the foreign key",
+                    ),
                 );
             }
             if column.not_null && [self.on_delete, self.on_update].contains(&"SET NULL") {
@@ -199,7 +205,11 @@ impl AddForeignKey {
         if !unknown.is_empty() {
             return Err(unknown);
         }
-        let columns: Vec<String> = self.referenced.iter().map(|column| column.value.clone()).collect();
+        let columns: Vec<String> = self
+            .referenced
+            .iter()
+            .map(|column| column.value.clone())
+            .collect();
         match unique_index(far, &columns) {
             Ok(index) => self.counted(FarEnd {
                 index: index.to_owned(),
@@ -223,7 +233,9 @@ impl AddForeignKey {
             far.columns.len(),
             idents(&far.columns)
         );
-        Err(vec![Diagnostic::new("column_count", message).at(self.references.span)])
+        Err(vec![
+            Diagnostic::new("column_count", message).at(self.references.span),
+        ])
     }
 
     fn type_complaints(&self, table: &Table, far: &Table, far_columns: &[String]) -> Vec<Diagnostic> {
@@ -277,9 +289,12 @@ impl AddForeignKey {
         }
         if self.initially_deferred && !self.deferrable {
             complaints.push(
-                Diagnostic::new("not_deferrable", "`initially_deferred` needs a deferrable constraint")
-                    .at(self.table.span)
-                    .help("leave `deferrable: false` out"),
+                Diagnostic::new(
+                    "not_deferrable",
+                    "`initially_deferred` needs a deferrable constraint",
+                )
+                .at(self.table.span)
+                .help("leave `deferrable: false` out"),
             );
         }
         complaints
@@ -301,8 +316,14 @@ impl AddForeignKey {
         }
         let same = table.constraints.iter().find(|(_, other)| {
             other.columns == constraint.columns
-                && other.references.as_ref().map(|reference| (&reference.table, &reference.columns))
-                    == constraint.references.as_ref().map(|reference| (&reference.table, &reference.columns))
+                && other
+                    .references
+                    .as_ref()
+                    .map(|reference| (&reference.table, &reference.columns))
+                    == constraint
+                        .references
+                        .as_ref()
+                        .map(|reference| (&reference.table, &reference.columns))
         });
         if let Some((other, _)) = same {
             hazards.push(Hazard::new(
@@ -310,7 +331,10 @@ impl AddForeignKey {
                 format!("{name} has the same foreign key already: {}", ident(other)),
             ));
         }
-        let reference_columns = constraint.references.iter().flat_map(|reference| &reference.columns);
+        let reference_columns = constraint
+            .references
+            .iter()
+            .flat_map(|reference| &reference.columns);
         for (near, far_name) in constraint.columns.iter().zip(reference_columns) {
             if let (Some(a), Some(b)) = (table.column(near), far.column(far_name))
                 && a.data_type != b.data_type
@@ -353,11 +377,20 @@ fn unique_index<'t>(far: &'t Table, columns: &[String]) -> Result<&'t str, &'sta
             keys.len() == columns.len() && columns.iter().all(|column| keys.contains(&column.as_str()))
         })
     };
-    let candidates = || far.indexes.iter().filter(|(_, index)| index.unique && same_columns(index));
+    let candidates = || {
+        far.indexes
+            .iter()
+            .filter(|(_, index)| index.unique && same_columns(index))
+    };
     if candidates().next().is_none() {
         return Err("has no unique index on exactly these columns");
     }
-    let constraint = |index: &Index| index.constraint.as_ref().and_then(|name| far.constraints.get(name));
+    let constraint = |index: &Index| {
+        index
+            .constraint
+            .as_ref()
+            .and_then(|name| far.constraints.get(name))
+    };
     let usable = candidates().filter(|(_, index)| {
         index.valid
             && index.predicate.is_none()
@@ -371,7 +404,9 @@ fn unique_index<'t>(far: &'t Table, columns: &[String]) -> Result<&'t str, &'sta
     usable
         .min_by_key(|(_, index)| preference(index))
         .map(|(name, _)| name.as_str())
-        .ok_or("is unique only by an index that is partial, invalid or deferrable, which cannot be referred to")
+        .ok_or(
+            "is unique only by an index that is partial, invalid or deferrable, which cannot be referred to",
+        )
 }
 
 /// Whether an index lets the server find the rows that refer to a key.
@@ -423,7 +458,9 @@ impl Operation for AddForeignKey {
         let table = fields.qualified("table");
         let name = fields.optional_identifier("name");
         let columns = fields.identifiers("columns");
-        let references = fields.required("references").and_then(|node| read_references(fields, node));
+        let references = fields
+            .required("references")
+            .and_then(|node| read_references(fields, node));
         let on_update = fields.choice("on_update", ACTIONS);
         let on_delete = fields.choice("on_delete", ACTIONS);
         let match_type = fields.choice("match", &[("simple", "SIMPLE"), ("full", "FULL")]);

@@ -1,5 +1,6 @@
 //! CHECK and foreign key constraints: added NOT VALID, validated apart, dropped; always parents' tables first.
 
+use super::{SAMPLE_ROWS, brief, locks};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::ops::{Context, StepDraft};
@@ -8,12 +9,9 @@ use crate::plan::{
 };
 use crate::sql::{QualifiedName, derived_name, ident, literal};
 
-/// How many offending rows a question shows.
-const SAMPLE_ROWS: u32 = 10;
-
 /// A table and everything that a statement on it locks along with it.
 #[derive(Debug, Clone)]
-pub(in crate::ops) struct Reach {
+pub struct Reach {
     pub table: QualifiedName,
     /// The table first, then what is below it.
     pub tables: Vec<QualifiedName>,
@@ -48,7 +46,7 @@ impl Reach {
     }
 
     pub fn locks(&self, mode: LockMode) -> Vec<Lock> {
-        self.tables.iter().map(|table| Lock::new(table, mode)).collect()
+        locks(&self.tables, mode)
     }
 
     pub fn lock_statement(&self, mode: LockMode) -> String {
@@ -62,7 +60,7 @@ impl Reach {
 }
 
 /// Complains about what cannot take a change of its own: a foreign table.
-pub(in crate::ops) fn ordinary(name: &Located<QualifiedName>, table: &Table) -> Option<Diagnostic> {
+pub fn ordinary(name: &Located<QualifiedName>, table: &Table) -> Option<Diagnostic> {
     (table.kind == TableKind::Foreign).then(|| {
         Diagnostic::new("foreign_table", format!("{} is a foreign table", name.value))
             .at(name.span)
@@ -71,12 +69,7 @@ pub(in crate::ops) fn ordinary(name: &Located<QualifiedName>, table: &Table) -> 
 }
 
 /// Complains when the constraint comes from a parent, where it has to be changed.
-pub(in crate::ops) fn inherited(
-    catalog: &CatalogSnapshot,
-    table: &Table,
-    name: &str,
-    span: Span,
-) -> Option<Diagnostic> {
+pub fn inherited(catalog: &CatalogSnapshot, table: &Table, name: &str, span: Span) -> Option<Diagnostic> {
     let parents = table.partition_of.iter().chain(&table.inherits);
     let from = parents.into_iter().find(|parent| {
         catalog
@@ -108,12 +101,7 @@ pub(in crate::ops) fn inherited(
 }
 
 /// A name that is free on all of these tables, made up the way the server does.
-pub(in crate::ops) fn free_name(
-    context: &Context<'_>,
-    tables: &[QualifiedName],
-    parts: &[&str],
-    suffix: &str,
-) -> String {
+pub fn free_name(context: &Context<'_>, tables: &[QualifiedName], parts: &[&str], suffix: &str) -> String {
     let taken = |name: &str| {
         tables.iter().any(|table| {
             [context.catalog, context.now].iter().any(|catalog| {
@@ -134,7 +122,7 @@ pub(in crate::ops) fn free_name(
 }
 
 /// Complaints about a chosen name that some table of the tree has already.
-pub(in crate::ops) fn name_complaints(
+pub fn name_complaints(
     context: &Context<'_>,
     tables: &[QualifiedName],
     name: &Located<String>,
@@ -146,7 +134,7 @@ pub(in crate::ops) fn name_complaints(
 }
 
 /// Columns by which people find a row again, for a select list.
-pub(in crate::ops) fn key_list(table: &Table, alias: &str) -> String {
+pub fn key_list(table: &Table, alias: &str) -> String {
     let keys = table.key_columns();
     if keys.is_empty() {
         return match table.children.is_empty() {
@@ -159,7 +147,7 @@ pub(in crate::ops) fn key_list(table: &Table, alias: &str) -> String {
 }
 
 /// Reading all rows of these tables.
-pub(in crate::ops) fn scan_estimate(catalog: &CatalogSnapshot, tables: &[QualifiedName]) -> Estimate {
+pub fn scan_estimate(catalog: &CatalogSnapshot, tables: &[QualifiedName]) -> Estimate {
     let stored = || {
         tables
             .iter()
@@ -176,12 +164,7 @@ pub(in crate::ops) fn scan_estimate(catalog: &CatalogSnapshot, tables: &[Qualifi
 }
 
 /// Puts the constraint on the table, and as an inherited one on all below it.
-pub(in crate::ops) fn insert(
-    catalog: &mut CatalogSnapshot,
-    tables: &[QualifiedName],
-    name: &str,
-    constraint: &Constraint,
-) {
+pub fn insert(catalog: &mut CatalogSnapshot, tables: &[QualifiedName], name: &str, constraint: &Constraint) {
     for (position, table) in tables.iter().enumerate() {
         if let Some(table) = catalog.tables.get_mut(table) {
             let constraint = Constraint {
@@ -195,7 +178,7 @@ pub(in crate::ops) fn insert(
 }
 
 /// Takes the constraint off the table, and off those below it that have it from there only.
-pub(in crate::ops) fn remove(catalog: &mut CatalogSnapshot, tables: &[QualifiedName], name: &str) {
+pub fn remove(catalog: &mut CatalogSnapshot, tables: &[QualifiedName], name: &str) {
     for (position, table) in tables.iter().enumerate() {
         if let Some(table) = catalog.tables.get_mut(table)
             && table
@@ -210,7 +193,7 @@ pub(in crate::ops) fn remove(catalog: &mut CatalogSnapshot, tables: &[QualifiedN
 
 /// A CHECK or foreign key as it must be at the end, and what it takes to get it there.
 #[derive(Debug, Clone)]
-pub(in crate::ops) struct NewConstraint {
+pub struct NewConstraint {
     pub name: String,
     /// What follows `ADD CONSTRAINT name`, without NOT VALID.
     pub sql: String,
@@ -232,7 +215,7 @@ pub(in crate::ops) struct NewConstraint {
 }
 
 #[derive(Debug, Clone)]
-pub(in crate::ops) struct Leaf {
+pub struct Leaf {
     pub table: QualifiedName,
     pub violation: Check,
     pub estimate: Estimate,
@@ -260,7 +243,7 @@ impl NewConstraint {
             phase: Phase::Validate,
             work: self.adopt(settings),
             hazards: Vec::new(),
-            undo: Undo::Work(vec![self.drop_from(&self.referencing, settings)]),
+            undo: Undo::Work(vec![self.removal_from(&self.referencing, settings)]),
             estimate: Estimate::INSTANT,
         });
         steps
@@ -280,7 +263,7 @@ impl NewConstraint {
                 phase: Phase::Expand,
                 work: self.add(reach, settings),
                 hazards: Vec::new(),
-                undo: Undo::Work(vec![self.drop_from(reach, settings)]),
+                undo: Undo::Work(vec![self.removal_from(reach, settings)]),
                 estimate: Estimate::INSTANT,
             },
             StepDraft {
@@ -306,8 +289,8 @@ impl NewConstraint {
         works
     }
 
-    pub fn drop(&self, settings: &Settings) -> Work {
-        self.drop_from(&self.referencing, settings)
+    pub fn removal(&self, settings: &Settings) -> Work {
+        self.removal_from(&self.referencing, settings)
     }
 
     fn is_foreign_key(&self) -> bool {
@@ -363,15 +346,13 @@ impl NewConstraint {
         let (mut statements, mut locks) = self.with_locks(reach, mode, add);
         locks.extend(self.also_when_added.iter().map(|table| Lock::new(table, mode)));
         statements.extend(self.comment(reach));
-        Work {
-            summary: format!("add {} to {} for new rows", self.what(), reach.table),
-            action: Action::Sql(statements),
-            transaction: Transaction::Single,
+        brief(
+            settings,
+            format!("add {} to {} for new rows", self.what(), reach.table),
+            statements,
             locks,
-            timeouts: settings.brief(),
-            expect: vec![self.expectation(&reach.table, false)],
-            on_violation: None,
-        }
+            vec![self.expectation(&reach.table, false)],
+        )
     }
 
     fn validate(&self, reach: &Reach, violation: &Check, settings: &Settings) -> Work {
@@ -421,19 +402,17 @@ impl NewConstraint {
             self.sql
         ));
         statements.extend(self.comment(&self.referencing));
-        Work {
-            summary: format!(
+        brief(
+            settings,
+            format!(
                 "add {} to {}, adopting those of its partitions",
                 self.what(),
                 self.referencing.table
             ),
-            action: Action::Sql(statements),
-            transaction: Transaction::Single,
+            statements,
             locks,
-            timeouts: settings.brief(),
-            expect: vec![self.expectation(&self.referencing.table, true)],
-            on_violation: None,
-        }
+            vec![self.expectation(&self.referencing.table, true)],
+        )
     }
 
     fn comment(&self, reach: &Reach) -> Option<String> {
@@ -448,7 +427,7 @@ impl NewConstraint {
         })
     }
 
-    fn drop_from(&self, reach: &Reach, settings: &Settings) -> Work {
+    fn removal_from(&self, reach: &Reach, settings: &Settings) -> Work {
         // Dropping the constraint of a partitioned table has dropped its partitions' ones already.
         let if_exists = if reach.table == self.referencing.table {
             ""
@@ -461,18 +440,16 @@ impl NewConstraint {
             ident(&self.name)
         );
         let (statements, locks) = self.with_locks(reach, LockMode::AccessExclusive, drop);
-        Work {
-            summary: format!("drop {} of {}", self.what(), reach.table),
-            action: Action::Sql(statements),
-            transaction: Transaction::Single,
+        brief(
+            settings,
+            format!("drop {} of {}", self.what(), reach.table),
+            statements,
             locks,
-            timeouts: settings.brief(),
-            expect: vec![Expectation::ConstraintAbsent {
+            vec![Expectation::ConstraintAbsent {
                 table: reach.table.clone(),
                 name: self.name.clone(),
             }],
-            on_violation: None,
-        }
+        )
     }
 
     fn what(&self) -> String {
@@ -486,7 +463,7 @@ impl NewConstraint {
 }
 
 /// Rows for which a CHECK is false; null passes, as it does there.
-pub(in crate::ops) fn check_violation(reach: &Reach, table: &Table, name: &str, expression: &str) -> Check {
+pub fn check_violation(reach: &Reach, table: &Table, name: &str, expression: &str) -> Check {
     Check {
         name: format!("rows of {} that violate {}", reach.table, ident(name)),
         query: format!(
@@ -500,7 +477,7 @@ pub(in crate::ops) fn check_violation(reach: &Reach, table: &Table, name: &str, 
 }
 
 /// Rows whose foreign key finds nothing.
-pub(in crate::ops) fn orphans(
+pub fn orphans(
     referencing: &Reach,
     table: &Table,
     name: &str,
@@ -569,7 +546,7 @@ pub(in crate::ops) fn orphans(
 }
 
 /// The recipe of a foreign key, from its end state.
-pub(in crate::ops) fn foreign_key(
+pub fn foreign_key(
     context: &Context<'_>,
     table_name: &QualifiedName,
     table: &Table,
@@ -621,7 +598,7 @@ pub(in crate::ops) fn foreign_key(
 }
 
 /// The recipe of a CHECK; `expression` is what rows are asked when the validation fails.
-pub(in crate::ops) fn check(
+pub fn check(
     context: &Context<'_>,
     table_name: &QualifiedName,
     table: &Table,
@@ -653,7 +630,7 @@ pub(in crate::ops) fn check(
 }
 
 /// Whether the text of an expression names the column; words in string literals do not count.
-pub(in crate::ops) fn mentions(expression: &str, column: &str) -> bool {
+pub fn mentions(expression: &str, column: &str) -> bool {
     let mut chars = expression.chars().peekable();
     while let Some(c) = chars.next() {
         if c == '\'' {

@@ -1,0 +1,3 @@
+//! Servers: how to reach one.
+
+pub mod settings;
