@@ -9,9 +9,15 @@ use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
 
+mod add_check;
+mod add_column;
+mod add_foreign_key;
 mod add_primary_key;
 mod add_unique;
 mod create_index;
+mod drop_column;
+mod drop_constraint;
+mod drop_default;
 mod drop_index;
 mod drop_not_null;
 mod parts;
@@ -23,9 +29,15 @@ mod sql;
 pub(crate) mod testing;
 mod widen_column;
 
+pub use add_check::AddCheck;
+pub use add_column::AddColumn;
+pub use add_foreign_key::AddForeignKey;
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
 pub use create_index::CreateIndex;
+pub use drop_column::DropColumn;
+pub use drop_constraint::DropConstraint;
+pub use drop_default::DropDefault;
 pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
 pub use replace_index::ReplaceIndex;
@@ -291,9 +303,15 @@ macro_rules! operations {
 }
 
 operations![
+    AddCheck,
+    AddColumn,
+    AddForeignKey,
     AddPrimaryKey,
     AddUnique,
     CreateIndex,
+    DropColumn,
+    DropConstraint,
+    DropDefault,
     DropIndex,
     DropNotNull,
     ReplaceIndex,
