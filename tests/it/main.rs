@@ -5,3 +5,4 @@
 mod catalog;
 mod embedded;
 mod settings;
+mod tidy;
