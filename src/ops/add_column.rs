@@ -314,20 +314,30 @@ impl AddColumn {
         if fast && (column.default.is_none() || table.row_type_used_by.is_empty()) {
             return Ok(Way::Instant);
         }
+        self.filling(context, &column.name, &stored).map(Way::Fill)
+    }
+
+    /// Where every row needs a value of its own.
+    fn filling(
+        &self,
+        context: &Context<'_>,
+        column: &str,
+        stored: &[QualifiedName],
+    ) -> Result<Fill, Diagnostic> {
+        let name = &self.table.value;
         let schema = context.catalog.schemas.get(&name.schema);
         if schema.is_some_and(|schema| !schema.may_create) {
-            return refuse(
-                "may_not_create",
-                format!(
-                    "filling the column needs a trigger function, and {} may not create one in schema {}",
-                    context.now.role.name,
-                    ident(&name.schema)
-                ),
-                format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema)),
+            let message = format!(
+                "filling the column needs a trigger function, and {} may not create one in schema {}",
+                context.now.role.name,
+                ident(&name.schema)
             );
+            return Err(Diagnostic::new("may_not_create", message)
+                .at(self.column.span)
+                .help(format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema))));
         }
-        let trigger = derived_name(&[&name.name, &column.name], "pgmorph_fill");
-        Ok(Way::Fill(Fill {
+        let trigger = derived_name(&[&name.name, column], "pgmorph_fill");
+        Ok(Fill {
             tables: stored
                 .iter()
                 .map(|table| (table.clone(), fill_estimate(context.catalog, table)))
@@ -335,7 +345,7 @@ impl AddColumn {
             suppress_triggers: context.now.role.may_set_replication_role,
             function: name.sibling(trigger.clone()),
             trigger,
-        }))
+        })
     }
 
     fn hazards(&self, context: &Context<'_>, way: &Way) -> Vec<Hazard> {

@@ -594,8 +594,7 @@ mod tests {
         ");
     }
 
-    #[test]
-    fn a_partitioned_table_adopts_the_keys_of_its_partitions_before_18() {
+    fn parted() -> CatalogSnapshot {
         let mut parent = table(&["id bigint not null", "customer bigint"]);
         parent.kind = TableKind::Partitioned;
         parent.partition_key = Some("RANGE (id)".into());
@@ -606,11 +605,16 @@ mod tests {
         let mut leaf = table(&["id bigint not null", "customer bigint"]);
         leaf.partition_of = Some(QualifiedName::new("public", "parted"));
         let customers = table(&["id bigint not null"]).with_primary_key("customers_pkey", &["id"]);
-        let mut catalog = catalog()
+        catalog()
             .with("parted", parent)
             .with("p1", leaf.clone())
             .with("p2", leaf)
-            .with("customers", customers);
+            .with("customers", customers)
+    }
+
+    #[test]
+    fn a_partitioned_table_adopts_the_keys_of_its_partitions_before_18() {
+        let mut catalog = parted();
         let changes = "- add_foreign_key: {table: parted, columns: [customer], references: customers}";
         insta::assert_snapshot!(plan_text(&catalog, changes), @"
         01-add_foreign_key-add-1 [expand] add foreign key parted_customer_fkey to public.p1 for new rows
