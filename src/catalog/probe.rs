@@ -124,6 +124,7 @@ async fn attempt(
     clone: &Copied,
     probe: &Probe,
 ) -> Result<Result<ProbeOutcome, ProbeError>, LoadError> {
+    let (_, file_before) = storage(client, clone.oid).await?;
     load::batch(client, "a probe", "SAVEPOINT pgmorph_probe").await?;
     let sql = format!("{}pg_temp.{}{}", probe.before, ident(&clone.name), probe.after);
     // The extended protocol takes one statement only, so that no text in a plan can end the transaction.
@@ -152,16 +153,24 @@ async fn attempt(
             hint: None,
         }));
     };
-    let rows = client
-        .query_typed(
-            "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = $1 AND a.atthasmissing AND NOT a.attisdropped ORDER BY a.attnum",
-            &[(&clone.oid, Type::OID)],
-        )
-        .await
-        .map_err(|error| LoadError::server("fast defaults", error))?;
+    let (fast_defaults, file) = storage(client, clone.oid).await?;
     Ok(Ok(ProbeOutcome {
         table,
-        fast_defaults: rows.iter().map(|row| row.get(0)).collect(),
+        fast_defaults,
+        rewritten: file != file_before,
     }))
+}
+
+/// The columns whose default is kept in the catalog, and the file of the table.
+async fn storage(client: &Client, oid: u32) -> Result<(Vec<String>, Option<u32>), LoadError> {
+    let row = client
+        .query_typed_one(
+            "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+               WHERE a.attrelid = $1 AND a.atthasmissing AND NOT a.attisdropped ORDER BY a.attnum),
+             pg_catalog.pg_relation_filenode($1)",
+            &[(&oid, Type::OID)],
+        )
+        .await
+        .map_err(|error| LoadError::server("a clone's storage", error))?;
+    Ok((row.get(0), row.get(1)))
 }
