@@ -618,14 +618,13 @@ impl Table {
         self.indexes
             .values()
             .filter(|index| index.unique && index.valid && index.predicate.is_none())
-            .map(|index| {
+            .filter_map(|index| {
                 index
                     .keys
                     .iter()
                     .map(|key| key.column.clone())
                     .collect::<Option<Vec<_>>>()
             })
-            .flatten()
             .find(|columns| columns.iter().all(|column| never_null(column)))
             .unwrap_or_default()
     }

@@ -1,4 +1,6 @@
 //! The integration tests: one binary, real servers.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
 mod catalog;
 mod types;
