@@ -20,13 +20,13 @@ use tokio_postgres::types::Type;
 /// # Errors
 /// The connection failed, or a table stayed locked. A refused definition is an answer, not an error.
 pub async fn ask(client: &Client, snapshot: &mut CatalogSnapshot, probes: &[Probe]) -> Result<(), LoadError> {
-    if probes.is_empty() || snapshot.server.in_recovery {
+    if probes.is_empty() || snapshot.server.read_only {
         return Ok(());
     }
     load::batch(
         client,
         "the session",
-        "BEGIN READ WRITE; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
+        "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
     )
     .await?;
     let answers = Box::pin(answers(client, snapshot, probes)).await;

@@ -194,5 +194,12 @@ async fn without_the_means_planning_goes_on_without_answers() {
         .batch_execute("SET default_transaction_read_only = on")
         .await
         .unwrap();
-    assert!(load::snapshot(&admin).await.unwrap().server.read_only);
+    let mut snapshot = load::snapshot(&admin).await.unwrap();
+    assert!(snapshot.server.read_only);
+    // The server's own refusal counts as much as what the snapshot says.
+    for read_only in [true, false] {
+        snapshot.server.read_only = read_only;
+        probe::ask(&admin, &mut snapshot, &probes).await.unwrap();
+        assert!(snapshot.answers.is_empty());
+    }
 }
