@@ -1,4 +1,4 @@
 //! The integration tests: one binary, real servers.
 
-mod catalog;
+mod cli;
 mod settings;
