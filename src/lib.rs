@@ -12,4 +12,5 @@ pub mod plan;
 pub mod planner;
 pub mod postgres;
 pub mod sql;
+pub mod units;
 pub mod verifier;

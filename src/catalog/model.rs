@@ -270,7 +270,8 @@ pub struct IndexKey {
     /// The plain column, when it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
-    /// The expression as the server prints it, when it is one.
+    /// The expression when it is one, as it may stand in `CREATE INDEX`: with the parentheses that anything but a
+    /// function call needs there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expression: Option<String>,
     /// Only where it is not the type's default for the method; with parameters as the server prints them.

@@ -9,11 +9,28 @@ use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
 
+mod add_primary_key;
+mod add_unique;
+mod create_index;
+mod drop_index;
+mod drop_not_null;
+mod parts;
+mod replace_index;
 mod set_default;
+mod set_not_null;
+mod widen_column;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use add_primary_key::AddPrimaryKey;
+pub use add_unique::AddUnique;
+pub use create_index::CreateIndex;
+pub use drop_index::DropIndex;
+pub use drop_not_null::DropNotNull;
+pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
+pub use set_not_null::SetNotNull;
+pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
 pub trait Operation: Sized {
@@ -271,7 +288,17 @@ macro_rules! operations {
     };
 }
 
-operations![SetDefault];
+operations![
+    AddPrimaryKey,
+    AddUnique,
+    CreateIndex,
+    DropIndex,
+    DropNotNull,
+    ReplaceIndex,
+    SetDefault,
+    SetNotNull,
+    WidenColumn,
+];
 
 #[cfg(test)]
 mod tests {

@@ -54,22 +54,47 @@ impl Server {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
         }
         let status = command("initdb", path)
-            .args(["-D", "data", "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"])
+            .args([
+                "-D",
+                "data",
+                "-U",
+                "postgres",
+                "-A",
+                "trust",
+                "--no-sync",
+                "-E",
+                "UTF8",
+            ])
             .status()
             .unwrap();
         assert!(status.success());
         let process = command("postgres", path)
             .args(["-D", "data", "-c", "listen_addresses=", "-c", "fsync=off", "-c"])
             .arg(format!("unix_socket_directories={}", path.display()))
-            .args(["-c", "wal_level=logical", "-c", "log_statement=none", "-c", "max_locks_per_transaction=512"])
+            .args([
+                "-c",
+                "wal_level=logical",
+                "-c",
+                "log_statement=none",
+                "-c",
+                "max_locks_per_transaction=512",
+            ])
             .args(["-c", "log_min_messages=error"])
             .stderr(log)
             .spawn()
             .unwrap();
-        let server = Self { process, directory, databases: AtomicU32::new(0) };
+        let server = Self {
+            process,
+            directory,
+            databases: AtomicU32::new(0),
+        };
         let deadline = Instant::now() + Duration::from_secs(20);
         while !server.ready() {
-            assert!(Instant::now() < deadline, "the server did not start: {}", server.log());
+            assert!(
+                Instant::now() < deadline,
+                "the server did not start: {}",
+                server.log()
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
         server
@@ -77,7 +102,8 @@ impl Server {
 
     fn ready(&self) -> bool {
         let pid = self.directory.path().join("data/postmaster.pid");
-        std::fs::read_to_string(pid).is_ok_and(|text| text.lines().nth(7).is_some_and(|s| s.trim() == "ready"))
+        std::fs::read_to_string(pid)
+            .is_ok_and(|text| text.lines().nth(7).is_some_and(|s| s.trim() == "ready"))
     }
 
     pub fn log(&self) -> String {
@@ -86,7 +112,10 @@ impl Server {
 
     pub async fn connect(&self, database: &str, user: &str) -> Client {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(self.directory.path()).user(user).dbname(database);
+        config
+            .host_path(self.directory.path())
+            .user(user)
+            .dbname(database);
         let (client, connection) = config.connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         client

@@ -1,0 +1,57 @@
+//! What several operations are built from.
+
+pub mod dependents;
+pub mod index;
+pub mod index_build;
+pub mod key;
+pub mod not_null;
+pub mod shadow;
+
+use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
+use crate::sql::QualifiedName;
+
+/// Rows of a sample that shows what stands in the way.
+pub const SAMPLE_ROWS: usize = 20;
+
+/// Catalog-only statements in one transaction, under a short `lock_timeout`.
+pub fn brief(
+    settings: &Settings,
+    summary: impl Into<String>,
+    statements: Vec<String>,
+    locks: Vec<Lock>,
+    expect: Vec<Expectation>,
+) -> Work {
+    Work {
+        summary: summary.into(),
+        action: Action::Sql(statements),
+        transaction: Transaction::Single,
+        locks,
+        timeouts: settings.brief(),
+        expect,
+        on_violation: None,
+    }
+}
+
+/// One long statement outside a transaction block, whose lock lets reads and writes through.
+pub fn concurrent(
+    settings: &Settings,
+    summary: impl Into<String>,
+    statement: String,
+    table: &QualifiedName,
+    expect: Vec<Expectation>,
+) -> Work {
+    Work {
+        summary: summary.into(),
+        action: Action::Sql(vec![statement]),
+        transaction: Transaction::None,
+        locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
+        timeouts: settings.patient(),
+        expect,
+        on_violation: None,
+    }
+}
+
+/// The same lock on each of the tables, in their order.
+pub fn locks<'a>(tables: impl IntoIterator<Item = &'a QualifiedName>, mode: LockMode) -> Vec<Lock> {
+    tables.into_iter().map(|table| Lock::new(table, mode)).collect()
+}
