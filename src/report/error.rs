@@ -60,7 +60,10 @@ mod tests {
             .source("the disk is full")
             .help("free some space");
         let plain = |chain| anstream::adapter::strip_str(&human(&error, chain)).to_string();
-        assert_eq!(plain(false), "error: it broke\n  one\n  two\nhelp: free some space\n");
+        assert_eq!(
+            plain(false),
+            "error: it broke\n  one\n  two\nhelp: free some space\n"
+        );
         assert!(plain(true).contains("  caused by: the disk is full\n"));
         assert_eq!(json(&error)["kind"], "step_failed");
     }

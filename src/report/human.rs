@@ -1,7 +1,8 @@
 //! A run for people: a progress bar on a terminal, else one line per event.
 
-use super::{Reporter, out, style, units};
+use super::{Reporter, out, style};
 use crate::event::{Blocker, Event, Listener, Unit};
+use crate::units;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,7 +82,11 @@ impl BarReporter {
             };
         }
         let (began, first) = *pace.since.get_or_insert_with(|| (Instant::now(), done));
-        remaining_ms(began.elapsed(), done.checked_sub(first)?, total.checked_sub(done)?)
+        remaining_ms(
+            began.elapsed(),
+            done.checked_sub(first)?,
+            total.checked_sub(done)?,
+        )
     }
 }
 
@@ -99,12 +104,15 @@ impl Listener for BarReporter {
                 self.bar.set_prefix(step.clone());
                 self.bar.set_message(summary.clone());
             }
-            Event::Progress { step, done, total, .. } if *total > 0 => {
-                self.bar.set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
+            Event::Progress {
+                step, done, total, ..
+            } if *total > 0 => {
+                self.bar
+                    .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
                 let left = self.remaining_ms(step, *done, *total);
-                let left = left.map(|ms| format!(", {} left", units::duration(ms)));
+                let left = left.map(|ms| format!(", {} left", units::millis(ms)));
                 let text = passing(event).unwrap_or_default() + &left.unwrap_or_default();
                 self.bar.set_message(text);
             }
@@ -146,51 +154,111 @@ fn remaining_ms(elapsed: Duration, done: u64, left: u64) -> Option<u64> {
 /// The line of an event that is worth keeping.
 fn lasting(event: &Event) -> Option<String> {
     Some(match event {
-        Event::RunStarted { plan, run, steps, done, resumed } => {
-            let how = if *resumed { format!(", resumed after {done}") } else { String::new() };
-            format!("{} as run {run}: {}{how}", style::name(plan), units::counted(*steps, "step"))
+        Event::RunStarted {
+            plan,
+            run,
+            steps,
+            done,
+            resumed,
+        } => {
+            let how = if *resumed {
+                format!(", resumed after {done}")
+            } else {
+                String::new()
+            };
+            format!(
+                "{} as run {run}: {}{how}",
+                style::name(plan),
+                units::counted(*steps, "step")
+            )
         }
         Event::PhaseStarted { phase, steps } => {
             format!("{} ({})", style::heading(phase), units::counted(*steps, "step"))
         }
-        Event::StepStarted { step, summary, undo } => {
-            let verb = if *undo { "undoing" } else { "begun" };
-            format!("  {} {verb}: {summary}", style::name(step))
-        }
-        Event::StepSkipped { step, reason } => format!("  {} skipped: {reason}", style::name(step)),
-        Event::StepDone { step, elapsed_ms, attempts, undo } => {
-            let done = style::good(if *undo { "undone" } else { "done" });
-            let tries = if *attempts > 1 { format!(", {attempts} attempts") } else { String::new() };
-            format!("  {} {done} in {}{tries}", style::name(step), units::duration(*elapsed_ms))
-        }
-        Event::StepFailed { step, message } => {
-            format!("  {} {}: {message}", style::name(step), style::bad("failed"))
-        }
-        Event::LockTimeout { step, attempt, retry_in_ms, blockers, .. } => format!(
-            "  {} {}: attempt {attempt} gave up, again in {}{}",
-            style::name(step),
-            style::careful("locked"),
-            units::duration(*retry_in_ms),
-            by(blockers)
-        ),
-        Event::Reconnecting { step, reason, retry_in_ms } => {
-            let retry = units::duration(*retry_in_ms);
-            format!("  {} {}: {reason}; again in {retry}", style::name(step), style::careful("disconnected"))
-        }
-        Event::CleanedUp { step, what } => format!("  {} cleaned up: {what}", style::name(step)),
         Event::Interrupted { reason } => format!("{}: {reason}", style::careful("interrupted")),
-        Event::RunFinished { state } => format!("{} {state}", style::good("finished:")),
-        Event::Waiting { .. } | Event::Progress { .. } => return None,
+        Event::RunFinished { state } => format!("{} {}", style::good("finished:"), state.replace('_', " ")),
+        of_step => {
+            let (step, what) = step_line(of_step)?;
+            format!("  {} {what}", style::name(step))
+        }
+    })
+}
+
+/// What happened to which step.
+fn step_line(event: &Event) -> Option<(&str, String)> {
+    Some(match event {
+        Event::StepStarted { step, summary, undo } => (
+            step,
+            format!("{}: {summary}", if *undo { "undoing" } else { "begun" }),
+        ),
+        Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
+        Event::StepDone {
+            step,
+            elapsed_ms,
+            attempts,
+            undo,
+        } => {
+            let done = style::good(if *undo { "undone" } else { "done" });
+            let tries = if *attempts > 1 {
+                format!(", {attempts} attempts")
+            } else {
+                String::new()
+            };
+            (step, format!("{done} in {}{tries}", units::millis(*elapsed_ms)))
+        }
+        Event::StepFailed { step, message } => (step, format!("{}: {message}", style::bad("failed"))),
+        Event::LockTimeout {
+            step,
+            attempt,
+            retry_in_ms,
+            blockers,
+            ..
+        } => {
+            let again = units::millis(*retry_in_ms);
+            let locked = style::careful("locked");
+            (
+                step,
+                format!(
+                    "{locked}: attempt {attempt} gave up, again in {again}{}",
+                    by(blockers)
+                ),
+            )
+        }
+        Event::Reconnecting {
+            step,
+            reason,
+            retry_in_ms,
+        } => {
+            let again = units::millis(*retry_in_ms);
+            (
+                step,
+                format!("{}: {reason}; again in {again}", style::careful("disconnected")),
+            )
+        }
+        Event::CleanedUp { step, what } => (step, format!("cleaned up: {what}")),
+        _ => return None,
     })
 }
 
 /// The line of an event that the next of its kind replaces.
 fn passing(event: &Event) -> Option<String> {
     match event {
-        Event::Waiting { waited_ms, blockers, .. } => {
-            Some(format!("waiting for {}{}", units::duration(*waited_ms), by(blockers)))
-        }
-        Event::Progress { stage, unit, done, total, rows, per_second, .. } => {
+        Event::Waiting {
+            waited_ms, blockers, ..
+        } => Some(format!(
+            "waiting for {}{}",
+            units::millis(*waited_ms),
+            by(blockers)
+        )),
+        Event::Progress {
+            stage,
+            unit,
+            done,
+            total,
+            rows,
+            per_second,
+            ..
+        } => {
             let unit = match unit {
                 Unit::Pages => "pages",
                 Unit::Blocks => "blocks",
@@ -198,7 +266,11 @@ fn passing(event: &Event) -> Option<String> {
             };
             let mut parts = Vec::new();
             parts.extend((!stage.is_empty()).then(|| stage.clone()));
-            parts.push(format!("{} of {} {unit}", units::count(*done), units::count(*total)));
+            parts.push(format!(
+                "{} of {} {unit}",
+                units::count(*done),
+                units::count(*total)
+            ));
             parts.extend((*rows > 0).then(|| format!("{} rows", units::count(*rows))));
             parts.extend(rate(*per_second));
             Some(parts.join(", "))
@@ -230,7 +302,7 @@ fn by(blockers: &[Blocker]) -> String {
             "{who} of {}{application}, {} for {}, holds {} on {}",
             blocker.user,
             blocker.state,
-            units::duration(blocker.age_ms),
+            units::millis(blocker.age_ms),
             blocker.mode,
             blocker.relation
         )

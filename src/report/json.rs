@@ -59,6 +59,9 @@ mod tests {
             state: "completed".into(),
         };
         let text = with_version(&event).to_string();
-        assert_eq!(text, r#"{"event":"run_finished","state":"completed","version":1}"#);
+        assert_eq!(
+            text,
+            r#"{"event":"run_finished","state":"completed","version":1}"#
+        );
     }
 }

@@ -14,7 +14,6 @@ mod plan_view;
 mod sample;
 pub mod status;
 pub mod style;
-pub mod units;
 pub mod verification;
 
 use crate::event::Listener;

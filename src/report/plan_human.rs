@@ -1,7 +1,8 @@
 //! A plan for people at a terminal, readable at 100 columns. The same plan gives the same bytes.
 
-use super::{plan_view, style, units};
+use super::{plan_view, style};
 use crate::plan::{Check, ExecutionPlan, Phase, Step, Transaction};
+use crate::units;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::fmt::Write;
 
@@ -16,7 +17,11 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         return text;
     }
     let _ = write!(text, "\n{}", overview(plan));
-    checks(&mut text, "Before the first step, these return no rows", &plan.preconditions);
+    checks(
+        &mut text,
+        "Before the first step, these return no rows",
+        &plan.preconditions,
+    );
     let point = plan.point_of_no_return();
     for (phase, steps) in plan.phases() {
         let _ = writeln!(
@@ -32,7 +37,11 @@ pub fn plan(plan: &ExecutionPlan) -> String {
             one_step(&mut text, step);
         }
     }
-    checks(&mut text, "Afterwards, `pgmorph verify` asks whether these return no rows", &plan.postconditions);
+    checks(
+        &mut text,
+        "Afterwards, `pgmorph verify` asks whether these return no rows",
+        &plan.postconditions,
+    );
     totals(&mut text, plan);
     text
 }
@@ -73,7 +82,7 @@ pub fn overview(plan: &ExecutionPlan) -> String {
 pub fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(presets::UTF8_HORIZONTAL_ONLY)
+        .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_width(WIDTH)
         .set_header(header);
@@ -82,7 +91,10 @@ pub fn table(header: &[&str]) -> Table {
 
 /// A table with every line ended, and nothing after the last character of a line.
 pub fn lines(table: &Table) -> String {
-    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    table
+        .lines()
+        .map(|line| line.trim_end().to_owned() + "\n")
+        .collect()
 }
 
 fn checks(text: &mut String, title: &str, checks: &[Check]) {
@@ -98,7 +110,11 @@ fn checks(text: &mut String, title: &str, checks: &[Check]) {
 
 fn no_return(text: &mut String, step: &Step) {
     let reason = plan_view::irreversible(step).unwrap_or_default();
-    let _ = writeln!(text, "\n  {}", style::bad("POINT OF NO RETURN: from here on nothing can be rolled back"));
+    let _ = writeln!(
+        text,
+        "\n  {}",
+        style::bad("POINT OF NO RETURN: from here on nothing can be rolled back")
+    );
     part(text, "", &format!("{}: {reason}", step.id));
 }
 
@@ -107,13 +123,25 @@ fn one_step(text: &mut String, step: &Step) {
     let _ = writeln!(text, "\n  {}  {}", style::name(&step.id), work.summary);
     for lock in &work.locks {
         let blocks = format!("blocks {}", lock.mode.blocks());
-        let blocks = if lock.mode.blocks_writes() { style::careful(blocks) } else { blocks };
-        part(text, "lock", &format!("{} on {}: {blocks}", lock.mode, lock.relation));
+        let blocks = if lock.mode.blocks_writes() {
+            style::careful(blocks)
+        } else {
+            blocks
+        };
+        part(
+            text,
+            "lock",
+            &format!("{} on {}: {blocks}", lock.mode, lock.relation),
+        );
     }
     part(text, "timeouts", &plan_view::timeouts(work.timeouts));
     part(text, "estimate", &plan_view::estimate(&step.estimate));
     for hazard in &step.hazards {
-        part(text, "hazard", &format!("{}: {}", style::careful(&hazard.code), hazard.message));
+        part(
+            text,
+            "hazard",
+            &format!("{}: {}", style::careful(&hazard.code), hazard.message),
+        );
     }
     part(text, "undo", &plan_view::undo(&step.undo));
     if work.transaction == Transaction::None {
@@ -126,7 +154,10 @@ fn one_step(text: &mut String, step: &Step) {
 
 fn part(text: &mut String, label: &str, content: &str) {
     // Styles take no room on the screen; the few characters by which they shorten a line do no harm.
-    for (number, line) in units::wrap(content, usize::from(WIDTH) - LABEL - 6).iter().enumerate() {
+    for (number, line) in units::wrap(content, usize::from(WIDTH) - LABEL - 6)
+        .iter()
+        .enumerate()
+    {
         let label = if number == 0 { label } else { "" };
         let _ = writeln!(text, "      {} {line}", style::faint(format!("{label:<LABEL$}")));
     }
@@ -139,19 +170,19 @@ fn block(text: &mut String, sql: &str) {
 }
 
 fn totals(text: &mut String, plan: &ExecutionPlan) {
-    let steps: Vec<_> = plan.steps.iter().collect();
-    let blocking = steps
-        .iter()
-        .filter(|step| step.work.locks.iter().any(|lock| lock.mode.blocks_writes()));
+    let blocks = |step: &&Step| step.work.locks.iter().any(|lock| lock.mode.blocks_writes());
     let _ = writeln!(
         text,
-        "\n{}: {}, of which {} block the application, each attempt for at most its lock timeout and its own run; \
-         disk needed: {}; getting a lock is tried for at most {}",
+        "\n{}: {}, {} of them with a lock that blocks the application; disk needed: {}",
         style::heading("Total"),
-        units::counted(steps.len(), "step"),
-        blocking.count(),
+        units::counted(plan.steps.len(), "step"),
+        plan.steps.iter().filter(blocks).count(),
         units::signed_size(plan_view::disk_bytes(plan)),
-        units::duration(plan.lock_deadline_ms),
+    );
+    let _ = writeln!(
+        text,
+        "Getting one lock is tried again and again, for at most {}.",
+        units::millis(plan.lock_deadline_ms)
     );
     if let Some(step) = plan.point_of_no_return() {
         let _ = writeln!(text, "Point of no return: {} ({})", step.id, step.phase);
@@ -162,4 +193,96 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         text.push_str("`apply` stops before contract, unless it is told --through contract.\n");
     }
     let _ = writeln!(text, "Digest: {}", plan.digest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn one_of_everything() {
+        let text = anstream::adapter::strip_str(&plan(&sample::plan())).to_string();
+        insta::assert_snapshot!(text, @r"
+        Plan widen: 1 change in 5 steps for PostgreSQL 15.18
+        Room for more versions
+
+         Phase     Steps  Strongest lock          On             Blocks            Longest step
+         expand    1      SHARE UPDATE EXCLUSIVE  public.orders  nothing           seconds
+         backfill  1      ROW EXCLUSIVE           public.orders  nothing           seconds
+         validate  1      ACCESS SHARE            public.orders  nothing           seconds
+         cutover   1      ACCESS EXCLUSIVE        public.orders  reads and writes  instant
+         contract  1      ACCESS EXCLUSIVE        public.orders  reads and writes  instant
+
+        Before the first step, these return no rows:
+
+          no negative versions
+                SELECT id FROM orders WHERE version < 0;
+
+        EXPAND adds beside what is there; the application notices nothing
+
+          01-widen_column-build  build index orders_new_idx
+              lock       SHARE UPDATE EXCLUSIVE on public.orders: blocks nothing
+              timeouts   lock none, statement 6h
+              estimate   seconds, 1,000,000 rows, reads 100 MB, needs 30 MB of disk
+              hazard     waits_for_old_snapshots: building waits for every transaction that began
+                         before it; a transaction that stays open for hours keeps it from finishing
+              undo       drop index orders_new_idx
+              runs       outside a transaction
+                CREATE INDEX CONCURRENTLY orders_new_idx ON public.orders (version);
+
+        BACKFILL fills what was added, in short batches
+
+          01-widen_column-fill  copy version to new
+              lock       ROW EXCLUSIVE on public.orders: blocks nothing
+              timeouts   lock 200ms, statement 30s
+              estimate   seconds, 1,000,000 rows, reads 100 MB
+              undo       not needed: the column goes
+                -- in batches of pages
+                UPDATE public.orders SET new = version WHERE (new IS DISTINCT FROM version);
+
+        VALIDATE proves what was added, without blocking reads or writes
+
+          01-widen_column-compare  compare all rows
+              lock       ACCESS SHARE on public.orders: blocks nothing
+              timeouts   lock none, statement 6h
+              estimate   seconds, 1,000,000 rows, reads 100 MB
+              undo       not needed: it changes nothing
+                -- must return no rows
+                SELECT id FROM public.orders WHERE new <> version;
+
+        CUTOVER makes it what the application uses
+
+          01-widen_column-swap  swap the columns
+              lock       ACCESS EXCLUSIVE on public.orders: blocks reads and writes
+              timeouts   lock 200ms, statement 30s
+              estimate   instant
+              undo       swap them back
+                ALTER TABLE public.orders RENAME COLUMN version TO old;
+                ALTER TABLE public.orders RENAME COLUMN new TO version;
+
+        CONTRACT removes what is no longer used; runs only when asked for: --through contract
+
+          POINT OF NO RETURN: from here on nothing can be rolled back
+                         01-widen_column-drop: the values of the old column are gone
+
+          01-widen_column-drop  drop the old column
+              lock       ACCESS EXCLUSIVE on public.orders: blocks reads and writes
+              timeouts   lock 200ms, statement 30s
+              estimate   instant
+              undo       impossible: the values of the old column are gone
+                ALTER TABLE public.orders DROP COLUMN old;
+
+        Afterwards, `pgmorph verify` asks whether these return no rows:
+
+          still none
+                SELECT id FROM orders WHERE version < 0;
+
+        Total: 5 steps, 2 of them with a lock that blocks the application; disk needed: 30 MB
+        Getting one lock is tried again and again, for at most 10m.
+        Point of no return: 01-widen_column-drop (contract)
+        `apply` stops before contract, unless it is told --through contract.
+        Digest: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        ");
+    }
 }

@@ -1,7 +1,9 @@
 //! What the renderings of a plan have in common: sums over steps, and words for their parts.
 
-use super::units;
-use crate::plan::{Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, Phase, Step, Timeouts, Undo};
+use crate::plan::{
+    Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, Phase, Step, Timeouts, Undo,
+};
+use crate::units;
 
 /// What a phase is for, in a sentence.
 pub fn purpose(phase: Phase) -> &'static str {
@@ -38,10 +40,10 @@ pub fn server(plan: &ExecutionPlan) -> String {
 
 pub fn timeouts(timeouts: Timeouts) -> String {
     let lock = match timeouts.lock_ms {
-        Some(ms) => units::duration(ms),
+        Some(ms) => units::millis(ms),
         None => "none".into(),
     };
-    format!("lock {lock}, statement {}", units::duration(timeouts.statement_ms))
+    format!("lock {lock}, statement {}", units::millis(timeouts.statement_ms))
 }
 
 pub fn estimate(estimate: &Estimate) -> String {
@@ -53,7 +55,10 @@ pub fn estimate(estimate: &Estimate) -> String {
         parts.push(format!("reads {}", units::signed_size(estimate.bytes)));
     }
     if estimate.disk_bytes > 0 {
-        parts.push(format!("needs {} of disk", units::signed_size(estimate.disk_bytes)));
+        parts.push(format!(
+            "needs {} of disk",
+            units::signed_size(estimate.disk_bytes)
+        ));
     }
     parts.join(", ")
 }
@@ -69,8 +74,14 @@ pub fn sql(action: &Action) -> Vec<String> {
 
 /// The update of a backfill, with a further condition in front of its own.
 pub fn batch(backfill: &Backfill, range: &str) -> String {
-    let Backfill { table, set, needs, .. } = backfill;
-    let range = if range.is_empty() { String::new() } else { format!("{range} AND ") };
+    let Backfill {
+        table, set, needs, ..
+    } = backfill;
+    let range = if range.is_empty() {
+        String::new()
+    } else {
+        format!("{range} AND ")
+    };
     format!("UPDATE {table} SET {set} WHERE {range}({needs});")
 }
 
@@ -78,7 +89,11 @@ pub fn batch(backfill: &Backfill, range: &str) -> String {
 pub fn terminated(statement: &str) -> String {
     let statement = statement.trim_end();
     let last = statement.lines().last().unwrap_or_default();
-    if last.contains("--") { format!("{statement}\n;") } else { format!("{statement};") }
+    if last.contains("--") {
+        format!("{statement}\n;")
+    } else {
+        format!("{statement};")
+    }
 }
 
 /// How a step is undone, in a line.

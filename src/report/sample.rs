@@ -79,7 +79,9 @@ fn steps() -> Vec<Step> {
         "ALTER TABLE public.orders RENAME COLUMN new TO version".into(),
     ]);
     let back = sql("ALTER TABLE public.orders RENAME COLUMN version TO new");
-    let gone = Undo::Irreversible { reason: "the values of the old column are gone".into() };
+    let gone = Undo::Irreversible {
+        reason: "the values of the old column are gone".into(),
+    };
     let scan = Estimate::scan(1_000_000, 100 << 20, 0);
     let remove = sql("ALTER TABLE public.orders DROP COLUMN old");
     vec![
@@ -116,8 +118,15 @@ fn steps() -> Vec<Step> {
 }
 
 pub(super) fn plan() -> ExecutionPlan {
-    let catalog = catalog().with("orders", table(&["id bigint not null", "version integer not null"]));
-    let check = |name: &str, query: &str| Check { name: name.into(), query: query.into(), help: String::new() };
+    let catalog = catalog().with(
+        "orders",
+        table(&["id bigint not null", "version integer not null"]),
+    );
+    let check = |name: &str, query: &str| Check {
+        name: name.into(),
+        query: query.into(),
+        help: String::new(),
+    };
     ExecutionPlan {
         format: PLAN_FORMAT,
         name: "widen".into(),
@@ -129,7 +138,10 @@ pub(super) fn plan() -> ExecutionPlan {
         }],
         server_version_num: 150_018,
         lock_deadline_ms: 600_000,
-        preconditions: vec![check("no negative versions", "SELECT id FROM orders WHERE version < 0")],
+        preconditions: vec![check(
+            "no negative versions",
+            "SELECT id FROM orders WHERE version < 0",
+        )],
         steps: steps(),
         postconditions: vec![check("still none", "SELECT id FROM orders WHERE version < 0")],
         before: catalog.clone(),

@@ -1,8 +1,9 @@
 //! What the ledger knows, for people and machines.
 
-use super::{plan_human, style, units};
+use super::{plan_human, style};
 use crate::event::Blocker;
 use crate::executor::ledger::{AttemptRecord, Run, RunState, StepRecord, StepState};
+use crate::units;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -38,8 +39,12 @@ pub fn human(runs: &[RunStatus], runner: Option<&Blocker>, steps: bool, now: Tim
                 text,
                 "Running now: {pid}{} from {} for {}",
                 runner.user,
-                if runner.client.is_empty() { "the server itself" } else { &runner.client },
-                units::duration(runner.age_ms)
+                if runner.client.is_empty() {
+                    "the server itself"
+                } else {
+                    &runner.client
+                },
+                units::millis(runner.age_ms)
             );
         }
         None => text.push_str("No run holds this database now.\n"),
@@ -53,7 +58,11 @@ pub fn human(runs: &[RunStatus], runner: Option<&Blocker>, steps: bool, now: Tim
 
 fn one_run(text: &mut String, status: &RunStatus, steps: bool, now: Timestamp) {
     let run = &status.run;
-    let done = run.steps.iter().filter(|step| step.state == StepState::Done).count();
+    let done = run
+        .steps
+        .iter()
+        .filter(|step| step.state == StepState::Done)
+        .count();
     let state = match run.state {
         RunState::Completed => style::good("completed"),
         RunState::Started => style::careful("started, not finished"),
@@ -68,7 +77,9 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, now: Timestamp) {
         units::counted(run.steps.len(), "step"),
         time(run.started_at),
         run.started_by,
-        run.client.as_ref().map_or(String::new(), |client| format!(" from {client}")),
+        run.client
+            .as_ref()
+            .map_or(String::new(), |client| format!(" from {client}")),
         time(run.updated_at),
     );
     if steps || matches!(run.state, RunState::Started | RunState::RollingBack) {
@@ -85,7 +96,7 @@ fn steps_table(text: &mut String, run: &Run, now: Timestamp) {
             phase_of(run, step).to_owned(),
             step.state.name().to_owned(),
             step.attempts.to_string(),
-            elapsed_ms(step, now).map_or(String::new(), units::duration),
+            elapsed_ms(step, now).map_or(String::new(), units::millis),
             step.error.clone().unwrap_or_default(),
         ]);
     }
@@ -103,14 +114,18 @@ fn attempts(text: &mut String, attempts: &[AttemptRecord]) {
     if attempts.is_empty() {
         return;
     }
-    let _ = writeln!(text, "  attempts that did not succeed, the latest of {}:", units::count(attempts.len() as u64));
+    let _ = writeln!(
+        text,
+        "  attempts that did not succeed, the latest of {}:",
+        units::count(attempts.len() as u64)
+    );
     for attempt in attempts.iter().skip(attempts.len().saturating_sub(SHOWN)) {
         let _ = writeln!(
             text,
             "    {} {} after {}: {}",
             time(attempt.at),
             attempt.step,
-            units::duration(u64::try_from(attempt.elapsed_ms).unwrap_or(0)),
+            units::millis(u64::try_from(attempt.elapsed_ms).unwrap_or(0)),
             attempt.message
         );
     }

@@ -1,7 +1,8 @@
 //! What `verify` found, for people and machines.
 
-use super::{style, units};
+use super::style;
 use crate::plan::Phase;
+use crate::units;
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -106,13 +107,22 @@ impl Verification {
 
     pub fn human(&self) -> String {
         let words = self.verdict.words();
-        let words = if self.passes() { style::good(words) } else { style::bad(words) };
-        let run = self.run.map_or("no run recorded".into(), |run| format!("run {run}"));
+        let words = if self.passes() {
+            style::good(words)
+        } else {
+            style::bad(words)
+        };
+        let run = self
+            .run
+            .map_or("no run recorded".into(), |run| format!("run {run}"));
         let mut text = format!("{}: {words} ({run})\n", style::name(&self.plan));
         for note in &self.notes {
             let _ = writeln!(text, "{}", style::faint(note));
         }
-        if !matches!(self.verdict, Verdict::Matches | Verdict::RolledBack | Verdict::Drifted) {
+        if !matches!(
+            self.verdict,
+            Verdict::Matches | Verdict::RolledBack | Verdict::Drifted
+        ) {
             self.write_steps(&mut text);
         }
         if !self.findings.is_empty() {
@@ -120,7 +130,11 @@ impl Verification {
         }
         for (number, finding) in self.findings.iter().enumerate() {
             let _ = writeln!(text, "\n{}. {}", number + 1, style::heading(&finding.object));
-            part(&mut text, "expected", finding.expected.as_deref().unwrap_or("nothing"));
+            part(
+                &mut text,
+                "expected",
+                finding.expected.as_deref().unwrap_or("nothing"),
+            );
             part(&mut text, "found", finding.found.as_deref().unwrap_or("nothing"));
             for detail in &finding.details {
                 let _ = writeln!(text, "     {:10} {detail}", "");

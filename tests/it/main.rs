@@ -1,4 +1,2 @@
-//! The integration tests: one binary, real servers.
-
 mod cli;
 mod settings;

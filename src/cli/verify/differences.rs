@@ -9,11 +9,13 @@ use std::collections::BTreeSet;
 
 /// Names of what is ours begin so.
 const PREFIXES: [&str; 2] = ["~pgmorph", "pgmorph_"];
+/// …or hold this, behind the name of what they stand in for.
+const INFIX: &str = "_pgmorph_";
 /// Definitions longer than this say nothing to a reader.
 const SHOWN_CHARS: usize = 300;
 
 fn is_ours(name: &str) -> bool {
-    PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || name.contains(INFIX)
 }
 
 /// Objects of ours that the wanted catalog does not have, and indexes that no query can use.
@@ -39,33 +41,50 @@ pub(super) fn leftovers(
 
 fn on_table(findings: &mut Vec<Finding>, name: &QualifiedName, table: &Table, wanted: Option<&Table>) {
     let is_wanted = |has: &dyn Fn(&Table) -> bool| wanted.is_some_and(has);
-    let mut found = |kind: &str, object: &str, remedy: String| {
-        findings.push(leftover(format!("table {name}: {kind} {}", ident(object)), "an object of ours", remedy));
-    };
+    let mut found = Vec::new();
     for trigger in table.triggers.keys().filter(|trigger| is_ours(trigger)) {
         if !is_wanted(&|table| table.triggers.contains_key(trigger)) {
-            found("trigger", trigger, format!("DROP TRIGGER {} ON {name};", ident(trigger)));
+            found.push((
+                "trigger",
+                trigger.as_str(),
+                format!("DROP TRIGGER {} ON {name};", ident(trigger)),
+            ));
         }
     }
     for constraint in table.constraints.keys().filter(|constraint| is_ours(constraint)) {
         if !is_wanted(&|table| table.constraints.contains_key(constraint)) {
-            found("constraint", constraint, format!("ALTER TABLE {name} DROP CONSTRAINT {};", ident(constraint)));
+            let remedy = format!("ALTER TABLE {name} DROP CONSTRAINT {};", ident(constraint));
+            found.push(("constraint", constraint, remedy));
         }
     }
     for column in table.column_names().into_iter().filter(|column| is_ours(column)) {
         if !is_wanted(&|table| table.column(column).is_some()) {
-            found("column", column, format!("ALTER TABLE {name} DROP COLUMN {};", ident(column)));
+            found.push((
+                "column",
+                column,
+                format!("ALTER TABLE {name} DROP COLUMN {};", ident(column)),
+            ));
         }
     }
     for (index, value) in &table.indexes {
         let known = wanted.and_then(|table| table.indexes.get(index));
-        let owned = value.constraint.is_some();
-        if is_ours(index) && known.is_none() && !owned {
-            found("index", index, format!("DROP INDEX CONCURRENTLY {};", name.sibling(index)));
+        if is_ours(index) && known.is_none() && value.constraint.is_none() {
+            found.push((
+                "index",
+                index,
+                format!("DROP INDEX CONCURRENTLY {};", name.sibling(index)),
+            ));
         } else if !value.valid && known.is_none_or(|known| known.valid) {
             findings.push(invalid(name, index, known.is_some()));
         }
     }
+    findings.extend(found.into_iter().map(|(kind, object, remedy)| {
+        leftover(
+            format!("table {name}: {kind} {}", ident(object)),
+            "an object of ours",
+            remedy,
+        )
+    }));
 }
 
 fn leftover(object: String, what: &str, remedy: String) -> Finding {
@@ -155,7 +174,10 @@ mod tests {
     use crate::ops::testing::{catalog, index, table};
 
     fn texts(findings: &[Finding]) -> Vec<String> {
-        findings.iter().map(|finding| format!("{} | {}", finding.object, finding.remedy)).collect()
+        findings
+            .iter()
+            .map(|finding| format!("{} | {}", finding.object, finding.remedy))
+            .collect()
     }
 
     #[test]
@@ -167,9 +189,9 @@ mod tests {
         let actual = catalog().with("t", changed).tables;
         let found = leftovers(&wanted, &actual, &BTreeSet::new(), &["pgmorph.f()".into()]);
         insta::assert_snapshot!(texts(&found).join("\n"), @r#"
+        table public.t: index t_idx | DROP INDEX CONCURRENTLY public.t_idx;
         table public.t: column "~pgmorph_x" | ALTER TABLE public.t DROP COLUMN "~pgmorph_x";
         table public.t: column pgmorph_y | ALTER TABLE public.t DROP COLUMN pgmorph_y;
-        table public.t: index t_idx | DROP INDEX CONCURRENTLY public.t_idx;
         function pgmorph.f() | DROP FUNCTION pgmorph.f();
         "#);
         let busy = actual.keys().cloned().collect();

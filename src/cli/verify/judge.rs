@@ -54,7 +54,10 @@ pub(super) fn stage(plan: &ExecutionPlan, run: Option<&Run>) -> Stage {
 }
 
 fn first_pending(plan: &ExecutionPlan, run: &Run) -> Option<Phase> {
-    let pending = plan.steps.iter().filter(|step| state(run, step) != StepState::Done);
+    let pending = plan
+        .steps
+        .iter()
+        .filter(|step| state(run, step) != StepState::Done);
     pending.map(|step| step.phase).min()
 }
 
@@ -64,7 +67,10 @@ fn state(run: &Run, step: &Step) -> StepState {
 }
 
 /// What must hold now: see the top of this file.
-pub(super) fn expected_now<'a>(plan: &'a ExecutionPlan, run: Option<&Run>) -> Vec<(&'a Step, &'a Expectation)> {
+pub(super) fn expected_now<'a>(
+    plan: &'a ExecutionPlan,
+    run: Option<&Run>,
+) -> Vec<(&'a Step, &'a Expectation)> {
     let done = |step: &Step| run.is_none_or(|run| state(run, step) == StepState::Done);
     let begun = |step: &Step| {
         run.is_some_and(|run| matches!(state(run, step), StepState::Running | StepState::Failed))
@@ -117,13 +123,21 @@ pub(super) fn judge(facts: Facts<'_>) -> Verification {
             findings.extend(failed_steps(&facts));
             findings.extend(broken_promises(&facts));
             findings.extend(facts.postconditions.iter().cloned());
-            if phase == Phase::Contract { Verdict::ContractPending } else { Verdict::InProgress }
+            if phase == Phase::Contract {
+                Verdict::ContractPending
+            } else {
+                Verdict::InProgress
+            }
         }
         Stage::Finished => {
             findings.extend(ended(&facts, &facts.plan.after));
             findings.extend(broken_questions(&facts));
             findings.extend(facts.postconditions.iter().cloned());
-            if findings.is_empty() { Verdict::Matches } else { Verdict::Drifted }
+            if findings.is_empty() {
+                Verdict::Matches
+            } else {
+                Verdict::Drifted
+            }
         }
         Stage::RollingBack => {
             findings.extend(failed_steps(&facts));
@@ -157,7 +171,10 @@ fn steps(facts: &Facts<'_>) -> Vec<StepLine> {
     let line = |step: &Step| StepLine {
         id: step.id.clone(),
         phase: step.phase,
-        state: facts.run.map_or(StepState::Pending, |run| state(run, step)).name(),
+        state: facts
+            .run
+            .map_or(StepState::Pending, |run| state(run, step))
+            .name(),
         summary: step.work.summary.clone(),
     };
     facts.plan.steps.iter().map(line).collect()
@@ -176,7 +193,11 @@ fn untouched(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Verdict {
     if in_place && foreseen {
         findings.extend(ended(facts, &plan.after));
         findings.extend(facts.postconditions.iter().cloned());
-        return if findings.is_empty() { Verdict::Matches } else { Verdict::Drifted };
+        return if findings.is_empty() {
+            Verdict::Matches
+        } else {
+            Verdict::Drifted
+        };
     }
     findings.extend(ahead.iter().map(|mismatch| {
         let mut finding = describe_difference(mismatch);
@@ -217,7 +238,10 @@ fn failed_steps(facts: &Facts<'_>) -> Vec<Finding> {
             kind: FindingKind::Step,
             object: format!("step {}", record.id),
             expected: Some("done".into()),
-            found: Some(format!("failed: {}", record.error.as_deref().unwrap_or("no reason recorded"))),
+            found: Some(format!(
+                "failed: {}",
+                record.error.as_deref().unwrap_or("no reason recorded")
+            )),
             remedy: "remove the cause and run pgmorph apply again, or pgmorph rollback".into(),
             details: Vec::new(),
         })
@@ -241,7 +265,9 @@ fn broken_promises(facts: &Facts<'_>) -> Vec<Finding> {
 fn broken_questions(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (step, expectation) in expected_now(facts.plan, facts.run) {
-        let Expectation::Query { query } = expectation else { continue };
+        let Expectation::Query { query } = expectation else {
+            continue;
+        };
         let found = match facts.answers.get(query) {
             None | Some(Ok(true)) => continue,
             Some(Ok(false)) => "it does not".to_owned(),
@@ -258,7 +284,10 @@ fn promise(step: &Step, expectation: &Expectation, found: Option<String>) -> Fin
         object: key(expectation).unwrap_or_else(|| format!("step {}", step.id)),
         expected: Some(verifier::describe(expectation)),
         found,
-        remedy: format!("somebody changed it after step {}: restore it, or run pgmorph rollback", step.id),
+        remedy: format!(
+            "somebody changed it after step {}: restore it, or run pgmorph rollback",
+            step.id
+        ),
         details: Vec::new(),
     }
 }
