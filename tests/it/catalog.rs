@@ -1,6 +1,6 @@
 //! The catalog loader against a real server. `PGMORPH_TEST_BINDIR` chooses another release.
 
-mod server;
+pub mod server;
 
 use pgmorph::catalog::load;
 use pgmorph::catalog::model::{CatalogSnapshot, ConstraintKind, ReplicaIdentity, Table, TableKind};

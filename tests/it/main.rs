@@ -3,4 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod fixtures;
+mod harness;
 mod settings;
