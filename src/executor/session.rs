@@ -662,11 +662,7 @@ pub(super) fn interrupted() -> Error {
 /// Returns once the user wants that much; never where nobody is left who could want it.
 async fn wanted(interrupts: &mut watch::Receiver<Interrupt>, at_least: Interrupt) {
     // The guard that `wait_for` gives must not live across an await: it would tie the run to one thread.
-    if interrupts
-        .wait_for(|wanted| *wanted >= at_least)
-        .await
-        .is_err()
-    {
+    if interrupts.wait_for(|wanted| *wanted >= at_least).await.is_err() {
         std::future::pending::<()>().await;
     }
 }

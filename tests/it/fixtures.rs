@@ -260,8 +260,8 @@ async fn walk(operation: &str) {
         .map(|directory| Case::read(directory))
         .filter(|case| case.name.contains(&wanted))
         .collect();
-    let server = Arc::new(TestServer::start(&[]).await);
-    let major = server.major().await;
+    let server = Arc::new(TestServer::start(&[]));
+    let major = server.major();
     let count = cases.len();
     let runs = cases
         .into_iter()

@@ -1,8 +1,11 @@
 //! The integration tests: one binary, real servers.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod catalog;
+mod embedded;
 mod fixtures;
 mod harness;
 mod settings;
+mod tidy;
+mod types;

@@ -15,7 +15,7 @@ pub struct Server {
     databases: AtomicU32,
 }
 
-pub fn binaries() -> PathBuf {
+fn binaries() -> PathBuf {
     std::env::var_os("PGMORPH_TEST_BINDIR").map_or_else(|| "/usr/lib/postgresql/15/bin".into(), PathBuf::from)
 }
 
@@ -30,7 +30,7 @@ fn unprivileged() -> Option<(u32, u32)> {
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
-pub fn command(program: &str, directory: &Path) -> Command {
+fn command(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(binaries().join(program));
     command
         .current_dir(directory)
@@ -108,11 +108,6 @@ impl Server {
 
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
-    }
-
-    /// The directory of the server's socket and of its log.
-    pub fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     pub async fn connect(&self, database: &str, user: &str) -> Client {

@@ -1,10 +1,10 @@
 //! The one place that knows how a test server is started.
 
-use crate::catalog::server::{self, Server};
+use pgmorph::postgres::embedded::{Installation, Options, Server};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, NoTls};
 
 pub struct TestServer {
     server: Server,
@@ -13,51 +13,59 @@ pub struct TestServer {
 
 impl TestServer {
     /// With these settings besides those of every test server.
-    pub async fn start(settings: &[(&str, &str)]) -> Self {
-        let server = Self {
-            server: Server::start(),
-            databases: AtomicU32::new(0),
-        };
-        let admin = server.connect("postgres").await;
+    pub fn start(settings: &[(&str, &str)]) -> Self {
         // Autovacuum would change estimates between two plans and add its own locks to the measured ones.
-        let mut all = vec![("autovacuum", "off")];
-        all.extend_from_slice(settings);
-        for (name, value) in all {
-            let sql = format!("ALTER SYSTEM SET {name} = '{value}'");
-            admin.batch_execute(&sql).await.unwrap();
+        let settings = [("autovacuum", "off"), ("max_connections", "200")]
+            .iter()
+            .chain(settings);
+        let options = Options {
+            settings: settings
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..Options::default()
+        };
+        Self {
+            server: Server::start(&Installation::find(None).unwrap(), &options).unwrap(),
+            databases: AtomicU32::new(0),
         }
-        admin.execute("SELECT pg_reload_conf()", &[]).await.unwrap();
-        server
+    }
+
+    pub fn major(&self) -> u32 {
+        self.server.version().major
     }
 
     pub fn url(&self, database: &str, user: &str) -> String {
-        let directory = self.server.directory().display();
-        format!("postgresql://{user}@/{database}?host={directory}")
+        let (host, port) = (self.server.socket_dir().display(), self.server.port());
+        format!("postgresql://{user}@/{database}?host={host}&port={port}")
     }
 
     /// A superuser's session.
     pub async fn connect(&self, database: &str) -> Client {
-        self.server.connect(database, "postgres").await
+        self.connect_as(database, "postgres").await
     }
 
     pub async fn connect_as(&self, database: &str, user: &str) -> Client {
-        self.server.connect(database, user).await
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(self.server.socket_dir())
+            .port(self.server.port())
+            .user(user)
+            .dbname(database);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
     }
 
-    pub async fn major(&self) -> u32 {
-        let admin = self.connect("postgres").await;
-        let sql = "SELECT current_setting('server_version_num')::integer / 10000";
-        let major: i32 = admin.query_one(sql, &[]).await.unwrap().get(0);
-        u32::try_from(major).unwrap()
-    }
-
-    pub fn log_path(&self) -> PathBuf {
-        self.server.directory().join("log")
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.server.log_path()).unwrap()
     }
 
     /// A client program of the server's own release.
     pub fn command(&self, program: &str) -> Command {
-        server::command(program, self.server.directory())
+        let path: PathBuf = self.server.bindir().join(program);
+        let mut command = Command::new(path);
+        command.env_clear();
+        command
     }
 
     pub fn next_database(&self) -> String {
