@@ -5,6 +5,8 @@
 mod catalog;
 mod cli;
 mod embedded;
+mod fixtures;
+mod harness;
 mod settings;
 mod tidy;
 mod types;
