@@ -144,7 +144,12 @@ impl Runner {
             self.tell_progress(&mut walk);
             self.stop_if_wanted()?;
         }
-        self.visit_deferred(&mut walk).await
+        self.visit_deferred(&mut walk).await?;
+        // A batch commits its cursor before its rows are counted: this adds those of the last one.
+        walk.session
+            .batch_execute(&ledger::cursor_sql(key.run, key.step, &walk.cursor))
+            .await
+            .map_err(|error| Error::postgres(ErrorKind::Connection, &work.summary, error))
     }
 
     /// Ranges with locked rows, again and again, each time a little later, until the deadline.
