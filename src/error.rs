@@ -164,3 +164,14 @@ impl From<SettingsError> for Error {
         Self::new(ErrorKind::Usage, error.to_string()).help(help)
     }
 }
+
+impl From<crate::catalog::load::LoadError> for Error {
+    fn from(error: crate::catalog::load::LoadError) -> Self {
+        use crate::catalog::load::LoadErrorKind;
+        let kind = match error.kind {
+            LoadErrorKind::Connection => ErrorKind::Connection,
+            _ => ErrorKind::Precondition,
+        };
+        Self::new(kind, error.to_string()).source(error)
+    }
+}

@@ -1,7 +1,7 @@
 //! Does a fact hold, and how does the catalog differ from what was predicted?
 
-use crate::catalog::model::{CatalogSnapshot, Table};
-use crate::plan::Expectation;
+use crate::catalog::model::{CatalogSnapshot, Constraint, Index, Table};
+use crate::plan::{ColumnFacts, Expectation};
 use crate::sql::{QualifiedName, ident};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -24,22 +24,7 @@ pub enum Standing {
 /// The standing of one fact. [`Expectation::Query`] cannot be answered from a catalog and counts as holding here.
 pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
     match expectation {
-        Expectation::Column { table, column, facts } => {
-            let Some(found) = tables.get(table).and_then(|table| table.column(column)) else {
-                return Standing::Absent;
-            };
-            let matches = facts
-                .data_type
-                .as_ref()
-                .is_none_or(|data_type| *data_type == found.data_type)
-                && facts.not_null.is_none_or(|not_null| not_null == found.not_null)
-                && facts.has_default.is_none_or(|has| has == found.default.is_some());
-            if matches {
-                Standing::Holds
-            } else {
-                Standing::Absent
-            }
-        }
+        Expectation::Column { table, column, facts } => column_standing(tables.get(table), column, facts),
         Expectation::ColumnAbsent { table, column } => holds(
             tables
                 .get(table)
@@ -50,60 +35,23 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
             name,
             exact,
             index,
-        } => {
-            let found = tables.get(table).and_then(|table| table.indexes.get(name));
-            // An index that is yet to be attached to its partitioned one counts as not there.
-            let Some(found) = found.filter(|found| index.parent.is_none() || found.parent == index.parent)
-            else {
-                return Standing::Absent;
-            };
-            let alike = if *exact {
-                found.same_definition(index)
-            } else {
-                found.similar_definition(index)
-            };
-            match (alike, found.valid || !index.valid) {
-                (true, true) => Standing::Holds,
-                (true, false) => Standing::HalfDone(table.sibling(name)),
-                (false, _) => {
-                    Standing::Conflicts(format!("{} exists with another definition", table.sibling(name)))
-                }
-            }
-        }
-        Expectation::IndexAbsent { index } => {
-            holds(!tables.iter().any(|(table, value)| {
-                table.schema == index.schema && value.indexes.contains_key(&index.name)
-            }))
-        }
+        } => index_standing(tables, &table.sibling(name), *exact, index),
+        Expectation::IndexAbsent { index } => holds(find_index(tables, index).is_none()),
         Expectation::Constraint {
             table,
             name,
             exact,
             constraint,
-        } => {
-            let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
-                return Standing::Absent;
-            };
-            if found.kind != constraint.kind || (*exact && found.definition != constraint.definition) {
-                return Standing::Conflicts(format!(
-                    "constraint {} on {table} exists with another definition: {}",
-                    ident(name),
-                    found.definition
-                ));
-            }
-            holds(found.validated || !constraint.validated)
-        }
+        } => constraint_standing(tables, table, name, *exact, constraint),
         Expectation::ConstraintAbsent { table, name } => holds(
             tables
                 .get(table)
                 .is_none_or(|table| !table.constraints.contains_key(name)),
         ),
-        Expectation::Trigger { table, name, enabled } => holds(
-            tables
-                .get(table)
-                .and_then(|table| table.triggers.get(name))
-                .is_some_and(|trigger| trigger.enabled == *enabled),
-        ),
+        Expectation::Trigger { table, name, enabled } => {
+            let found = tables.get(table).and_then(|table| table.triggers.get(name));
+            holds(found.is_some_and(|trigger| trigger.enabled == *enabled))
+        }
         Expectation::TriggerAbsent { table, name } => holds(
             tables
                 .get(table)
@@ -111,6 +59,70 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
         ),
         Expectation::Query { .. } => Standing::Holds,
     }
+}
+
+fn column_standing(table: Option<&Table>, column: &str, facts: &ColumnFacts) -> Standing {
+    let Some(found) = table.and_then(|table| table.column(column)) else {
+        return Standing::Absent;
+    };
+    holds(
+        facts
+            .data_type
+            .as_ref()
+            .is_none_or(|data_type| *data_type == found.data_type)
+            && facts.not_null.is_none_or(|not_null| not_null == found.not_null)
+            && facts.has_default.is_none_or(|has| has == found.default.is_some()),
+    )
+}
+
+/// Index names are unique in a schema, whatever table they are on.
+fn find_index<'a>(tables: &'a Tables, name: &QualifiedName) -> Option<&'a Index> {
+    let beside = tables.iter().filter(|(table, _)| table.schema == name.schema);
+    beside
+        .into_iter()
+        .find_map(|(_, table)| table.indexes.get(&name.name))
+}
+
+fn index_standing(tables: &Tables, name: &QualifiedName, exact: bool, index: &Index) -> Standing {
+    // An index that is yet to be attached to its partitioned one counts as not there.
+    let attached = |found: &&Index| index.parent.is_none() || found.parent == index.parent;
+    let Some(found) = find_index(tables, name).filter(attached) else {
+        return Standing::Absent;
+    };
+    // An index that is yet to be attached to its partitioned one counts as not there.
+    if index.parent.is_some() && found.parent != index.parent {
+        return Standing::Absent;
+    }
+    let alike = if exact {
+        found.same_definition(index)
+    } else {
+        found.similar_definition(index)
+    };
+    match (alike, found.valid || !index.valid) {
+        (true, true) => Standing::Holds,
+        (true, false) => Standing::HalfDone(name.clone()),
+        (false, _) => Standing::Conflicts(format!("{name} exists with another definition")),
+    }
+}
+
+fn constraint_standing(
+    tables: &Tables,
+    table: &QualifiedName,
+    name: &str,
+    exact: bool,
+    constraint: &Constraint,
+) -> Standing {
+    let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
+        return Standing::Absent;
+    };
+    if found.kind != constraint.kind || (exact && found.definition != constraint.definition) {
+        return Standing::Conflicts(format!(
+            "constraint {} on {table} exists with another definition: {}",
+            ident(name),
+            found.definition
+        ));
+    }
+    holds(found.validated || !constraint.validated)
 }
 
 fn holds(fact: bool) -> Standing {
@@ -149,7 +161,7 @@ pub fn describe(expectation: &Expectation) -> String {
                 Some(false) => text.push_str(" and has no default"),
                 None => {}
             }
-            if *facts == crate::plan::ColumnFacts::default() {
+            if *facts == ColumnFacts::default() {
                 text.push_str(" exists");
             }
             text
@@ -206,6 +218,9 @@ impl std::fmt::Display for Mismatch {
 pub fn differences(predicted: &CatalogSnapshot, actual: &Tables) -> Vec<Mismatch> {
     let mut found = Vec::new();
     let names: BTreeSet<_> = predicted.tables.keys().chain(actual.keys()).collect();
+    let names = names
+        .into_iter()
+        .filter(|name| !predicted.unpredicted.contains(name));
     for name in names {
         let structure = |tables: &Tables| tables.get(name).map(structure).unwrap_or(Value::Null);
         compare(

@@ -24,8 +24,10 @@ mod parts;
 mod replace_index;
 mod set_default;
 mod set_not_null;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
+mod widen_column;
 
 pub use add_check::AddCheck;
 pub use add_column::AddColumn;
@@ -41,6 +43,8 @@ pub use drop_not_null::DropNotNull;
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
+pub use sql::Sql;
+pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
 pub trait Operation: Sized {
@@ -313,6 +317,8 @@ operations![
     ReplaceIndex,
     SetDefault,
     SetNotNull,
+    Sql,
+    WidenColumn,
 ];
 
 #[cfg(test)]

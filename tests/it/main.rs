@@ -1,1 +1,9 @@
+//! The integration tests: one binary, real servers.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+
+mod catalog;
+mod embedded;
 mod settings;
+mod tidy;
+mod types;

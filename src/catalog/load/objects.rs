@@ -1,0 +1,113 @@
+//! The queries about the database as a whole and about what stands beside its tables.
+
+use super::queries::{grants, in_scope, list};
+
+/// Asked before anything is set that would change the answer, hence every name is qualified.
+pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_catalog.json_build_object(
+  'database', pg_catalog.current_database(),
+  'server', pg_catalog.json_build_object(
+    'version_num', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
+    'time_zone', pg_catalog.current_setting('TimeZone'),
+    'deadlock_timeout_ms', (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings
+      WHERE name = 'deadlock_timeout'),
+    'in_recovery', pg_catalog.pg_is_in_recovery(),
+    'read_only', pg_catalog.pg_is_in_recovery()
+      OR pg_catalog.current_setting('default_transaction_read_only') = 'on'),
+  'role', pg_catalog.json_build_object(
+    'name', current_user,
+    'superuser', r.rolsuper,
+    'member_of', (SELECT pg_catalog.json_agg(m.rolname) FROM pg_catalog.pg_roles m
+      WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'USAGE')),
+    'may_create_schema', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+    'may_set_replication_role', r.rolsuper OR {{replication_role}})
+)::text AS body
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
+
+pub const SCHEMAS: &str = "SELECT n.oid AS id, n.nspname::text AS key, json_build_object(
+  'owner', pg_get_userbyid(n.nspowner), 'may_create', has_schema_privilege(n.oid, 'CREATE'))::text AS body
+FROM pg_namespace n
+WHERE n.nspname !~ '^pg_' AND n.nspname <> ALL (ARRAY['information_schema', 'pgmorph'])
+  AND $1::oid[] IS NULL";
+
+pub const VIEWS: &str = concat!(
+    "SELECT c.oid AS id, format('%I.%I', n.nspname, c.relname) AS key, json_build_object(
+  'materialized', c.relkind = 'm',
+  'owner', pg_get_userbyid(c.relowner),
+  'definition', pg_get_viewdef(c.oid),
+  'options', ",
+    list!("c.reloptions"),
+    ",
+  'comment', obj_description(c.oid, 'pg_class'),
+  'grants', ",
+    grants!("c.relacl"),
+    ",
+  'uses', (SELECT coalesce(json_agg(DISTINCT
+      jsonb_build_array(format('%I.%I', un.nspname, u.relname), coalesce(a.attname, ''))), '[]'::json)
+    FROM pg_rewrite w
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+      AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
+    JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
+    LEFT JOIN pg_attribute a ON a.attrelid = u.oid AND a.attnum = d.refobjsubid AND a.attnum <> 0
+    WHERE w.ev_class = c.oid AND w.rulename = '_RETURN')
+)::text AS body
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('v', 'm') AND ",
+    in_scope!("c", "n")
+);
+
+pub const SEQUENCES: &str = concat!(
+    "SELECT c.oid AS id, format('%I.%I', n.nspname, c.relname) AS key, json_build_object(
+  'owner', pg_get_userbyid(c.relowner),
+  'data_type', format_type(s.seqtypid, NULL),
+  'start', s.seqstart, 'increment', s.seqincrement, 'min', s.seqmin, 'max', s.seqmax,
+  'cache', s.seqcache, 'cycle', s.seqcycle,
+  'owned_by', (SELECT json_build_array(format('%I.%I', tn.nspname, t.relname), a.attname)
+    FROM pg_class t JOIN pg_namespace tn ON tn.oid = t.relnamespace
+    JOIN pg_attribute a ON a.attrelid = t.oid
+    WHERE t.oid = d.refobjid AND a.attnum = d.refobjsubid),
+  'identity', coalesce(d.deptype = 'i', false),
+  'grants', ",
+    grants!("c.relacl"),
+    "
+)::text AS body
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_sequence s ON s.seqrelid = c.oid
+LEFT JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid
+  AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0
+WHERE c.relkind = 'S' AND ",
+    in_scope!("c", "n")
+);
+
+/// A domain over a domain is constrained when either is.
+pub const TYPES: &str = concat!(
+    "SELECT t.oid AS id, format('%I.%I', n.nspname, t.typname) AS key, json_build_object(
+  'kind', CASE t.typtype WHEN 'e' THEN 'enum' WHEN 'd' THEN 'domain' WHEN 'c' THEN 'composite'
+    ELSE 'range' END,
+  'labels', (SELECT coalesce(json_agg(e.enumlabel ORDER BY e.enumsortorder), '[]'::json)
+    FROM pg_enum e WHERE e.enumtypid = t.oid),
+  'constrained', t.typtype = 'd' AND EXISTS (
+    WITH RECURSIVE base (oid, next, not_null) AS (
+      SELECT t.oid, t.typbasetype, t.typnotnull
+      UNION ALL
+      SELECT b.oid, b.typbasetype, b.typnotnull FROM base JOIN pg_type b ON b.oid = base.next
+      WHERE b.typtype = 'd')
+    SELECT FROM base
+    WHERE base.not_null OR EXISTS (SELECT FROM pg_constraint q WHERE q.contypid = base.oid))
+)::text AS body
+FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_class k ON k.oid = t.typrelid
+WHERE (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND k.relkind = 'c') AND ",
+    in_scope!("t", "n")
+);
+
+pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json_build_object(
+  'all_tables', p.puballtables,
+  'schemas', coalesce({{published_schemas}}, '[]'::json),
+  'tables', (SELECT coalesce(json_agg(json_build_object(
+      'table', format('%I.%I', n.nspname, c.relname),
+      'columns', coalesce({{published_columns}}, '[]'::json),
+      'filter', {{published_filter}})), '[]'::json)
+    FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE r.prpubid = p.oid)
+)::text AS body
+FROM pg_publication p WHERE $1::oid[] IS NULL";

@@ -1,0 +1,293 @@
+//! Fills rows in short transactions, page range by page range; the cursor is committed with each batch.
+//!
+//! Walking the heap by TID ranges needs no key. What moves behind the cursor was written by somebody, and the trigger
+//! that was there before the range was measured has filled it. A range that meets a locked row is put aside and
+//! visited again, instead of waiting in place with other rows locked.
+
+use super::ledger::{self, Cursor};
+use super::retry::{Reaction, reaction};
+use super::session::{Key, Tries, millis};
+use super::{Interrupt, Runner};
+use crate::error::{Error, ErrorKind};
+use crate::event::{Event, Unit};
+use crate::plan::{Backfill, Work};
+use std::time::{Duration, Instant};
+use tokio_postgres::SimpleQueryMessage;
+
+/// A batch should take about this long: its row locks are what the application may wait for.
+const BATCH_TARGET: Duration = Duration::from_millis(10);
+
+/// Pages per batch: small enough to start with on any storage, large enough to be worth a commit.
+const PAGES_FIRST: i64 = 16;
+const PAGES_MAX: i64 = 4_096;
+
+/// How long a batch waits for a row that somebody holds before it puts the range aside.
+const ROW_LOCK_TIMEOUT_MS: u64 = 100;
+
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// The next batch size: towards the target, growing at most by half and shrinking at once.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+pub(super) fn next_pages(pages: i64, took: Duration) -> i64 {
+    let factor = BATCH_TARGET.as_secs_f64() / took.as_secs_f64().max(1e-4);
+    let wanted = (pages as f64 * factor.clamp(0.1, 1.5)).round() as i64;
+    wanted.clamp(1, PAGES_MAX)
+}
+
+/// One batch, in one text: one round trip, one transaction, with its cursor.
+fn batch_sql(backfill: &Backfill, work: &Work, range: (i64, i64), record: &str) -> String {
+    let Backfill {
+        table,
+        set,
+        needs,
+        suppress_triggers,
+    } = backfill;
+    let (first, end) = range;
+    let replica = if *suppress_triggers {
+        "SET LOCAL session_replication_role = replica; "
+    } else {
+        ""
+    };
+    let statement_ms = work.timeouts.statement_ms;
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT_MS}ms'; \
+         SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
+         UPDATE ONLY {table} SET {set} WHERE ctid >= '({first},0)' AND ctid < '({end},0)' AND ({needs}); \
+         {record}; COMMIT"
+    )
+}
+
+struct Progress {
+    began: Instant,
+    rows_before: i64,
+    told: Instant,
+}
+
+impl Runner {
+    pub(super) async fn backfill(
+        &self,
+        key: Key<'_>,
+        backfill: &Backfill,
+        work: &Work,
+    ) -> Result<u32, Error> {
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            tries.attempt += 1;
+            match self.walk(key, backfill, work).await {
+                Ok(()) => break,
+                Err(error) if error.kind == ErrorKind::Connection => {
+                    let retry_in_ms = tries.delay().ok_or(error)?;
+                    let reason = "the connection broke".into();
+                    self.tell(Event::Reconnecting {
+                        step: key.step.into(),
+                        reason,
+                        retry_in_ms,
+                    });
+                    self.pause(retry_in_ms).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.record(key).await?;
+        Ok(tries.attempt)
+    }
+
+    async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {
+        let mut cursor = self.start_cursor(key, backfill).await?;
+        let mut pages = PAGES_FIRST;
+        let now = Instant::now();
+        let mut progress = Progress {
+            began: now,
+            rows_before: cursor.rows_done,
+            told: now,
+        };
+        while cursor.next_page < cursor.end_page {
+            let range = (cursor.next_page, (cursor.next_page + pages).min(cursor.end_page));
+            cursor.next_page = range.1;
+            let began = Instant::now();
+            if self.batch(key, backfill, work, range, &mut cursor).await? {
+                pages = next_pages(pages, began.elapsed());
+            }
+            self.tell_progress(key, &cursor, &mut progress);
+            self.stop_if_wanted()?;
+            if !self.same_file(backfill, &cursor).await? {
+                cursor = self.new_cursor(backfill).await?;
+            }
+        }
+        self.visit_deferred(key, backfill, work, &mut cursor).await
+    }
+
+    /// Ranges with locked rows, again and again, each time a little later, until the deadline.
+    async fn visit_deferred(
+        &self,
+        key: Key<'_>,
+        backfill: &Backfill,
+        work: &Work,
+        cursor: &mut Cursor,
+    ) -> Result<(), Error> {
+        let mut tries = Tries::new(self.deadline);
+        while !cursor.deferred.is_empty() {
+            let ranges = std::mem::take(&mut cursor.deferred);
+            let waiting = ranges.len();
+            for (position, range) in ranges.iter().enumerate() {
+                // What is not visited yet must be in the cursor that the batch commits.
+                let rest = &ranges[position + 1..];
+                cursor.deferred.extend_from_slice(rest);
+                let done = self.batch(key, backfill, work, *range, cursor).await?;
+                cursor.deferred.retain(|other| !rest.contains(other));
+                if !done && !cursor.deferred.contains(range) {
+                    cursor.deferred.push(*range);
+                }
+                self.stop_if_wanted()?;
+            }
+            if cursor.deferred.len() == waiting {
+                let Some(delay) = tries.delay() else {
+                    return Err(Error::new(
+                        ErrorKind::Exhausted,
+                        format!(
+                            "{}: rows on {waiting} page ranges stay locked by others",
+                            work.summary
+                        ),
+                    )
+                    .help("end the transactions that hold them, then run the same command again"));
+                };
+                self.pause(delay).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop_if_wanted(&self) -> Result<(), Error> {
+        if self.interrupted() > Interrupt::None {
+            return Err(super::session::interrupted());
+        }
+        self.check_run_lock()
+    }
+
+    async fn start_cursor(&self, key: Key<'_>, backfill: &Backfill) -> Result<Cursor, Error> {
+        let recorded = ledger::cursor(&self.lock.client, key.run, key.step).await?;
+        match recorded {
+            Some(cursor) if self.same_file(backfill, &cursor).await? => Ok(cursor),
+            _ => self.new_cursor(backfill).await,
+        }
+    }
+
+    async fn file_and_pages(&self, backfill: &Backfill) -> Result<(u32, i64), Error> {
+        let (session, _) = self.worker().await?;
+        let sql = "SELECT pg_relation_filenode(r), \
+                   (pg_relation_size(r) + s.block - 1) / s.block \
+                   FROM to_regclass($1) AS r, (SELECT current_setting('block_size')::bigint AS block) s";
+        let row = session
+            .query_one(sql, &[&backfill.table.to_string()])
+            .await
+            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "measuring the table", error))?;
+        let file_node: Option<u32> = row.get(0);
+        let missing = || Error::new(ErrorKind::StepFailed, format!("{} is gone", backfill.table));
+        Ok((file_node.ok_or_else(missing)?, row.get(1)))
+    }
+
+    async fn new_cursor(&self, backfill: &Backfill) -> Result<Cursor, Error> {
+        let (file_node, end_page) = self.file_and_pages(backfill).await?;
+        Ok(Cursor {
+            file_node,
+            next_page: 0,
+            end_page,
+            deferred: Vec::new(),
+            rows_done: 0,
+            batches: 0,
+        })
+    }
+
+    /// A rewritten table (VACUUM FULL, CLUSTER) has its rows on other pages.
+    async fn same_file(&self, backfill: &Backfill, cursor: &Cursor) -> Result<bool, Error> {
+        Ok(self.file_and_pages(backfill).await?.0 == cursor.file_node)
+    }
+
+    /// Fills one range. False when it was put aside.
+    async fn batch(
+        &self,
+        key: Key<'_>,
+        backfill: &Backfill,
+        work: &Work,
+        range: (i64, i64),
+        cursor: &mut Cursor,
+    ) -> Result<bool, Error> {
+        let (session, pid) = self.worker().await?;
+        cursor.batches += 1;
+        let record = ledger::cursor_sql(key.run, key.step, cursor);
+        let sql = batch_sql(backfill, work, range, &record);
+        let watched = self
+            .watch(
+                key,
+                pid,
+                Duration::from_millis(50),
+                session.simple_query(&sql),
+                &mut Vec::new(),
+            )
+            .await;
+        match watched {
+            Ok(messages) => {
+                cursor.rows_done += rows_of_update(&messages);
+                Ok(true)
+            }
+            Err(error) => {
+                let _ = session.batch_execute("ROLLBACK").await;
+                let code = error.as_db_error().map(|db| db.code().code().to_owned());
+                match reaction(code.as_deref()) {
+                    Reaction::Contention => {
+                        cursor.deferred.push(range);
+                        Ok(false)
+                    }
+                    Reaction::Cancelled if self.interrupted() == Interrupt::Now => {
+                        Err(super::session::interrupted())
+                    }
+                    Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &work.summary, error)),
+                    _ => Err(Error::postgres(ErrorKind::StepFailed, &work.summary, error)),
+                }
+            }
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn tell_progress(&self, key: Key<'_>, cursor: &Cursor, progress: &mut Progress) {
+        let finished = cursor.next_page >= cursor.end_page;
+        if progress.told.elapsed() < PROGRESS_EVERY && !finished {
+            return;
+        }
+        progress.told = Instant::now();
+        let rows = cursor.rows_done - progress.rows_before;
+        let seconds = (millis(progress.began.elapsed()).max(1)) as f64 / 1_000.0;
+        self.tell(Event::Progress {
+            step: key.step.into(),
+            stage: "filling rows".into(),
+            unit: Unit::Pages,
+            done: u64::try_from(cursor.next_page).unwrap_or(0),
+            total: u64::try_from(cursor.end_page).unwrap_or(0),
+            rows: u64::try_from(cursor.rows_done).unwrap_or(0),
+            per_second: rows as f64 / seconds,
+        });
+    }
+}
+
+/// The largest count is the UPDATE's: everything else in the text touches one row or none.
+fn rows_of_update(messages: &[SimpleQueryMessage]) -> i64 {
+    let count = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
+        _ => None,
+    };
+    // BEGIN, SET, SET, [SET,] UPDATE, ledger, COMMIT: the UPDATE is the third from the end.
+    messages.iter().filter_map(count).rev().nth(2).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_approach_the_target() {
+        assert_eq!(next_pages(16, Duration::from_millis(1)), 24);
+        assert_eq!(next_pages(100, Duration::from_millis(20)), 50);
+        assert_eq!(next_pages(1, Duration::from_secs(5)), 1);
+        assert_eq!(next_pages(PAGES_MAX, Duration::from_millis(1)), PAGES_MAX);
+    }
+}

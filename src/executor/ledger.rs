@@ -1,0 +1,566 @@
+//! The ledger: schema `pgmorph` in the target database, the only memory of a run.
+//!
+//! A step is recorded as running before its effect. A transactional step commits its record of being done in the
+//! transaction of its effect; others are probed. Everything here is schema-qualified and bounded by the session.
+
+use crate::error::{Error, ErrorKind};
+use crate::plan::{ExecutionPlan, PlannedChange};
+use crate::sql::literal;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::GenericClient;
+
+/// Version of the ledger's own tables; a newer one is refused.
+pub const LEDGER_VERSION: i32 = 1;
+
+const CREATE: &str = "
+CREATE SCHEMA IF NOT EXISTS pgmorph;
+CREATE TABLE IF NOT EXISTS pgmorph.ledger (version integer NOT NULL);
+INSERT INTO pgmorph.ledger SELECT 1 WHERE NOT EXISTS (SELECT FROM pgmorph.ledger);
+CREATE TABLE IF NOT EXISTS pgmorph.runs (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  plan_name text NOT NULL,
+  plan_digest text NOT NULL,
+  execution_plan text NOT NULL,
+  state text NOT NULL,
+  started_by text NOT NULL DEFAULT session_user,
+  client text,
+  tool_version text NOT NULL,
+  started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  finished_at timestamptz
+);
+CREATE INDEX IF NOT EXISTS runs_plan_name_idx ON pgmorph.runs (plan_name, id);
+CREATE TABLE IF NOT EXISTS pgmorph.steps (
+  run_id bigint NOT NULL REFERENCES pgmorph.runs ON DELETE CASCADE,
+  step_id text NOT NULL,
+  position integer NOT NULL,
+  phase text NOT NULL,
+  state text NOT NULL DEFAULT 'pending',
+  attempts integer NOT NULL DEFAULT 0,
+  undone_works integer NOT NULL DEFAULT 0,
+  started_at timestamptz,
+  finished_at timestamptz,
+  error text,
+  PRIMARY KEY (run_id, step_id)
+);
+CREATE TABLE IF NOT EXISTS pgmorph.attempts (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  run_id bigint NOT NULL REFERENCES pgmorph.runs ON DELETE CASCADE,
+  step_id text NOT NULL,
+  undo boolean NOT NULL,
+  at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  elapsed_ms bigint NOT NULL,
+  sqlstate text,
+  message text NOT NULL,
+  blockers text
+);
+CREATE TABLE IF NOT EXISTS pgmorph.backfills (
+  run_id bigint NOT NULL REFERENCES pgmorph.runs ON DELETE CASCADE,
+  step_id text NOT NULL,
+  file_node oid NOT NULL,
+  next_page bigint NOT NULL,
+  end_page bigint NOT NULL,
+  deferred text NOT NULL DEFAULT '[]',
+  rows_done bigint NOT NULL DEFAULT 0,
+  batches bigint NOT NULL DEFAULT 0,
+  PRIMARY KEY (run_id, step_id)
+);
+";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunState {
+    /// Begun: running now, or stopped by a crash, an interruption or a failure.
+    Started,
+    /// Every step of every phase is done.
+    Completed,
+    RollingBack,
+    RolledBack,
+}
+
+impl RunState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Completed => "completed",
+            Self::RollingBack => "rolling_back",
+            Self::RolledBack => "rolled_back",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        [
+            Self::Started,
+            Self::Completed,
+            Self::RollingBack,
+            Self::RolledBack,
+        ]
+        .into_iter()
+        .find(|state| state.name() == text)
+        .ok_or_else(|| damaged(format!("unknown run state {text:?}")))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    Pending,
+    Running,
+    Done,
+    Failed,
+    Undone,
+}
+
+impl StepState {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Undone => "undone",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        [
+            Self::Pending,
+            Self::Running,
+            Self::Done,
+            Self::Failed,
+            Self::Undone,
+        ]
+        .into_iter()
+        .find(|state| state.name() == text)
+        .ok_or_else(|| damaged(format!("unknown step state {text:?}")))
+    }
+}
+
+fn damaged(what: String) -> Error {
+    Error::new(
+        ErrorKind::StepFailed,
+        format!("the ledger in schema pgmorph cannot be read: {what}"),
+    )
+    .help("was it written by a newer pgmorph, or changed by hand?")
+}
+
+/// One run as recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    pub id: i64,
+    pub plan: ExecutionPlan,
+    pub state: RunState,
+    pub started_by: String,
+    pub client: Option<String>,
+    pub started_at: jiff::Timestamp,
+    pub updated_at: jiff::Timestamp,
+    pub finished_at: Option<jiff::Timestamp>,
+    /// In the order of the plan.
+    pub steps: Vec<StepRecord>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct StepRecord {
+    pub id: String,
+    pub state: StepState,
+    pub attempts: i32,
+    /// How many works of its undo are done.
+    pub undone_works: i32,
+    pub started_at: Option<jiff::Timestamp>,
+    pub finished_at: Option<jiff::Timestamp>,
+    pub error: Option<String>,
+}
+
+/// An attempt that did not succeed, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttemptRecord {
+    pub step: String,
+    pub undo: bool,
+    pub at: jiff::Timestamp,
+    pub elapsed_ms: i64,
+    pub sqlstate: Option<String>,
+    pub message: String,
+}
+
+/// Where a backfill stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Cursor {
+    /// Changes when the table is rewritten; the pages then mean something else.
+    pub file_node: u32,
+    pub next_page: i64,
+    pub end_page: i64,
+    /// Page ranges that met a locked row, to be visited again.
+    pub deferred: Vec<(i64, i64)>,
+    pub rows_done: i64,
+    pub batches: i64,
+}
+
+fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
+    move |error| Error::postgres(ErrorKind::StepFailed, what, error)
+}
+
+/// Whether the ledger is there at all.
+///
+/// # Errors
+/// Lost connections, and a ledger written by a newer version.
+pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
+    let sql = "SELECT to_regclass('pgmorph.ledger') IS NOT NULL AND to_regclass('pgmorph.runs') IS NOT NULL";
+    let there: bool = client
+        .query_one(sql, &[])
+        .await
+        .map_err(failed("looking for the ledger"))?
+        .get(0);
+    if !there {
+        return Ok(false);
+    }
+    let rows = client
+        .query("SELECT version FROM pgmorph.ledger", &[])
+        .await
+        .map_err(failed("reading the ledger's version"))?;
+    match rows.first().map(|row| row.get::<_, i32>(0)) {
+        Some(version) if version > LEDGER_VERSION => Err(Error::new(
+            ErrorKind::Precondition,
+            format!("the ledger has version {version}; this pgmorph knows up to {LEDGER_VERSION}"),
+        )
+        .help("use the pgmorph that wrote it, or a newer one")),
+        _ => Ok(true),
+    }
+}
+
+/// Creates the ledger where it is missing. Only the holder of the run lock calls it.
+pub(super) async fn create(client: &tokio_postgres::Client) -> Result<(), Error> {
+    let sql = format!("BEGIN; SET LOCAL client_min_messages = warning; {CREATE} COMMIT");
+    if let Err(error) = client.batch_execute(&sql).await {
+        let _ = client.batch_execute("ROLLBACK").await;
+        let error = Error::postgres(
+            ErrorKind::Precondition,
+            "creating the ledger (schema pgmorph)",
+            error,
+        );
+        return Err(match error.sqlstate.as_deref() {
+            Some("42501") => {
+                error.help("let an administrator run: CREATE SCHEMA pgmorph AUTHORIZATION <this role>")
+            }
+            _ => error,
+        });
+    }
+    Ok(())
+}
+
+/// The latest run of a plan.
+///
+/// # Errors
+/// Lost connections and damaged entries.
+pub async fn latest_run(client: &impl GenericClient, plan_name: &str) -> Result<Option<Run>, Error> {
+    let rows = client
+        .query(
+            "SELECT id, execution_plan, state, started_by, client, started_at, updated_at, finished_at \
+             FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1",
+            &[&plan_name],
+        )
+        .await
+        .map_err(failed("reading the ledger"))?;
+    match rows.first() {
+        Some(row) => Ok(Some(run_of(client, row).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The latest run of every plan, most recent first.
+///
+/// # Errors
+/// Lost connections and damaged entries.
+pub async fn latest_runs(client: &impl GenericClient) -> Result<Vec<Run>, Error> {
+    let rows = client
+        .query(
+            "SELECT id, execution_plan, state, started_by, client, started_at, updated_at, finished_at \
+             FROM (SELECT DISTINCT ON (plan_name) * FROM pgmorph.runs ORDER BY plan_name, id DESC) r \
+             ORDER BY id DESC",
+            &[],
+        )
+        .await
+        .map_err(failed("reading the ledger"))?;
+    let mut runs = Vec::new();
+    for row in &rows {
+        runs.push(run_of(client, row).await?);
+    }
+    Ok(runs)
+}
+
+async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Result<Run, Error> {
+    let id: i64 = row.get("id");
+    let text: &str = row.get("execution_plan");
+    let plan =
+        serde_json::from_str(text).map_err(|error| damaged(format!("the plan of run {id}: {error}")))?;
+    let rows = client
+        .query(
+            "SELECT step_id, state, attempts, undone_works, started_at, finished_at, error \
+             FROM pgmorph.steps WHERE run_id = $1 ORDER BY position",
+            &[&id],
+        )
+        .await
+        .map_err(failed("reading the ledger"))?;
+    let steps = rows.iter().map(step_of).collect::<Result<_, Error>>()?;
+    Ok(Run {
+        id,
+        plan,
+        state: RunState::parse(row.get("state"))?,
+        started_by: row.get("started_by"),
+        client: row.get("client"),
+        started_at: row.get("started_at"),
+        updated_at: row.get("updated_at"),
+        finished_at: row.get("finished_at"),
+        steps,
+    })
+}
+
+fn step_of(row: &tokio_postgres::Row) -> Result<StepRecord, Error> {
+    Ok(StepRecord {
+        id: row.get("step_id"),
+        state: StepState::parse(row.get("state"))?,
+        attempts: row.get("attempts"),
+        undone_works: row.get("undone_works"),
+        started_at: row.get("started_at"),
+        finished_at: row.get("finished_at"),
+        error: row.get("error"),
+    })
+}
+
+/// Attempts of a run that did not succeed, oldest first, the latest 200.
+///
+/// # Errors
+/// Lost connections.
+pub async fn attempts(client: &impl GenericClient, run: i64) -> Result<Vec<AttemptRecord>, Error> {
+    let rows = client
+        .query(
+            "SELECT step_id, undo, at, elapsed_ms, sqlstate, message FROM (SELECT * FROM pgmorph.attempts \
+             WHERE run_id = $1 ORDER BY id DESC LIMIT 200) a ORDER BY id",
+            &[&run],
+        )
+        .await
+        .map_err(failed("reading the ledger"))?;
+    let attempt = |row: &tokio_postgres::Row| AttemptRecord {
+        step: row.get("step_id"),
+        undo: row.get("undo"),
+        at: row.get("at"),
+        elapsed_ms: row.get("elapsed_ms"),
+        sqlstate: row.get("sqlstate"),
+        message: row.get("message"),
+    };
+    Ok(rows.iter().map(attempt).collect())
+}
+
+/// Records a new run with all its steps pending.
+pub(super) async fn start_run(
+    client: &mut tokio_postgres::Client,
+    plan: &ExecutionPlan,
+) -> Result<i64, Error> {
+    let text = serde_json::to_string(plan).map_err(|error| damaged(error.to_string()))?;
+    let transaction = client.transaction().await.map_err(failed("recording the run"))?;
+    let run: i64 = transaction
+        .query_one(
+            "INSERT INTO pgmorph.runs (plan_name, plan_digest, execution_plan, state, client, tool_version) \
+             VALUES ($1, $2, $3, 'started', inet_client_addr()::text, $4) RETURNING id",
+            &[&plan.name, &plan.digest, &text, &env!("CARGO_PKG_VERSION")],
+        )
+        .await
+        .map_err(failed("recording the run"))?
+        .get(0);
+    let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+    let phases: Vec<&str> = plan.steps.iter().map(|step| step.phase.name()).collect();
+    transaction
+        .execute(
+            "INSERT INTO pgmorph.steps (run_id, step_id, phase, position) \
+             SELECT $1, s.id, s.phase, s.position::integer \
+             FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS s (id, phase, position)",
+            &[&run, &ids, &phases],
+        )
+        .await
+        .map_err(failed("recording the steps"))?;
+    transaction.commit().await.map_err(failed("recording the run"))?;
+    Ok(run)
+}
+
+pub(super) async fn set_run_state(
+    client: &tokio_postgres::Client,
+    run: i64,
+    state: RunState,
+) -> Result<(), Error> {
+    let finished = matches!(state, RunState::Completed | RunState::RolledBack);
+    client
+        .execute(
+            "UPDATE pgmorph.runs SET state = $2, updated_at = clock_timestamp(), \
+             finished_at = CASE WHEN $3 THEN clock_timestamp() END WHERE id = $1",
+            &[&run, &state.name(), &finished],
+        )
+        .await
+        .map_err(failed("recording the run's state"))?;
+    Ok(())
+}
+
+pub(super) async fn step_running(client: &tokio_postgres::Client, run: i64, step: &str) -> Result<(), Error> {
+    let sql = "UPDATE pgmorph.steps SET state = 'running', attempts = attempts + 1, error = NULL, \
+               started_at = coalesce(started_at, clock_timestamp()), finished_at = NULL \
+               WHERE run_id = $1 AND step_id = $2";
+    client
+        .execute(sql, &[&run, &step])
+        .await
+        .map_err(failed("recording a step"))?;
+    Ok(())
+}
+
+pub(super) async fn step_failed(
+    client: &tokio_postgres::Client,
+    run: i64,
+    step: &str,
+    message: &str,
+) -> Result<(), Error> {
+    let sql = "UPDATE pgmorph.steps SET state = 'failed', error = $3, finished_at = clock_timestamp() \
+               WHERE run_id = $1 AND step_id = $2";
+    client
+        .execute(sql, &[&run, &step, &message])
+        .await
+        .map_err(failed("recording a failure"))?;
+    Ok(())
+}
+
+/// The record that a step is done, as text, to be committed with its effect.
+pub(super) fn done_sql(run: i64, step: &str) -> String {
+    format!(
+        "/* pgmorph ledger */ UPDATE pgmorph.steps SET state = 'done', finished_at = clock_timestamp() \
+         WHERE run_id = {run} AND step_id = {}",
+        literal(step)
+    )
+}
+
+/// The record that so many works of a step's undo are done; with the last one the step is undone.
+pub(super) fn undone_sql(run: i64, step: &str, works: usize, last: bool) -> String {
+    let state = if last {
+        ", state = 'undone', finished_at = clock_timestamp()"
+    } else {
+        ""
+    };
+    format!(
+        "/* pgmorph ledger */ UPDATE pgmorph.steps SET undone_works = {works}{state} \
+         WHERE run_id = {run} AND step_id = {}",
+        literal(step)
+    )
+}
+
+/// What of a step is recorded, read again after a lost connection.
+pub(super) async fn step(client: &tokio_postgres::Client, run: i64, step: &str) -> Result<StepRecord, Error> {
+    let row = client
+        .query_one(
+            "SELECT step_id, state, attempts, undone_works, started_at, finished_at, error \
+             FROM pgmorph.steps WHERE run_id = $1 AND step_id = $2",
+            &[&run, &step],
+        )
+        .await
+        .map_err(failed("reading a step's record"))?;
+    step_of(&row)
+}
+
+/// One failed attempt.
+pub(super) struct Attempt<'a> {
+    pub(super) run: i64,
+    pub(super) step: &'a str,
+    pub(super) undo: bool,
+    pub(super) elapsed_ms: u64,
+    pub(super) sqlstate: Option<&'a str>,
+    pub(super) message: &'a str,
+    pub(super) blockers: &'a [crate::event::Blocker],
+}
+
+pub(super) async fn record_attempt(
+    client: &tokio_postgres::Client,
+    attempt: Attempt<'_>,
+) -> Result<(), Error> {
+    let blockers = serde_json::to_string(attempt.blockers).unwrap_or_default();
+    let elapsed = i64::try_from(attempt.elapsed_ms).unwrap_or(i64::MAX);
+    client
+        .execute(
+            "INSERT INTO pgmorph.attempts (run_id, step_id, undo, elapsed_ms, sqlstate, message, blockers) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                &attempt.run,
+                &attempt.step,
+                &attempt.undo,
+                &elapsed,
+                &attempt.sqlstate,
+                &attempt.message,
+                &blockers,
+            ],
+        )
+        .await
+        .map_err(failed("recording an attempt"))?;
+    Ok(())
+}
+
+pub(super) async fn cursor(
+    client: &tokio_postgres::Client,
+    run: i64,
+    step: &str,
+) -> Result<Option<Cursor>, Error> {
+    let rows = client
+        .query(
+            "SELECT file_node, next_page, end_page, deferred, rows_done, batches FROM pgmorph.backfills \
+             WHERE run_id = $1 AND step_id = $2",
+            &[&run, &step],
+        )
+        .await
+        .map_err(failed("reading a backfill's cursor"))?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let deferred = serde_json::from_str(row.get("deferred"))
+        .map_err(|error| damaged(format!("the cursor of {step}: {error}")))?;
+    Ok(Some(Cursor {
+        file_node: row.get("file_node"),
+        next_page: row.get("next_page"),
+        end_page: row.get("end_page"),
+        deferred,
+        rows_done: row.get("rows_done"),
+        batches: row.get("batches"),
+    }))
+}
+
+/// Writes a cursor, as text, to be committed with its batch. The server counts the rows of the batch.
+pub(super) fn cursor_sql(run: i64, step: &str, cursor: &Cursor) -> String {
+    let deferred = serde_json::to_string(&cursor.deferred).unwrap_or_default();
+    format!(
+        "/* pgmorph ledger */ INSERT INTO pgmorph.backfills AS b \
+         (run_id, step_id, file_node, next_page, end_page, deferred, rows_done, batches) \
+         VALUES ({run}, {}, {}, {}, {}, {}, {}, {}) ON CONFLICT (run_id, step_id) DO UPDATE SET \
+         file_node = excluded.file_node, next_page = excluded.next_page, end_page = excluded.end_page, \
+         deferred = excluded.deferred, rows_done = excluded.rows_done, batches = excluded.batches",
+        literal(step),
+        cursor.file_node,
+        cursor.next_page,
+        cursor.end_page,
+        literal(&deferred),
+        cursor.rows_done,
+        cursor.batches,
+    )
+}
+
+/// How a changed plan file relates to the recorded one.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PlanRelation {
+    Same,
+    /// The recorded changes, and then so many more.
+    Extended {
+        recorded: usize,
+    },
+    Changed,
+}
+
+/// Compares the entries of a plan file with the recorded ones.
+pub fn relation(recorded: &[PlannedChange], given: &[PlannedChange]) -> PlanRelation {
+    if recorded == given {
+        PlanRelation::Same
+    } else if given.starts_with(recorded) {
+        PlanRelation::Extended {
+            recorded: recorded.len(),
+        }
+    } else {
+        PlanRelation::Changed
+    }
+}

@@ -1,0 +1,127 @@
+//! Who holds what, seen from an observing session.
+
+use crate::error::{Error, ErrorKind};
+use crate::event::Blocker;
+use crate::plan::{Lock, LockMode};
+use tokio_postgres::{GenericClient, Row};
+
+/// `pgmorph` in ASCII: the advisory lock that one runner per database holds.
+pub const RUN_LOCK: i64 = 0x0070_676d_6f72_7068;
+
+/// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. Sessions of others hide
+/// their times from unprivileged roles; then the age is unknown.
+const COLUMNS: &str = "\
+    l.pid, coalesce(a.usename, p.owner, '?')::text AS usename, coalesce(a.application_name, '') AS application, \
+    coalesce(a.client_addr::text, 'local') AS client, \
+    CASE WHEN l.pid IS NULL THEN 'prepared transaction' \
+         WHEN a.backend_type <> 'client backend' THEN a.backend_type ELSE coalesce(a.state, 'unknown') END AS state, \
+    coalesce(l.mode, '') AS mode, \
+    (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000)::bigint AS age_ms, \
+    coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum, \
+    coalesce(a.query LIKE '%(to prevent wraparound)', false) AS wraparound";
+
+const JOINS: &str = "\
+    LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+    LEFT JOIN pg_catalog.pg_prepared_xacts p \
+      ON l.pid IS NULL AND p.transaction::text = split_part(l.virtualtransaction, '/', 2)";
+
+/// A lock that somebody else has on one of our relations.
+#[derive(Debug, Clone)]
+pub(super) struct Holder {
+    pub(super) blocker: Blocker,
+    pub(super) age_ms: Option<u64>,
+    pub(super) autovacuum: bool,
+    /// An autovacuum that prevents transaction id wraparound is never disturbed.
+    pub(super) wraparound: bool,
+}
+
+fn holder(row: &Row) -> Holder {
+    let age_ms = row
+        .get::<_, Option<i64>>("age_ms")
+        .and_then(|age| u64::try_from(age).ok());
+    Holder {
+        blocker: Blocker {
+            pid: row.get("pid"),
+            user: row.get("usename"),
+            application: row.get("application"),
+            client: row.get("client"),
+            state: row.get("state"),
+            mode: row.get("mode"),
+            relation: row.get("relation"),
+            age_ms: age_ms.unwrap_or(0),
+        },
+        age_ms,
+        autovacuum: row.get("autovacuum"),
+        wraparound: row.get("wraparound"),
+    }
+}
+
+/// Locks on the relations that conflict with the wanted ones, held by anybody else.
+pub(super) async fn conflicting_holders(
+    observer: &impl GenericClient,
+    wanted: &[Lock],
+) -> Result<Vec<Holder>, Error> {
+    let names: Vec<String> = wanted.iter().map(|lock| lock.relation.to_string()).collect();
+    let sql = format!(
+        "SELECT {COLUMNS}, n.name AS relation FROM unnest($1::text[]) AS n (name) \
+         JOIN pg_catalog.pg_locks l ON l.relation = to_regclass(n.name) AND l.locktype = 'relation' AND l.granted \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) {JOINS} \
+         WHERE l.pid IS DISTINCT FROM pg_backend_pid() ORDER BY age_ms DESC NULLS FIRST, l.pid"
+    );
+    let rows = observer
+        .query(&sql, &[&names])
+        .await
+        .map_err(|error| Error::postgres(ErrorKind::StepFailed, "looking for conflicting locks", error))?;
+    let conflicts = |holder: &Holder| {
+        let held = LockMode::ALL
+            .into_iter()
+            .find(|mode| mode.pg_locks_name() == holder.blocker.mode);
+        let wanted = wanted
+            .iter()
+            .find(|lock| lock.relation.to_string() == holder.blocker.relation);
+        matches!((held, wanted), (Some(held), Some(wanted)) if held.conflicts_with(wanted.mode))
+    };
+    Ok(rows.iter().map(holder).filter(conflicts).collect())
+}
+
+/// Who keeps this session of ours waiting at this moment.
+pub(super) async fn blockers_of(observer: &impl GenericClient, pid: i32) -> Result<Vec<Blocker>, Error> {
+    let sql = format!(
+        "SELECT DISTINCT ON (b.pid) {COLUMNS}, coalesce(w.relation::regclass::text, '') AS relation \
+         FROM unnest(pg_blocking_pids($1)) AS b (pid) \
+         LEFT JOIN LATERAL (SELECT * FROM pg_catalog.pg_locks WHERE pid = $1 AND NOT granted LIMIT 1) w ON true \
+         LEFT JOIN pg_catalog.pg_locks l ON l.pid = nullif(b.pid, 0) AND l.granted \
+          AND l.relation IS NOT DISTINCT FROM w.relation AND l.locktype = w.locktype {JOINS} \
+         ORDER BY b.pid, l.mode"
+    );
+    let rows = observer
+        .query(&sql, &[&pid])
+        .await
+        .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who blocks", error))?;
+    Ok(rows.iter().map(|row| holder(row).blocker).collect())
+}
+
+/// Asks an autovacuum worker to yield; it starts again later by itself. False where the role may not.
+pub(super) async fn ask_to_yield(observer: &impl GenericClient, pid: i32) -> bool {
+    let sql = "SELECT pg_cancel_backend(pid) FROM pg_catalog.pg_stat_activity \
+               WHERE pid = $1 AND backend_type = 'autovacuum worker'";
+    matches!(observer.query_opt(sql, &[&pid]).await, Ok(Some(row)) if row.get(0))
+}
+
+/// Who runs a plan on this database at present: the holder of the run lock.
+///
+/// # Errors
+/// Lost connections.
+pub async fn runner(client: &impl GenericClient) -> Result<Option<Blocker>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS}, '' AS relation FROM pg_catalog.pg_locks l {JOINS} \
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+          AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+    );
+    let row = client
+        .query_opt(&sql, &[&RUN_LOCK])
+        .await
+        .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who runs a plan", error))?;
+    Ok(row.as_ref().map(|row| holder(row).blocker))
+}

@@ -1,0 +1,466 @@
+//! Runs execution plans: decides synchronously, acts asynchronously, remembers everything in the ledger.
+
+use crate::catalog::load;
+use crate::error::{Error, ErrorKind};
+use crate::event::{Event, Listener};
+use crate::plan::{ExecutionPlan, Phase, Step, Undo};
+use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::sql::QualifiedName;
+use crate::verifier;
+use deadpool_postgres::Pool;
+use decide::{barrier, is_due, needs_undo};
+use ledger::{Run, RunState, StepState};
+use session::Key;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+mod backfill;
+mod decide;
+pub mod ledger;
+mod locks;
+mod retry;
+mod session;
+
+pub use locks::runner;
+pub use session::{blocker_line, timeouts_sql};
+
+/// Opening the sessions of the run must not hang on a server that is overloaded.
+const POOL_SIZE: usize = 3;
+
+/// How urgently the user wants the run to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Interrupt {
+    #[default]
+    None,
+    /// After the current statement or batch.
+    Gracefully,
+    /// Cancel the running statement.
+    Now,
+}
+
+/// What a finished call left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    pub run: i64,
+    /// Steps that were run by this call.
+    pub steps: usize,
+    /// Every step of every phase is done (or undone).
+    pub complete: bool,
+}
+
+/// Holds the run lock of a database, and the sessions that do the work.
+pub struct Executor {
+    lock: Session,
+    workers: Pool,
+    observers: Pool,
+    listener: Arc<dyn Listener>,
+    interrupts: watch::Receiver<Interrupt>,
+}
+
+/// One run at work.
+pub(crate) struct Runner {
+    lock: Session,
+    workers: Pool,
+    observers: Pool,
+    listener: Arc<dyn Listener>,
+    interrupts: watch::Receiver<Interrupt>,
+    deadline: Duration,
+    long_statement_ms: u64,
+}
+
+impl Runner {
+    fn tell(&self, event: Event) {
+        self.listener.tell(&event);
+    }
+
+    fn interrupted(&self) -> Interrupt {
+        *self.interrupts.borrow()
+    }
+
+    /// Without its session the run lock is gone, and somebody else may be running.
+    fn check_run_lock(&self) -> Result<(), Error> {
+        if self.lock.client.is_closed() {
+            return Err(Error::new(
+                ErrorKind::Connection,
+                "the session that holds the run lock is gone",
+            )
+            .help("the state is saved: run the same command again to go on"));
+        }
+        Ok(())
+    }
+}
+
+impl Executor {
+    /// Connects, refuses poolers of transactions, takes the run lock, creates the ledger if it is missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when another run holds the database, with who that is; [`ErrorKind::Connection`];
+    /// [`ErrorKind::Precondition`] when the server only reads or the ledger cannot be created.
+    pub async fn open(
+        settings: &ConnectionSettings,
+        listener: Arc<dyn Listener>,
+        interrupts: watch::Receiver<Interrupt>,
+    ) -> Result<Self, Error> {
+        settings.refuse_transaction_pooling().await?;
+        let lock = settings.connect("pgmorph lock").await?;
+        // It idles while long steps run, and its short statements must not wait for anything.
+        lock.client
+            .batch_execute(
+                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'",
+            )
+            .await
+            .map_err(|error| {
+                Error::postgres(ErrorKind::Connection, "preparing the run lock's session", error)
+            })?;
+        refuse_read_only(&lock).await?;
+        take_run_lock(&lock).await?;
+        if !ledger::exists(&lock.client).await? {
+            ledger::create(&lock.client).await?;
+        }
+        // The server ends a statement whose client is gone instead of finishing it unseen.
+        let setup = vec!["SET client_connection_check_interval = '1s'".to_owned()];
+        let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
+        let observers = settings.pool(
+            "pgmorph observer",
+            POOL_SIZE,
+            vec!["SET statement_timeout = '5s'".into()],
+        )?;
+        Ok(Self {
+            lock,
+            workers,
+            observers,
+            listener,
+            interrupts,
+        })
+    }
+
+    fn runner(self, plan: &ExecutionPlan) -> Runner {
+        let longest = plan
+            .steps
+            .iter()
+            .map(|step| step.work.timeouts.statement_ms)
+            .max();
+        Runner {
+            lock: self.lock,
+            workers: self.workers,
+            observers: self.observers,
+            listener: self.listener,
+            interrupts: self.interrupts,
+            deadline: Duration::from_millis(plan.lock_deadline_ms),
+            long_statement_ms: longest.unwrap_or(60_000),
+        }
+    }
+
+    /// Runs the steps of a plan up to and including a phase. With `resume`, goes on where that run of it stopped.
+    ///
+    /// # Errors
+    /// Whatever stops the run; the state is saved, and the same call goes on.
+    pub async fn apply(
+        self,
+        plan: &ExecutionPlan,
+        resume: Option<&Run>,
+        through: Phase,
+    ) -> Result<Outcome, Error> {
+        let mut runner = self.runner(plan);
+        let run = match resume {
+            Some(run) => run.id,
+            None => {
+                runner.preconditions(plan).await?;
+                ledger::start_run(&mut runner.lock.client, plan).await?
+            }
+        };
+        let states: HashMap<&str, StepState> = resume
+            .map(|run| {
+                run.steps
+                    .iter()
+                    .map(|step| (step.id.as_str(), step.state))
+                    .collect()
+            })
+            .unwrap_or_default();
+        let state = |step: &Step| {
+            states
+                .get(step.id.as_str())
+                .copied()
+                .unwrap_or(StepState::Pending)
+        };
+        let due: Vec<&Step> = plan
+            .steps
+            .iter()
+            .filter(|step| is_due(state(step), step.phase, through))
+            .collect();
+        runner.tell(Event::RunStarted {
+            plan: plan.name.clone(),
+            run,
+            steps: plan.steps.len(),
+            done: plan
+                .steps
+                .iter()
+                .filter(|step| state(step) == StepState::Done)
+                .count(),
+            resumed: resume.is_some(),
+        });
+        let mut phase = None;
+        for step in &due {
+            if phase != Some(step.phase) {
+                phase = Some(step.phase);
+                let steps = due.iter().filter(|other| other.phase == step.phase).count();
+                runner.tell(Event::PhaseStarted {
+                    phase: step.phase,
+                    steps,
+                });
+            }
+            runner.step(run, step).await?;
+        }
+        let complete = plan
+            .steps
+            .iter()
+            .all(|step| state(step) == StepState::Done || due.contains(&step));
+        let state = if complete {
+            RunState::Completed
+        } else {
+            RunState::Started
+        };
+        ledger::set_run_state(&runner.lock.client, run, state).await?;
+        runner.tell(Event::RunFinished {
+            state: state.name().into(),
+        });
+        Ok(Outcome {
+            run,
+            steps: due.len(),
+            complete,
+        })
+    }
+
+    /// Undoes the done steps of a run, last first. Refuses, untouched, past the point of no return.
+    ///
+    /// # Errors
+    /// As for [`Executor::apply`].
+    pub async fn rollback(self, run: &Run) -> Result<Outcome, Error> {
+        let runner = self.runner(&run.plan);
+        let recorded: HashMap<&str, &ledger::StepRecord> =
+            run.steps.iter().map(|step| (step.id.as_str(), step)).collect();
+        let state = |step: &Step| {
+            recorded
+                .get(step.id.as_str())
+                .map_or(StepState::Pending, |record| record.state)
+        };
+        if let Some((step, reason)) = barrier(run.plan.steps.iter().map(|step| (step, state(step)))) {
+            return Err(Error::new(
+                ErrorKind::Precondition,
+                format!("step {} is done and cannot be undone: {reason}", step.id),
+            )
+            .help("nothing was changed; restore what was dropped from a backup, or write a plan that goes forwards"));
+        }
+        let due: Vec<&Step> = run
+            .plan
+            .steps
+            .iter()
+            .rev()
+            .filter(|step| needs_undo(state(step), step))
+            .collect();
+        ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
+        runner.tell(Event::RunStarted {
+            plan: run.plan.name.clone(),
+            run: run.id,
+            steps: due.len(),
+            done: 0,
+            resumed: run.state == RunState::RollingBack,
+        });
+        for step in &due {
+            let undone = recorded
+                .get(step.id.as_str())
+                .map_or(0, |record| record.undone_works);
+            runner
+                .undo(run.id, step, usize::try_from(undone).unwrap_or(0))
+                .await?;
+        }
+        ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
+        runner.tell(Event::RunFinished {
+            state: RunState::RolledBack.name().into(),
+        });
+        Ok(Outcome {
+            run: run.id,
+            steps: due.len(),
+            complete: true,
+        })
+    }
+}
+
+impl Runner {
+    /// The tables must be what the plan was made for, and the user's own questions must have no answer.
+    async fn preconditions(&self, plan: &ExecutionPlan) -> Result<(), Error> {
+        let names: Vec<QualifiedName> = plan.before.tables.keys().cloned().collect();
+        let tables = load::tables(&self.lock.client, &names).await?;
+        let differences = verifier::differences(&plan.before, &tables);
+        if !differences.is_empty() {
+            return Err(Error::new(
+                ErrorKind::Precondition,
+                "the tables are not what the plan was made for; nothing was changed",
+            )
+            .details(differences.iter().map(ToString::to_string))
+            .help("plan again, and review what is different"));
+        }
+        for check in &plan.preconditions {
+            if let Err(mut error) = self.check(check).await {
+                if error.kind == ErrorKind::StepFailed {
+                    error.kind = ErrorKind::Precondition;
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn step(&self, run: i64, step: &Step) -> Result<(), Error> {
+        self.stop_before(step)?;
+        self.tell(Event::StepStarted {
+            step: step.id.clone(),
+            summary: step.work.summary.clone(),
+            undo: false,
+        });
+        let began = Instant::now();
+        ledger::step_running(&self.lock.client, run, &step.id).await?;
+        let key = Key {
+            run,
+            step: &step.id,
+            undo: None,
+        };
+        match self.work(key, &step.work).await {
+            Ok(attempts) => {
+                let elapsed_ms = session::millis(began.elapsed());
+                self.tell(Event::StepDone {
+                    step: step.id.clone(),
+                    elapsed_ms,
+                    attempts,
+                    undo: false,
+                });
+                Ok(())
+            }
+            Err(error) => Err(self.failed(run, step, error).await),
+        }
+    }
+
+    async fn undo(&self, run: i64, step: &Step, undone: usize) -> Result<(), Error> {
+        self.stop_before(step)?;
+        let works = match &step.undo {
+            Undo::Work(works) => works.as_slice(),
+            Undo::NotNeeded { .. } | Undo::Irreversible { .. } => &[],
+        };
+        self.tell(Event::StepStarted {
+            step: step.id.clone(),
+            summary: format!("undo: {}", step.work.summary),
+            undo: true,
+        });
+        let began = Instant::now();
+        let mut attempts = 0;
+        for (position, work) in works.iter().enumerate().skip(undone) {
+            let key = Key {
+                run,
+                step: &step.id,
+                undo: Some((position + 1, position + 1 == works.len())),
+            };
+            match self.work(key, work).await {
+                Ok(tries) => attempts += tries,
+                Err(error) => return Err(self.undo_failed(run, step, error).await),
+            }
+        }
+        if works.len() <= undone {
+            self.record(Key {
+                run,
+                step: &step.id,
+                undo: Some((works.len(), true)),
+            })
+            .await?;
+        }
+        let elapsed_ms = session::millis(began.elapsed());
+        self.tell(Event::StepDone {
+            step: step.id.clone(),
+            elapsed_ms,
+            attempts,
+            undo: true,
+        });
+        Ok(())
+    }
+
+    fn stop_before(&self, step: &Step) -> Result<(), Error> {
+        self.check_run_lock()?;
+        if self.interrupted() > Interrupt::None {
+            self.tell(Event::Interrupted {
+                reason: format!("stopped before {}", step.id),
+            });
+            return Err(session::interrupted());
+        }
+        Ok(())
+    }
+
+    async fn failed(&self, run: i64, step: &Step, error: Error) -> Error {
+        if error.kind == ErrorKind::StepFailed {
+            // Best effort: a failure that cannot be recorded still ends the run, and the step counts as running.
+            let _ = ledger::step_failed(&self.lock.client, run, &step.id, &error.message).await;
+        }
+        self.tell(Event::StepFailed {
+            step: step.id.clone(),
+            message: error.message.clone(),
+        });
+        error
+    }
+
+    async fn undo_failed(&self, run: i64, step: &Step, error: Error) -> Error {
+        self.tell(Event::StepFailed {
+            step: step.id.clone(),
+            message: error.message.clone(),
+        });
+        let _ = run;
+        error
+    }
+}
+
+async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
+    let sql = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'";
+    let row =
+        lock.client.query_one(sql, &[]).await.map_err(|error| {
+            Error::postgres(ErrorKind::Connection, "asking whether the server writes", error)
+        })?;
+    let (recovery, read_only): (bool, bool) = (row.get(0), row.get(1));
+    if !recovery && !read_only {
+        return Ok(());
+    }
+    let why = if recovery {
+        "is a standby"
+    } else {
+        "only reads (default_transaction_read_only)"
+    };
+    Err(Error::new(
+        ErrorKind::Precondition,
+        format!("the server {why}; nothing was changed"),
+    )
+    .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
+}
+
+async fn take_run_lock(lock: &Session) -> Result<(), Error> {
+    let failed = |error| Error::postgres(ErrorKind::Connection, "taking the run lock", error);
+    // A crashed runner's session may take a moment to end.
+    let patience = Instant::now() + Duration::from_secs(2);
+    loop {
+        let row = lock
+            .client
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&locks::RUN_LOCK])
+            .await
+            .map_err(failed)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if Instant::now() > patience {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let holder = locks::runner(&lock.client).await?;
+    Err(
+        Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
+            .details(holder.iter().map(session::blocker_line))
+            .help("wait until it is finished, or end that session; then run the same command again"),
+    )
+}

@@ -1,0 +1,101 @@
+//! What hangs on a column: the reasons for which its type cannot be changed in this or that way.
+
+use crate::catalog::model::{CatalogSnapshot, ConstraintKind, Index, Table};
+use crate::sql::{QualifiedName, ident};
+
+/// Objects of other kinds that PostgreSQL itself refuses to retype a column under (0A000).
+pub fn outside(table: &Table, column: &str) -> Vec<String> {
+    let mut found: Vec<String> = table
+        .dependents
+        .iter()
+        .filter(|dependent| dependent.column.as_deref() == Some(column))
+        .map(|dependent| format!("{} {}", dependent.kind, dependent.name))
+        .collect();
+    found.extend(
+        table
+            .row_type_used_by
+            .iter()
+            .map(|user| format!("{user}, which stores rows of this table")),
+    );
+    found
+}
+
+/// Indexes that mention the column, without those of constraints.
+pub fn indexes<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = (&'a str, &'a Index)> {
+    let mentions =
+        move |(_, index): &(&String, &'a Index)| index.constraint.is_none() && index.mentions(column);
+    table
+        .indexes
+        .iter()
+        .filter(mentions)
+        .map(|(name, index)| (name.as_str(), index))
+}
+
+/// Constraints of the table that mention the column, in words.
+pub fn constraints(table: &Table, column: &str, wanted: impl Fn(ConstraintKind) -> bool) -> Vec<String> {
+    table
+        .constraints
+        .iter()
+        .filter(|(_, constraint)| wanted(constraint.kind))
+        .filter(|(_, constraint)| {
+            let index = constraint
+                .index
+                .as_ref()
+                .and_then(|index| table.indexes.get(index));
+            constraint.columns.iter().any(|name| name == column)
+                || index.is_some_and(|index| index.mentions(column))
+        })
+        .map(|(name, constraint)| format!("{} {}", kind_name(constraint.kind), ident(name)))
+        .collect()
+}
+
+fn kind_name(kind: ConstraintKind) -> &'static str {
+    match kind {
+        ConstraintKind::Check => "check constraint",
+        ConstraintKind::ForeignKey => "foreign key",
+        ConstraintKind::PrimaryKey => "primary key",
+        ConstraintKind::Unique => "unique constraint",
+        ConstraintKind::Exclusion => "exclusion constraint",
+    }
+}
+
+/// Foreign keys of other tables, or of this one, that reference the column.
+pub fn incoming(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) -> Vec<String> {
+    catalog
+        .incoming_foreign_keys(table)
+        .into_iter()
+        .filter(|(_, _, constraint)| {
+            let reference = constraint.references.as_ref();
+            reference.is_some_and(|reference| reference.columns.iter().any(|name| name == column))
+        })
+        .map(|(from, name, _)| format!("foreign key {} of {from}", ident(name)))
+        .collect()
+}
+
+/// Extended statistics on the column.
+pub fn statistics(table: &Table, column: &str) -> Vec<String> {
+    let on = table
+        .statistics
+        .iter()
+        .filter(|(_, statistics)| statistics.columns.iter().any(|name| name == column));
+    on.map(|(name, _)| format!("statistics object {name}")).collect()
+}
+
+/// Publications that carry the table.
+pub fn publications(catalog: &CatalogSnapshot, table: &QualifiedName) -> Vec<String> {
+    let carries = |publication: &crate::catalog::model::Publication| {
+        publication.all_tables
+            || publication.schemas.contains(&table.schema)
+            || publication
+                .tables
+                .iter()
+                .any(|published| &published.table == table)
+    };
+    let carrying = catalog
+        .publications
+        .iter()
+        .filter(|(_, publication)| carries(publication));
+    carrying
+        .map(|(name, _)| format!("publication {}", ident(name)))
+        .collect()
+}

@@ -1,0 +1,610 @@
+//! `widen_column`: another type that holds every value of the present one.
+
+use super::parts::shadow::{self, Shadow};
+use super::parts::{brief, dependents};
+use super::{Context, Operation, StepDraft};
+use crate::catalog::model::{
+    CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
+    TableKind,
+};
+use crate::catalog::types::{self, TypeChange};
+use crate::diagnostic::{Diagnostic, Located};
+use crate::document::Fields;
+use crate::plan::{
+    Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
+    Undo, Work,
+};
+use crate::sql::{QualifiedName, ident, idents};
+
+const MANUAL: &str = "\
+Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
+numeric(10,2) → numeric(12,2), real → double precision, date → timestamp…. The default may change with it.
+
+```yaml
+- widen_column: {table: orders, column: version, type: bigint, default: \"0\"}
+```
+
+The lightest safe way is taken:
+- catalog only, where PostgreSQL neither rewrites the table nor rebuilds an index nor scans for a CHECK;
+- in place, where the table is small (`small_table`, 8 MB by default): one rewrite under the lock;
+- a shadow column otherwise: added with a trigger that keeps it equal, filled in short batches, proven, compared row
+  by row, swapped in by one short transaction (cutover). Until contract the old column follows the new one, so that
+  a rollback loses nothing. The column then stands last in the table.
+
+Refused for now, by name: a shadow column for a column with a key, an index, a constraint, a view or anything else
+that hangs on it, and for partitioned or inherited tables.
+
+Locks: ACCESS EXCLUSIVE on the table for an instant (add, cutover, contract; in place: while it is rewritten);
+SHARE UPDATE EXCLUSIVE while it is proven, which blocks neither reads nor writes.
+Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot.
+";
+
+#[derive(Debug, Clone)]
+pub struct WidenColumn {
+    table: Located<QualifiedName>,
+    column: Located<String>,
+    data_type: Located<String>,
+    default: Option<Located<String>>,
+}
+
+pub struct Target {
+    table: QualifiedName,
+    /// As it is now.
+    column: Column,
+    /// As it will be.
+    printed: Column,
+    /// What is sent after DEFAULT, where there is to be one.
+    default: Option<String>,
+    way: Way,
+}
+
+enum Way {
+    CatalogOnly(Direct),
+    InPlace(Direct),
+    Shadow(Box<Shadow>),
+}
+
+/// One ALTER TABLE does it.
+struct Direct {
+    /// The table and, catalog only, everything below it.
+    tree: Vec<QualifiedName>,
+    /// Sequences of a serial column, which keep their own type.
+    sequences: Vec<QualifiedName>,
+    key: Vec<String>,
+    rows: i64,
+    bytes: i64,
+}
+
+impl WidenColumn {
+    fn type_probe(&self) -> Probe {
+        self.probe(format!("TYPE {}", self.data_type.value))
+    }
+
+    fn default_probe(&self) -> Option<Probe> {
+        self.default
+            .as_ref()
+            .map(|default| self.probe(format!("SET DEFAULT {}", default.value)))
+    }
+
+    fn probe(&self, what: String) -> Probe {
+        Probe {
+            table: self.table.value.clone(),
+            before: "ALTER TABLE ".into(),
+            after: format!(" ALTER COLUMN {} {what}", ident(&self.column.value)),
+        }
+    }
+
+    /// The type as the server prints it.
+    fn printed_type(&self, context: &Context<'_>) -> Result<String, Diagnostic> {
+        let answered = |outcome: &ProbeOutcome| {
+            outcome
+                .table
+                .column(&self.column.value)
+                .map(|it| it.data_type.clone())
+        };
+        let answer = context
+            .accepted(&self.type_probe(), self.data_type.span)?
+            .and_then(answered);
+        answer
+            .or_else(|| types::canonical(&self.data_type.value).map(|known| known.to_string()))
+            .ok_or_else(|| {
+                Diagnostic::new(
+                    "unknown_type",
+                    format!("`{}` is not a type known here", self.data_type.value),
+                )
+                .at(self.data_type.span)
+            })
+    }
+
+    /// Whether it is a widening at all, and which kind.
+    fn change(&self, column: &Column, printed: &str) -> Result<TypeChange, Diagnostic> {
+        let from = &column.data_type;
+        let complaint = |code, message: String| Diagnostic::new(code, message).at(self.data_type.span);
+        match types::widening(from, printed) {
+            Some(TypeChange::Same) => Err(complaint(
+                "no_change",
+                format!("`{}` is {printed} already", column.name),
+            )
+            .help("remove this change")),
+            Some(TypeChange::Lossy) | None => Err(complaint(
+                "not_a_widening",
+                format!("{printed} does not hold every value of {from}, or nothing is known about the pair"),
+            )
+            .help("widen_column changes a type only where no value can be lost")),
+            Some(change) => Ok(change),
+        }
+    }
+
+    fn printed_column(
+        &self,
+        context: &Context<'_>,
+        column: &Column,
+        printed: &str,
+    ) -> Result<Column, Diagnostic> {
+        let mut after = column.clone();
+        after.data_type = printed.to_owned();
+        if let Ok(Some(outcome)) = context.accepted(&self.type_probe(), self.data_type.span)
+            && let Some(answer) = outcome.table.column(&column.name)
+        {
+            after.storage.clone_from(&answer.storage);
+        }
+        if let (Some(probe), Some(default)) = (self.default_probe(), &self.default) {
+            let answered = |outcome: &ProbeOutcome| {
+                outcome
+                    .table
+                    .column(&column.name)
+                    .and_then(|it| it.default.clone())
+            };
+            let answer = context.accepted(&probe, default.span)?.and_then(answered);
+            after.default = Some(answer.unwrap_or_else(|| default.value.clone()));
+        }
+        Ok(after)
+    }
+
+    fn refused(&self, why: &str, hanging: Vec<String>) -> Option<Diagnostic> {
+        if hanging.is_empty() {
+            return None;
+        }
+        let message = format!("{why}: {}", hanging.join(", "));
+        Some(Diagnostic::new("cannot_widen_yet", message).at(self.column.span))
+    }
+
+    /// What stops an ALTER TABLE … TYPE whichever way it is done.
+    fn common_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
+        let name = &self.table.value;
+        let plain = |code, message: String| Diagnostic::new(code, message).at(self.column.span);
+        let mut found = Vec::new();
+        if column.generated.is_some() {
+            found.push(plain(
+                "generated_column",
+                format!("`{}` is a generated column", column.name),
+            ));
+        }
+        if column.inherited {
+            let message = format!("`{}` is inherited; change it on the parent", column.name);
+            found.push(plain("inherited_column", message));
+        }
+        if table.kind == TableKind::Foreign || table.of_type.is_some() {
+            found.push(plain(
+                "unsupported_table",
+                format!("{name} is a foreign or typed table"),
+            ));
+        }
+        if table.partition_key_columns.contains(&column.name) {
+            found.push(plain(
+                "partition_key",
+                format!("`{}` is part of the partition key", column.name),
+            ));
+        }
+        let keys = dependents::constraints(table, &column.name, |kind| {
+            matches!(kind, ConstraintKind::ForeignKey | ConstraintKind::Exclusion)
+        });
+        found.extend(self.refused("these constraints hang on the column", keys));
+        let incoming = dependents::incoming(context.catalog, name, &column.name);
+        found.extend(self.refused("these foreign keys reference the column", incoming));
+        let outside = dependents::outside(table, &column.name);
+        found.extend(self.refused(
+            "PostgreSQL does not retype a column that these objects use",
+            outside,
+        ));
+        found
+    }
+
+    /// What would make the catalog-only way rebuild or scan under the lock.
+    fn heavy_under_lock(table: &Table, column: &Column, partitioned: bool) -> Vec<String> {
+        let rebuilt = |index: &crate::catalog::model::Index| {
+            partitioned
+                || index.predicate.is_some()
+                || index.expression_columns.contains(&column.name)
+                || index.keys.iter().any(|key| key.expression.is_some())
+        };
+        let mut found: Vec<String> = table
+            .indexes
+            .iter()
+            .filter(|(_, index)| index.mentions(&column.name) && rebuilt(index))
+            .map(|(name, _)| format!("index {} would be rebuilt", ident(name)))
+            .collect();
+        let checks = dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::Check);
+        found.extend(
+            checks
+                .into_iter()
+                .map(|check| format!("{check} would be scanned for")),
+        );
+        found
+    }
+
+    /// What a shadow column cannot carry over yet.
+    fn shadow_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
+        let name = &self.table.value;
+        let mut hanging = dependents::constraints(table, &column.name, |kind| {
+            matches!(
+                kind,
+                ConstraintKind::PrimaryKey | ConstraintKind::Unique | ConstraintKind::Check
+            )
+        });
+        hanging.extend(
+            dependents::indexes(table, &column.name).map(|(index, _)| format!("index {}", ident(index))),
+        );
+        hanging.extend(dependents::statistics(table, &column.name));
+        hanging.extend(
+            owned_sequences(context.catalog, name, &column.name)
+                .iter()
+                .map(|it| format!("sequence {it}")),
+        );
+        if column.identity.is_some() {
+            hanging.push("its identity".into());
+        }
+        let foreign = column.grants.iter().filter(|grant| grant.grantor != table.owner);
+        hanging.extend(foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee)));
+        let mut found = Vec::new();
+        found.extend(self.refused("a shadow column does not carry these over yet", hanging));
+        if table.kind == TableKind::Partitioned
+            || !table.children.is_empty()
+            || !table.inherits.is_empty()
+            || table.partition_of.is_some()
+        {
+            found.extend(self.refused(
+                "a shadow column is not possible yet on partitioned or inherited tables",
+                vec![name.to_string()],
+            ));
+        }
+        let published = dependents::publications(context.catalog, name);
+        found.extend(self.refused(
+            "subscribers of these publications would need the new column first",
+            published,
+        ));
+        let trigger = shadow::trigger_name(&column.name);
+        let later = |(other, it): &(&String, &crate::catalog::model::Trigger)| {
+            it.before_row_write && other.as_bytes() > trigger.as_bytes()
+        };
+        let later = table
+            .triggers
+            .iter()
+            .filter(later)
+            .map(|(other, _)| format!("trigger {}", ident(other)))
+            .collect();
+        found.extend(self.refused(
+            "these triggers would run after ours and could change the value again",
+            later,
+        ));
+        if table.force_row_security && !context.now.role.superuser {
+            found.extend(self.refused(
+                "the backfill would not see all rows",
+                vec!["FORCE ROW LEVEL SECURITY".into()],
+            ));
+        }
+        if !context.now.role.may_set_replication_role && !table.rules.is_empty() {
+            let rules = table
+                .rules
+                .keys()
+                .map(|rule| format!("rule {}", ident(rule)))
+                .collect();
+            found.extend(self.refused("these rules would rewrite the backfill", rules));
+        }
+        if !context.now.schemas.contains_key("pgmorph") && !context.now.role.may_create_schema {
+            found.extend(self.refused("the role may not create", vec!["schema pgmorph".into()]));
+        }
+        found
+    }
+
+    fn shadow(&self, context: &Context<'_>, table: &Table, column: &Column, printed: &str) -> Shadow {
+        let suppress_triggers = context.now.role.may_set_replication_role;
+        let mut hazards = vec![Hazard::new(
+            "extra_column",
+            format!(
+                "until contract, SELECT * on {} also returns the column that is not in use",
+                self.table.value
+            ),
+        )];
+        let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
+        if !suppress_triggers && !firing.is_empty() {
+            let message = format!(
+                "the role may not set session_replication_role: these triggers fire on the backfill: {}",
+                firing.join(", ")
+            );
+            hazards.push(Hazard::new("triggers_fire", message));
+        }
+        if table.replica_identity == ReplicaIdentity::Full && table.persistence == Persistence::Permanent {
+            hazards.push(Hazard::new(
+                "wal",
+                "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
+            ));
+        }
+        Shadow {
+            table: self.table.value.clone(),
+            column: column.clone(),
+            new_type: printed.to_owned(),
+            new_default: self.default_text(column),
+            key: table.key_columns(),
+            rows: table.size.rows,
+            bytes: table.size.heap_bytes,
+            suppress_triggers,
+            hazards,
+        }
+    }
+
+    fn default_text(&self, column: &Column) -> Option<String> {
+        self.default
+            .as_ref()
+            .map(|default| default.value.clone())
+            .or_else(|| column.default.clone())
+    }
+
+    fn way(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &Column,
+        printed: &str,
+        change: TypeChange,
+    ) -> Result<Way, Vec<Diagnostic>> {
+        let name = &self.table.value;
+        let complaints = self.common_complaints(context, table, column);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
+        let total = u64::try_from(table.size.total_bytes()).unwrap_or(u64::MAX);
+        let small = total <= context.settings.small_table_bytes && !partitioned;
+        let direct = |tree| Direct {
+            tree,
+            sequences: owned_sequences(context.catalog, name, &column.name),
+            key: table.key_columns(),
+            rows: table.size.rows,
+            bytes: table.size.total_bytes(),
+        };
+        let heavy = Self::heavy_under_lock(table, column, partitioned);
+        if change == TypeChange::CatalogOnly && heavy.is_empty() {
+            return Ok(Way::CatalogOnly(direct(context.catalog.tree(name))));
+        }
+        if small && table.partition_of.is_none() && table.inherits.is_empty() {
+            return Ok(Way::InPlace(direct(vec![name.clone()])));
+        }
+        if change == TypeChange::CatalogOnly {
+            return Err(self
+                .refused("the change itself needs no rewrite, but under the lock", heavy)
+                .map(|complaint| complaint.help("drop and recreate these around it in plans of their own"))
+                .into_iter()
+                .collect());
+        }
+        let complaints = self.shadow_complaints(context, table, column);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        Ok(Way::Shadow(Box::new(
+            self.shadow(context, table, column, printed),
+        )))
+    }
+}
+
+/// Sequences that a serial column owns; those of an identity follow by themselves.
+fn owned_sequences(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) -> Vec<QualifiedName> {
+    let owned = catalog.sequences.iter().filter(|(_, sequence)| {
+        !sequence.identity
+            && sequence
+                .owned_by
+                .as_ref()
+                .is_some_and(|(owner, name)| owner == table && name == column)
+    });
+    owned.map(|(name, _)| name.clone()).collect()
+}
+
+impl Operation for WidenColumn {
+    type Target = Target;
+    const NAME: &'static str = "widen_column";
+    const MANUAL: &'static str = MANUAL;
+
+    fn read(fields: &Fields<'_>) -> Option<Self> {
+        let table = fields.qualified("table");
+        let column = fields.identifier("column");
+        let data_type = fields.text("type");
+        let default = fields.optional_text("default");
+        Some(Self {
+            table: table?,
+            column: column?,
+            data_type: data_type?,
+            default,
+        })
+    }
+
+    fn probes(&self) -> Vec<Probe> {
+        std::iter::once(self.type_probe())
+            .chain(self.default_probe())
+            .collect()
+    }
+
+    fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
+        let one = |complaint| vec![complaint];
+        let table = context.table(&self.table).map_err(one)?;
+        let column = context
+            .column(&self.table.value, table, &self.column)
+            .map_err(one)?;
+        let printed_type = self.printed_type(context).map_err(one)?;
+        let change = self.change(column, &printed_type).map_err(one)?;
+        let printed = self.printed_column(context, column, &printed_type).map_err(one)?;
+        let way = self.way(context, table, column, &printed_type, change)?;
+        Ok(Target {
+            table: self.table.value.clone(),
+            column: column.clone(),
+            printed,
+            default: self.default_text(column),
+            way,
+        })
+    }
+
+    fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
+        match &target.way {
+            Way::CatalogOnly(direct) => {
+                vec![target.alter(direct, settings, "catalog only", Estimate::INSTANT)]
+            }
+            Way::InPlace(direct) => {
+                let estimate = Estimate::scan(direct.rows, direct.bytes, direct.bytes);
+                vec![target.alter(
+                    direct,
+                    settings,
+                    "rewritten in place: the table is small",
+                    estimate,
+                )]
+            }
+            Way::Shadow(shadow) => shadow.steps(settings),
+        }
+    }
+
+    fn swaps(target: &Target) -> Vec<(QualifiedName, String)> {
+        match &target.way {
+            Way::Shadow(_) => vec![(target.table.clone(), target.column.name.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
+        if let Way::Shadow(shadow) = &target.way {
+            if let Some(table) = catalog.tables.get_mut(&target.table) {
+                shadow.apply(table, target.printed.clone());
+            }
+            return;
+        }
+        for name in catalog.tree(&target.table) {
+            let table = catalog.tables.get_mut(&name);
+            if let Some(column) = table.and_then(|table| table.column_mut(&target.column.name)) {
+                column.data_type.clone_from(&target.printed.data_type);
+                column.storage.clone_from(&target.printed.storage);
+                column.default.clone_from(&target.printed.default);
+            }
+        }
+    }
+}
+
+impl Target {
+    fn alter(&self, direct: &Direct, settings: &Settings, how: &str, estimate: Estimate) -> StepDraft {
+        let (table, column, old_type) = (&self.table, ident(&self.column.name), &self.column.data_type);
+        let new_type = &self.printed.data_type;
+        let locks: Vec<_> = direct
+            .tree
+            .iter()
+            .map(|name| Lock::new(name, LockMode::AccessExclusive))
+            .collect();
+        let expect = |data_type: &str| Expectation::Column {
+            table: table.clone(),
+            column: self.column.name.clone(),
+            facts: ColumnFacts {
+                data_type: Some(data_type.into()),
+                ..ColumnFacts::default()
+            },
+        };
+        let lost = Check {
+            name: format!("every value of {table}.{column} fits {old_type}"),
+            query: format!(
+                "SELECT {} FROM {table} WHERE NOT ({})",
+                if direct.key.is_empty() {
+                    "ctid::text AS ctid".to_owned()
+                } else {
+                    idents(&direct.key)
+                },
+                types::fits_predicate(old_type, new_type, &column).unwrap_or_else(|| "true".into())
+            ),
+            help: "going back would lose these values: change them first".into(),
+        };
+        let undo_check = Work {
+            summary: format!("check that {}", lost.name),
+            action: Action::Check(lost),
+            transaction: Transaction::None,
+            locks: vec![Lock::new(table, LockMode::AccessShare)],
+            timeouts: settings.patient(),
+            expect: Vec::new(),
+            on_violation: None,
+        };
+        let undo = brief(
+            settings,
+            format!("make {table}.{column} {old_type} again"),
+            self.alter_statements(direct, old_type, old_type, self.column.default.as_deref()),
+            locks.clone(),
+            vec![expect(old_type)],
+        );
+        let mut hazards = vec![Hazard::new(
+            "prepared_statements",
+            format!(
+                "statements prepared before that return {table}.{column} fail with 0A000 until they are prepared again"
+            ),
+        )];
+        if matches!(self.way, Way::CatalogOnly(_)) {
+            hazards.push(Hazard::new(
+                "undo_rewrites",
+                format!("going back to {old_type} rewrites {table} under ACCESS EXCLUSIVE, within statement_timeout"),
+            ));
+        }
+        StepDraft {
+            id: "alter".into(),
+            phase: Phase::Cutover,
+            work: brief(
+                settings,
+                format!("make {table}.{column} {new_type} ({how})"),
+                self.alter_statements(direct, new_type, new_type, self.default.as_deref()),
+                locks,
+                vec![expect(new_type)],
+            ),
+            hazards,
+            undo: Undo::Work(vec![undo_check, undo]),
+            estimate,
+        }
+    }
+
+    fn alter_statements(
+        &self,
+        direct: &Direct,
+        data_type: &str,
+        sequence_type: &str,
+        default: Option<&str>,
+    ) -> Vec<String> {
+        let (table, column) = (&self.table, ident(&self.column.name));
+        // Without repeating it, the column's own collation would be reset.
+        let collate = self
+            .column
+            .collation
+            .as_ref()
+            .map(|it| format!(" COLLATE {it}"))
+            .unwrap_or_default();
+        let using = format!(" USING {column}::{data_type}");
+        let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
+        if self.column.default.is_some() || self.default.is_some() {
+            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT"));
+        }
+        statements.push(format!(
+            "ALTER TABLE {table} ALTER COLUMN {column} TYPE {data_type}{collate}{using}"
+        ));
+        if let Some(default) = default {
+            statements.push(format!(
+                "ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
+            ));
+        }
+        if ["smallint", "integer", "bigint"].contains(&sequence_type) {
+            let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {sequence_type}");
+            statements.extend(direct.sequences.iter().map(alter));
+        }
+        // Changing the type dropped the column's statistics; a small table is analyzed in no time.
+        if matches!(self.way, Way::InPlace(_)) {
+            statements.push(format!("ANALYZE {table}"));
+        }
+        statements
+    }
+}
