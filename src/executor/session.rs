@@ -453,10 +453,12 @@ impl Runner {
         let mut tries = Tries::new(self.deadline);
         loop {
             match self.standing_once(expectations).await {
-                Err(error) if error.kind == ErrorKind::Connection => match tries.delay() {
-                    Some(delay) => self.pause(delay).await?,
-                    None => return Err(error),
-                },
+                Err(error) if matches!(error.kind, ErrorKind::Connection | ErrorKind::Exhausted) => {
+                    match tries.delay() {
+                        Some(delay) => self.pause(delay).await?,
+                        None => return Err(error),
+                    }
+                }
                 result => return result,
             }
         }
