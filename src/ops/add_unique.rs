@@ -118,13 +118,18 @@ mod tests {
 
     #[test]
     fn refuses_unfit_indexes_and_partitioned_tables() {
-        let changes = "\
-  - add_unique: {table: orders, index: plain}
+        let changes = "  - add_unique: {table: orders, index: plain}
   - add_unique: {table: orders, index: orders_pkey}
   - add_unique: {table: orders, index: number}
   - add_unique: {table: orders, columns: [id], name: plain}
 ";
-        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"
+        3:40 index_not_fit: the index plain is not unique (give `columns` instead, and a fitting index is built)
+        4:17 name_taken: public.orders has a constraint `orders_pkey` already (choose another name; a constraint that this plan drops keeps its name until contract)
+        4:40 index_not_fit: the index orders_pkey belongs to a constraint already (give `columns` instead, and a fitting index is built)
+        5:40 unknown_index: public.orders has no index `number` (did you mean `numbers`?)
+        6:54 name_taken: public.plain exists already
+        ");
         let tree = crate::ops::create_index::tests::tree();
         let changes = "  - add_unique: {table: events, columns: [day, Region_id]}\n";
         insta::assert_snapshot!(plan_text(&tree, changes), @"3:25 partitioned_table: public.events is partitioned; PostgreSQL cannot base its constraints on an index built before (create_index with `unique: true` keeps the rows as distinct, without a lock)");

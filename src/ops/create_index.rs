@@ -68,9 +68,11 @@ impl Operation for CreateIndex {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::catalog::model::{CatalogSnapshot, TableKind};
+    use crate::catalog::model::{CatalogSnapshot, ProbeAnswer, ProbeError, ProbeOutcome, TableKind};
     use crate::ops::testing::{catalog, compile, index, plan_text, table};
+    use crate::plan::Expectation;
     use crate::sql::QualifiedName;
+    use crate::{change_plan, planner};
 
     fn orders() -> CatalogSnapshot {
         let mut orders = table(&[
@@ -206,6 +208,45 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn expects_what_the_server_printed() {
+        let mut orders = orders();
+        let changes =
+            "  - create_index: {name: i, table: orders, columns: [state], where: created_at is null}\n";
+        let source = format!("name: test\nchanges:\n{changes}");
+        let probe = planner::probes(&change_plan::parse(&source).unwrap()).remove(0);
+        assert_eq!(probe.before, "CREATE INDEX i ON ");
+        let mut printed = index(&["state"], false);
+        printed.predicate = Some("(created_at IS NULL)".into());
+        let mut clone = table(&["state text"]);
+        clone.indexes.insert("i".into(), printed);
+        let outcome = Ok(ProbeOutcome {
+            table: clone,
+            fast_defaults: Vec::new(),
+            rewritten: false,
+        });
+        orders.answers.push(ProbeAnswer {
+            probe: probe.clone(),
+            outcome,
+        });
+        let plan = compile(&orders, changes).unwrap();
+        let after = &plan.after.tables[&QualifiedName::new("public", "orders")];
+        assert_eq!(
+            after.indexes["i"].predicate.as_deref(),
+            Some("(created_at IS NULL)")
+        );
+        assert!(matches!(
+            plan.steps[0].work.expect[0],
+            Expectation::Index { exact: true, .. }
+        ));
+        orders.answers[0].outcome = Err(ProbeError {
+            sqlstate: "42883".into(),
+            message: "no such function".into(),
+            hint: None,
+        });
+        insta::assert_snapshot!(plan_text(&orders, changes), @"3:19 refused_by_server: PostgreSQL does not accept this: no such function (SQLSTATE 42883)");
+    }
+
+    #[test]
     fn says_everything_that_is_wrong() {
         let mut catalog = orders();
         let orders = catalog
@@ -215,29 +256,30 @@ pub(crate) mod tests {
         let mut failed = index(&["customer_id"], false);
         failed.valid = false;
         orders.indexes.insert("orders_customer_id_idx".into(), failed);
-        let changes = "\
-  - create_index: {table: orders, columns: [customer_id]}
+        let changes = "  - create_index: {table: orders, columns: [customer_id]}
   - create_index: {name: orders_state_idx, table: orders, columns: [state]}
-  - create_index: {table: orders, columns: [custmer_id, lower(state), {column: id, expression: x}]}
-  - create_index: {table: orders, columns: [lower(state), {column: state, order: up}]}
   - create_index: {table: orders, columns: [custmer_id, lower(state)], nulls_not_distinct: true}
   - create_index: {table: orders, columns: [{column: state, order: desc}], method: gin, unique: true}
 ";
-        insta::assert_snapshot!(plan_text(&catalog, changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
-        let good =
-            "  - create_index: {table: orders, columns: [custmer_id, lower(state)], nulls_not_distinct: true}
-  - create_index: {table: orders, columns: [{column: state, order: desc}], method: gin, unique: true}
-  - create_index: {table: orders, columns: [customer_id]}
-  - create_index: {name: orders_state_idx, table: orders, columns: [state]}
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        3:19 invalid_index: public.orders_customer_id_idx is there and INVALID: an earlier build of it on public.orders failed (DROP INDEX CONCURRENTLY public.orders_customer_id_idx; then plan again)
+        4:26 name_taken: public.orders_state_idx exists already
+        5:45 unknown_column: public.orders has no column `custmer_id` (did you mean `customer_id`?)
+        5:57 unknown_column: public.orders has no column `lower(state)` (write an expression as `{expression: "lower(state)"}`)
+        5:19 not_unique: `nulls_not_distinct` has a meaning for unique indexes only
+        6:19 unique_needs_btree: an index of method gin cannot be unique
+        6:45 unordered_method: an index of method gin has no order (leave out `order` and `nulls`)
+        "#);
+        let changes = "  - create_index: {table: orders, columns: [id, {column: id, expression: x}]}
+  - create_index: {table: orders, columns: [{column: state, order: up, colation: C}]}
+  - create_index: {table: orders, unique: maybe, columns: [{column: state, collation: a.b.c}]}
 ";
-        insta::assert_snapshot!(plan_text(&catalog, good), @r#"
-        3:45 unknown_column: public.orders has no column `custmer_id` (did you mean `customer_id`?)
-        3:57 unknown_column: public.orders has no column `lower(state)` (write an expression as `{expression: "lower(state)"}`)
-        3:19 not_unique: `nulls_not_distinct` has a meaning for unique indexes only
-        4:19 unique_needs_btree: an index of method gin cannot be unique
-        4:45 unordered_method: an index of method gin has no order (leave out `order` and `nulls`)
-        5:19 invalid_index: public.orders_customer_id_idx is there and INVALID: an earlier build of it on public.orders failed (DROP INDEX CONCURRENTLY public.orders_customer_id_idx; then plan again)
-        6:26 name_taken: public.orders_state_idx exists already
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        3:49 column_or_expression: an item of `columns` has either `column` or `expression`
+        4:68 invalid_value: `order` is one of asc, desc, not "up"
+        4:72 unknown_key: unknown key `colation` (did you mean `collation`?)
+        5:43 invalid_value: `unique` is true or false, not "maybe"
+        5:87 invalid_value: "a.b.c" has more than a schema and a name; put a part with dots in double quotes
         "#);
         let changes = "  - create_index: {table: events, columns: [note], unique: true}\n";
         insta::assert_snapshot!(plan_text(&tree(), changes), @"

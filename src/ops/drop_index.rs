@@ -197,8 +197,10 @@ mod tests {
         odd.options = vec!["fillfactor=70".into()];
         odd.include = vec!["id".into()];
         odd.comment = Some("it's odd".into());
-        odd.clustered = true;
         orders.indexes.insert("Odd".into(), odd);
+        let mut clustered = index(&["state"], false);
+        clustered.clustered = true;
+        orders.indexes.insert("clustered".into(), clustered);
         let mut identity = index(&["id"], true);
         identity.replica_identity = true;
         orders.indexes.insert("orders_identity".into(), identity);
@@ -219,11 +221,24 @@ mod tests {
           undo   locks: public.orders ACCESS SHARE (lock_timeout -)
           undo CREATE UNIQUE INDEX CONCURRENTLY "Odd" ON public.orders USING btree (state, (lower(state)) COLLATE "C" text_pattern_ops DESC NULLS LAST) INCLUDE (id) WITH (fillfactor = '70') WHERE (id > 5);
           undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
-          undo ALTER TABLE public.orders CLUSTER ON "Odd";
           undo COMMENT ON INDEX public."Odd" IS 'it''s odd';
-          undo   locks: public.orders SHARE UPDATE EXCLUSIVE, public."Odd" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          undo   locks: public."Odd" SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
           hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
         "#);
+    }
+
+    #[test]
+    fn the_mark_of_cluster_comes_back() {
+        insta::assert_snapshot!(plan_text(&orders(), "  - drop_index: {name: clustered}\n"), @"
+        01-drop_index-drop [contract] drop public.clustered concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public.clustered;
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY clustered ON public.orders USING btree (state);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo ALTER TABLE public.orders CLUSTER ON clustered;
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          hazard slower_queries: queries that used the index find another way; pg_stat_user_indexes tells how often it is used
+        ");
     }
 
     #[test]
@@ -265,14 +280,19 @@ mod tests {
 
     #[test]
     fn refuses_what_others_need() {
-        let changes = "\
-  - drop_index: {name: orders_pkey}
+        let changes = "  - drop_index: {name: orders_pkey}
   - drop_index: {name: orders_identity}
   - drop_index: {name: orders_key}
   - drop_index: {name: odd}
   - drop_index: {name: Odd, table: lines}
 ";
-        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        insta::assert_snapshot!(plan_text(&orders(), changes), @r#"
+        3:24 index_of_constraint: orders_pkey belongs to the constraint orders_pkey of public.orders (drop_constraint drops both)
+        4:24 index_is_replica_identity: orders_identity is the replica identity of public.orders; without it, replicated updates and deletes fail (first ALTER TABLE public.orders REPLICA IDENTITY to another one)
+        5:24 index_of_foreign_key: the foreign key lines_fk of public.lines rests on orders_key (drop that foreign key first, with drop_constraint)
+        6:24 unknown_index: there is no index public.odd (did you mean `Odd`?)
+        7:36 other_table: the index public."Odd" belongs to public.orders, not to public.lines
+        "#);
     }
 
     #[test]

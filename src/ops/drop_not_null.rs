@@ -205,12 +205,15 @@ mod tests {
             sequence: QualifiedName::new("public", "orders_n_seq"),
         });
         let catalog = catalog().with("orders", orders);
-        let changes = "\
-  - drop_not_null: {table: orders, column: id}
+        let changes = "  - drop_not_null: {table: orders, column: id}
   - drop_not_null: {table: orders, column: n}
   - drop_not_null: {table: orders, column: state}
 ";
-        insta::assert_snapshot!(plan_text(&catalog, changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        3:44 in_primary_key: id is in the primary key orders_pkey of public.orders (drop the primary key first)
+        4:44 identity_column: n is an identity column, which is never null (drop the identity first)
+        5:44 already_nullable: public.orders.state may be null already (leave this change out)
+        ");
         let tree = crate::ops::create_index::tests::tree();
         let changes = "  - drop_not_null: {table: ev_2_a, column: day}\n";
         insta::assert_snapshot!(plan_text(&tree, changes), @"3:44 not_null_in_parent: day is NOT NULL in public.ev_2, which public.ev_2_a belongs to (make the change on public.ev_2)");

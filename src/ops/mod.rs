@@ -9,27 +9,41 @@ use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
 
+mod add_check;
+mod add_column;
+mod add_foreign_key;
 mod add_primary_key;
 mod add_unique;
 mod create_index;
+mod drop_column;
+mod drop_constraint;
+mod drop_default;
 mod drop_index;
 mod drop_not_null;
 mod parts;
 mod replace_index;
 mod set_default;
 mod set_not_null;
-mod widen_column;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
+mod widen_column;
 
+pub use add_check::AddCheck;
+pub use add_column::AddColumn;
+pub use add_foreign_key::AddForeignKey;
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
 pub use create_index::CreateIndex;
+pub use drop_column::DropColumn;
+pub use drop_constraint::DropConstraint;
+pub use drop_default::DropDefault;
 pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
+pub use sql::Sql;
 pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
@@ -289,14 +303,21 @@ macro_rules! operations {
 }
 
 operations![
+    AddCheck,
+    AddColumn,
+    AddForeignKey,
     AddPrimaryKey,
     AddUnique,
     CreateIndex,
+    DropColumn,
+    DropConstraint,
+    DropDefault,
     DropIndex,
     DropNotNull,
     ReplaceIndex,
     SetDefault,
     SetNotNull,
+    Sql,
     WidenColumn,
 ];
 

@@ -210,6 +210,12 @@ impl Target {
         format!("COMMENT ON INDEX {} IS {text}", self.qualified(name))
     }
 
+    fn is_absent(&self, name: &str) -> Expectation {
+        Expectation::IndexAbsent {
+            index: self.qualified(name),
+        }
+    }
+
     fn has_comment(&self, name: &str, comment: Option<&str>) -> Expectation {
         Expectation::Query {
             query: format!(
@@ -226,8 +232,9 @@ impl Target {
         if self.swaps {
             statements.push(self.rename(&self.final_name, &self.old_name));
             statements.push(self.rename(&self.new_name, &self.final_name));
+            // The names tell; the final one is taken before and after.
             expect.extend(self.old.built());
-            expect.extend(self.new.clone().renamed(&self.final_name).built());
+            expect.push(self.is_absent(&self.new_name));
         }
         if let Some(comment) = &self.comment {
             statements.push(self.comment(&self.final_name, Some(comment)));
@@ -252,7 +259,7 @@ impl Target {
             statements.push(self.rename(&self.final_name, &self.new_name));
             statements.push(self.rename(&self.old_name, &self.final_name));
             expect.extend(self.new.built());
-            expect.extend(self.old.clone().renamed(&self.final_name).built());
+            expect.push(self.is_absent(&self.old_name));
         }
         if self.comment.is_some() {
             statements.push(self.comment(&self.new_name, None));
@@ -380,11 +387,15 @@ mod tests {
 
     #[test]
     fn refuses_what_a_new_index_would_not_take_over() {
-        let changes = "\
-  - replace_index: {name: orders_pkey, table: orders, columns: [state]}
+        let changes = "  - replace_index: {name: orders_pkey, table: orders, columns: [state]}
   - replace_index: {name: clustered, table: orders, columns: [state]}
   - replace_index: {name: fresh, table: orders, columns: [sate]}
 ";
-        insta::assert_snapshot!(plan_text(&orders(), changes), @"4:5 invalid_yaml: while parsing a block mapping, did not find expected key");
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"
+        3:27 index_of_constraint: orders_pkey belongs to the constraint orders_pkey of public.orders (drop_constraint drops both)
+        4:27 index_is_clustered: clustered is what public.orders is clustered on (first ALTER TABLE public.orders SET WITHOUT CLUSTER, and CLUSTER ON the new one afterwards)
+        5:27 unknown_index: there is no index public.fresh
+        5:59 unknown_column: public.orders has no column `sate` (did you mean `state`?)
+        ");
     }
 }

@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, line_and_column};
 use crate::plan::{Action, ExecutionPlan, Transaction, Undo, Work};
 use crate::sql::QualifiedName;
 use crate::{change_plan, planner};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 /// An empty database, PostgreSQL 15, seen by the superuser `postgres`.
@@ -40,6 +40,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         sequences: BTreeMap::new(),
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
+        unpredicted: BTreeSet::new(),
         answers: Vec::new(),
     }
 }

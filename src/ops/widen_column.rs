@@ -4,16 +4,18 @@ use super::parts::shadow::{self, Shadow};
 use super::parts::{brief, dependents};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{
-    CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table, TableKind,
+    CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
+    TableKind,
 };
 use crate::catalog::types::{self, TypeChange};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{
-    Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction, Undo,
-    Work,
+    Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
+    Undo, Work,
 };
 use crate::sql::{QualifiedName, ident, idents};
+use std::collections::BTreeSet;
 
 const MANUAL: &str = "\
 Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
@@ -80,7 +82,9 @@ impl WidenColumn {
     }
 
     fn default_probe(&self) -> Option<Probe> {
-        self.default.as_ref().map(|default| self.probe(format!("SET DEFAULT {}", default.value)))
+        self.default
+            .as_ref()
+            .map(|default| self.probe(format!("SET DEFAULT {}", default.value)))
     }
 
     fn probe(&self, what: String) -> Probe {
@@ -93,12 +97,24 @@ impl WidenColumn {
 
     /// The type as the server prints it.
     fn printed_type(&self, context: &Context<'_>) -> Result<String, Diagnostic> {
-        let answered = |outcome: &ProbeOutcome| outcome.table.column(&self.column.value).map(|it| it.data_type.clone());
-        let answer = context.accepted(&self.type_probe(), self.data_type.span)?.and_then(answered);
-        answer.or_else(|| types::canonical(&self.data_type.value).map(|known| known.to_string())).ok_or_else(|| {
-            Diagnostic::new("unknown_type", format!("`{}` is not a type known here", self.data_type.value))
+        let answered = |outcome: &ProbeOutcome| {
+            outcome
+                .table
+                .column(&self.column.value)
+                .map(|it| it.data_type.clone())
+        };
+        let answer = context
+            .accepted(&self.type_probe(), self.data_type.span)?
+            .and_then(answered);
+        answer
+            .or_else(|| types::canonical(&self.data_type.value).map(|known| known.to_string()))
+            .ok_or_else(|| {
+                Diagnostic::new(
+                    "unknown_type",
+                    format!("`{}` is not a type known here", self.data_type.value),
+                )
                 .at(self.data_type.span)
-        })
+            })
     }
 
     /// Whether it is a widening at all, and which kind.
@@ -106,9 +122,11 @@ impl WidenColumn {
         let from = &column.data_type;
         let complaint = |code, message: String| Diagnostic::new(code, message).at(self.data_type.span);
         match types::widening(from, printed) {
-            Some(TypeChange::Same) => {
-                Err(complaint("no_change", format!("`{}` is {printed} already", column.name)).help("remove this change"))
-            }
+            Some(TypeChange::Same) => Err(complaint(
+                "no_change",
+                format!("`{}` is {printed} already", column.name),
+            )
+            .help("remove this change")),
             Some(TypeChange::Lossy) | None => Err(complaint(
                 "not_a_widening",
                 format!("{printed} does not hold every value of {from}, or nothing is known about the pair"),
@@ -118,7 +136,12 @@ impl WidenColumn {
         }
     }
 
-    fn printed_column(&self, context: &Context<'_>, column: &Column, printed: &str) -> Result<Column, Diagnostic> {
+    fn printed_column(
+        &self,
+        context: &Context<'_>,
+        column: &Column,
+        printed: &str,
+    ) -> Result<Column, Diagnostic> {
         let mut after = column.clone();
         after.data_type = printed.to_owned();
         if let Ok(Some(outcome)) = context.accepted(&self.type_probe(), self.data_type.span)
@@ -127,7 +150,12 @@ impl WidenColumn {
             after.storage.clone_from(&answer.storage);
         }
         if let (Some(probe), Some(default)) = (self.default_probe(), &self.default) {
-            let answered = |outcome: &ProbeOutcome| outcome.table.column(&column.name).and_then(|it| it.default.clone());
+            let answered = |outcome: &ProbeOutcome| {
+                outcome
+                    .table
+                    .column(&column.name)
+                    .and_then(|it| it.default.clone())
+            };
             let answer = context.accepted(&probe, default.span)?.and_then(answered);
             after.default = Some(answer.unwrap_or_else(|| default.value.clone()));
         }
@@ -148,17 +176,26 @@ impl WidenColumn {
         let plain = |code, message: String| Diagnostic::new(code, message).at(self.column.span);
         let mut found = Vec::new();
         if column.generated.is_some() {
-            found.push(plain("generated_column", format!("`{}` is a generated column", column.name)));
+            found.push(plain(
+                "generated_column",
+                format!("`{}` is a generated column", column.name),
+            ));
         }
         if column.inherited {
             let message = format!("`{}` is inherited; change it on the parent", column.name);
             found.push(plain("inherited_column", message));
         }
         if table.kind == TableKind::Foreign || table.of_type.is_some() {
-            found.push(plain("unsupported_table", format!("{name} is a foreign or typed table")));
+            found.push(plain(
+                "unsupported_table",
+                format!("{name} is a foreign or typed table"),
+            ));
         }
         if table.partition_key_columns.contains(&column.name) {
-            found.push(plain("partition_key", format!("`{}` is part of the partition key", column.name)));
+            found.push(plain(
+                "partition_key",
+                format!("`{}` is part of the partition key", column.name),
+            ));
         }
         let keys = dependents::constraints(table, &column.name, |kind| {
             matches!(kind, ConstraintKind::ForeignKey | ConstraintKind::Exclusion)
@@ -167,7 +204,10 @@ impl WidenColumn {
         let incoming = dependents::incoming(context.catalog, name, &column.name);
         found.extend(self.refused("these foreign keys reference the column", incoming));
         let outside = dependents::outside(table, &column.name);
-        found.extend(self.refused("PostgreSQL does not retype a column that these objects use", outside));
+        found.extend(self.refused(
+            "PostgreSQL does not retype a column that these objects use",
+            outside,
+        ));
         found
     }
 
@@ -186,7 +226,11 @@ impl WidenColumn {
             .map(|(name, _)| format!("index {} would be rebuilt", ident(name)))
             .collect();
         let checks = dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::Check);
-        found.extend(checks.into_iter().map(|check| format!("{check} would be scanned for")));
+        found.extend(
+            checks
+                .into_iter()
+                .map(|check| format!("{check} would be scanned for")),
+        );
         found
     }
 
@@ -194,11 +238,20 @@ impl WidenColumn {
     fn shadow_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
         let name = &self.table.value;
         let mut hanging = dependents::constraints(table, &column.name, |kind| {
-            matches!(kind, ConstraintKind::PrimaryKey | ConstraintKind::Unique | ConstraintKind::Check)
+            matches!(
+                kind,
+                ConstraintKind::PrimaryKey | ConstraintKind::Unique | ConstraintKind::Check
+            )
         });
-        hanging.extend(dependents::indexes(table, &column.name).map(|(index, _)| format!("index {}", ident(index))));
+        hanging.extend(
+            dependents::indexes(table, &column.name).map(|(index, _)| format!("index {}", ident(index))),
+        );
         hanging.extend(dependents::statistics(table, &column.name));
-        hanging.extend(owned_sequences(context.catalog, name, &column.name).iter().map(|it| format!("sequence {it}")));
+        hanging.extend(
+            owned_sequences(context.catalog, name, &column.name)
+                .iter()
+                .map(|it| format!("sequence {it}")),
+        );
         if column.identity.is_some() {
             hanging.push("its identity".into());
         }
@@ -206,20 +259,47 @@ impl WidenColumn {
         hanging.extend(foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee)));
         let mut found = Vec::new();
         found.extend(self.refused("a shadow column does not carry these over yet", hanging));
-        if table.kind == TableKind::Partitioned || !table.children.is_empty() || !table.inherits.is_empty() || table.partition_of.is_some() {
-            found.extend(self.refused("a shadow column is not possible yet on partitioned or inherited tables", vec![name.to_string()]));
+        if table.kind == TableKind::Partitioned
+            || !table.children.is_empty()
+            || !table.inherits.is_empty()
+            || table.partition_of.is_some()
+        {
+            found.extend(self.refused(
+                "a shadow column is not possible yet on partitioned or inherited tables",
+                vec![name.to_string()],
+            ));
         }
         let published = dependents::publications(context.catalog, name);
-        found.extend(self.refused("subscribers of these publications would need the new column first", published));
+        found.extend(self.refused(
+            "subscribers of these publications would need the new column first",
+            published,
+        ));
         let trigger = shadow::trigger_name(&column.name);
-        let later = |(other, it): &(&String, &crate::catalog::model::Trigger)| it.before_row_write && other.as_bytes() > trigger.as_bytes();
-        let later = table.triggers.iter().filter(later).map(|(other, _)| format!("trigger {}", ident(other))).collect();
-        found.extend(self.refused("these triggers would run after ours and could change the value again", later));
+        let later = |(other, it): &(&String, &crate::catalog::model::Trigger)| {
+            it.before_row_write && other.as_bytes() > trigger.as_bytes()
+        };
+        let later = table
+            .triggers
+            .iter()
+            .filter(later)
+            .map(|(other, _)| format!("trigger {}", ident(other)))
+            .collect();
+        found.extend(self.refused(
+            "these triggers would run after ours and could change the value again",
+            later,
+        ));
         if table.force_row_security && !context.now.role.superuser {
-            found.extend(self.refused("the backfill would not see all rows", vec!["FORCE ROW LEVEL SECURITY".into()]));
+            found.extend(self.refused(
+                "the backfill would not see all rows",
+                vec!["FORCE ROW LEVEL SECURITY".into()],
+            ));
         }
         if !context.now.role.may_set_replication_role && !table.rules.is_empty() {
-            let rules = table.rules.keys().map(|rule| format!("rule {}", ident(rule))).collect();
+            let rules = table
+                .rules
+                .keys()
+                .map(|rule| format!("rule {}", ident(rule)))
+                .collect();
             found.extend(self.refused("these rules would rewrite the backfill", rules));
         }
         if !context.now.schemas.contains_key("pgmorph") && !context.now.role.may_create_schema {
@@ -232,7 +312,10 @@ impl WidenColumn {
         let suppress_triggers = context.now.role.may_set_replication_role;
         let mut hazards = vec![Hazard::new(
             "extra_column",
-            format!("until contract, SELECT * on {} also returns the column that is not in use", self.table.value),
+            format!(
+                "until contract, SELECT * on {} also returns the column that is not in use",
+                self.table.value
+            ),
         )];
         let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
         if !suppress_triggers && !firing.is_empty() {
@@ -243,7 +326,10 @@ impl WidenColumn {
             hazards.push(Hazard::new("triggers_fire", message));
         }
         if table.replica_identity == ReplicaIdentity::Full && table.persistence == Persistence::Permanent {
-            hazards.push(Hazard::new("wal", "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned()));
+            hazards.push(Hazard::new(
+                "wal",
+                "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
+            ));
         }
         Shadow {
             table: self.table.value.clone(),
@@ -254,12 +340,16 @@ impl WidenColumn {
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
             suppress_triggers,
+            trigger_functions: trigger_functions(table),
             hazards,
         }
     }
 
     fn default_text(&self, column: &Column) -> Option<String> {
-        self.default.as_ref().map(|default| default.value.clone()).or_else(|| column.default.clone())
+        self.default
+            .as_ref()
+            .map(|default| default.value.clone())
+            .or_else(|| column.default.clone())
     }
 
     fn way(
@@ -303,14 +393,29 @@ impl WidenColumn {
         if !complaints.is_empty() {
             return Err(complaints);
         }
-        Ok(Way::Shadow(Box::new(self.shadow(context, table, column, printed))))
+        Ok(Way::Shadow(Box::new(
+            self.shadow(context, table, column, printed),
+        )))
     }
+}
+
+/// Functions of the table's triggers that may be compiled against the type of its columns.
+fn trigger_functions(table: &Table) -> Vec<String> {
+    let functions = table.triggers.values().map(|trigger| trigger.function.clone());
+    let own: BTreeSet<String> = functions
+        .filter(|function| !function.starts_with("pg_catalog."))
+        .collect();
+    own.into_iter().collect()
 }
 
 /// Sequences that a serial column owns; those of an identity follow by themselves.
 fn owned_sequences(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) -> Vec<QualifiedName> {
     let owned = catalog.sequences.iter().filter(|(_, sequence)| {
-        !sequence.identity && sequence.owned_by.as_ref().is_some_and(|(owner, name)| owner == table && name == column)
+        !sequence.identity
+            && sequence
+                .owned_by
+                .as_ref()
+                .is_some_and(|(owner, name)| owner == table && name == column)
     });
     owned.map(|(name, _)| name.clone()).collect()
 }
@@ -325,17 +430,26 @@ impl Operation for WidenColumn {
         let column = fields.identifier("column");
         let data_type = fields.text("type");
         let default = fields.optional_text("default");
-        Some(Self { table: table?, column: column?, data_type: data_type?, default })
+        Some(Self {
+            table: table?,
+            column: column?,
+            data_type: data_type?,
+            default,
+        })
     }
 
     fn probes(&self) -> Vec<Probe> {
-        std::iter::once(self.type_probe()).chain(self.default_probe()).collect()
+        std::iter::once(self.type_probe())
+            .chain(self.default_probe())
+            .collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
         let one = |complaint| vec![complaint];
         let table = context.table(&self.table).map_err(one)?;
-        let column = context.column(&self.table.value, table, &self.column).map_err(one)?;
+        let column = context
+            .column(&self.table.value, table, &self.column)
+            .map_err(one)?;
         let printed_type = self.printed_type(context).map_err(one)?;
         let change = self.change(column, &printed_type).map_err(one)?;
         let printed = self.printed_column(context, column, &printed_type).map_err(one)?;
@@ -351,10 +465,17 @@ impl Operation for WidenColumn {
 
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
         match &target.way {
-            Way::CatalogOnly(direct) => vec![target.alter(direct, settings, "catalog only", Estimate::INSTANT)],
+            Way::CatalogOnly(direct) => {
+                vec![target.alter(direct, settings, "catalog only", Estimate::INSTANT)]
+            }
             Way::InPlace(direct) => {
                 let estimate = Estimate::scan(direct.rows, direct.bytes, direct.bytes);
-                vec![target.alter(direct, settings, "rewritten in place: the table is small", estimate)]
+                vec![target.alter(
+                    direct,
+                    settings,
+                    "rewritten in place: the table is small",
+                    estimate,
+                )]
             }
             Way::Shadow(shadow) => shadow.steps(settings),
         }
@@ -389,17 +510,28 @@ impl Target {
     fn alter(&self, direct: &Direct, settings: &Settings, how: &str, estimate: Estimate) -> StepDraft {
         let (table, column, old_type) = (&self.table, ident(&self.column.name), &self.column.data_type);
         let new_type = &self.printed.data_type;
-        let locks: Vec<_> = direct.tree.iter().map(|name| Lock::new(name, LockMode::AccessExclusive)).collect();
+        let locks: Vec<_> = direct
+            .tree
+            .iter()
+            .map(|name| Lock::new(name, LockMode::AccessExclusive))
+            .collect();
         let expect = |data_type: &str| Expectation::Column {
             table: table.clone(),
             column: self.column.name.clone(),
-            facts: ColumnFacts { data_type: Some(data_type.into()), ..ColumnFacts::default() },
+            facts: ColumnFacts {
+                data_type: Some(data_type.into()),
+                ..ColumnFacts::default()
+            },
         };
         let lost = Check {
             name: format!("every value of {table}.{column} fits {old_type}"),
             query: format!(
                 "SELECT {} FROM {table} WHERE NOT ({})",
-                if direct.key.is_empty() { "ctid::text AS ctid".to_owned() } else { idents(&direct.key) },
+                if direct.key.is_empty() {
+                    "ctid::text AS ctid".to_owned()
+                } else {
+                    idents(&direct.key)
+                },
                 types::fits_predicate(old_type, new_type, &column).unwrap_or_else(|| "true".into())
             ),
             help: "going back would lose these values: change them first".into(),
@@ -422,7 +554,9 @@ impl Target {
         );
         let mut hazards = vec![Hazard::new(
             "prepared_statements",
-            format!("statements prepared before that return {table}.{column} fail with 0A000 until they are prepared again"),
+            format!(
+                "statements prepared before that return {table}.{column} fail with 0A000 until they are prepared again"
+            ),
         )];
         if matches!(self.way, Way::CatalogOnly(_)) {
             hazards.push(Hazard::new(
@@ -455,15 +589,24 @@ impl Target {
     ) -> Vec<String> {
         let (table, column) = (&self.table, ident(&self.column.name));
         // Without repeating it, the column's own collation would be reset.
-        let collate = self.column.collation.as_ref().map(|it| format!(" COLLATE {it}")).unwrap_or_default();
+        let collate = self
+            .column
+            .collation
+            .as_ref()
+            .map(|it| format!(" COLLATE {it}"))
+            .unwrap_or_default();
         let using = format!(" USING {column}::{data_type}");
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
         if self.column.default.is_some() || self.default.is_some() {
             statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT"));
         }
-        statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {data_type}{collate}{using}"));
+        statements.push(format!(
+            "ALTER TABLE {table} ALTER COLUMN {column} TYPE {data_type}{collate}{using}"
+        ));
         if let Some(default) = default {
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"));
+            statements.push(format!(
+                "ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
+            ));
         }
         if ["smallint", "integer", "bigint"].contains(&sequence_type) {
             let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {sequence_type}");
@@ -474,5 +617,87 @@ impl Target {
             statements.push(format!("ANALYZE {table}"));
         }
         statements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::Dependent;
+    use crate::ops::testing::{catalog, index, plan_text, table};
+
+    const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
+
+    #[test]
+    fn a_large_table_gets_a_shadow_column() {
+        let mut orders = table(&["id bigint not null", "version integer not null"])
+            .with_primary_key("orders_pkey", &["id"]);
+        orders.columns[1].default = Some("1".into());
+        orders.columns[1].comment = Some("it's counted".into());
+        insta::assert_snapshot!(plan_text(&catalog().with("orders", orders), CHANGE));
+    }
+
+    #[test]
+    fn a_small_table_is_rewritten_in_place() {
+        let mut orders = table(&["version integer not null"]);
+        orders.size.heap_bytes = 8_192;
+        orders.size.index_bytes = 0;
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(
+            text.starts_with("01-widen_column-alter [cutover]")
+                && text.contains("TYPE bigint USING version::bigint"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_longer_varchar_is_catalog_only_unless_an_index_would_be_rebuilt() {
+        let change = "  - widen_column: {table: orders, column: code, type: varchar(40)}\n";
+        let mut orders = table(&["code character varying(20)"]);
+        orders.indexes.insert("plain".into(), index(&["code"], false));
+        let text = plan_text(&catalog().with("orders", orders.clone()), change);
+        assert!(text.contains("(catalog only)"), "{text}");
+        let mut partial = index(&["code"], false);
+        partial.predicate = Some("(code IS NOT NULL)".into());
+        orders.indexes.insert("partial".into(), partial);
+        let text = plan_text(&catalog().with("orders", orders), change);
+        assert!(text.contains("index partial would be rebuilt"), "{text}");
+    }
+
+    #[test]
+    fn what_a_shadow_column_cannot_carry_is_refused_by_name() {
+        let mut orders = table(&["version integer not null"]).with_primary_key("orders_pkey", &["version"]);
+        orders.indexes.insert("v".into(), index(&["version"], false));
+        let text = plan_text(&catalog().with("orders", orders.clone()), CHANGE);
+        assert!(text.contains("primary key orders_pkey, index v"), "{text}");
+        orders.dependents.push(Dependent {
+            column: Some("version".into()),
+            kind: "view".into(),
+            name: "public.totals".into(),
+        });
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(text.contains("view public.totals"), "{text}");
+    }
+
+    #[test]
+    fn only_lossless_changes_are_widenings() {
+        let orders = table(&["version integer not null"]);
+        let catalog = catalog().with("orders", orders);
+        let to = |data_type: &str| {
+            plan_text(
+                &catalog,
+                &format!("  - widen_column: {{table: orders, column: version, type: {data_type}}}\n"),
+            )
+        };
+        assert!(to("smallint").contains("not_a_widening"), "{}", to("smallint"));
+        assert!(to("int4").contains("no_change"), "{}", to("int4"));
+        assert!(to("nonsense").contains("unknown_type"), "{}", to("nonsense"));
+    }
+
+    #[test]
+    fn later_changes_keep_off_a_swapped_column() {
+        let orders = table(&["id bigint not null", "version integer not null"]);
+        let changes = format!("{CHANGE}  - set_default: {{table: orders, column: version, default: 5}}\n");
+        let text = plan_text(&catalog().with("orders", orders), &changes);
+        assert!(text.contains("column_is_swapped"), "{text}");
     }
 }

@@ -1,3 +1,4 @@
-//! Servers: how to reach one.
+//! PostgreSQL as a neighbour: how to reach one, and how to run one.
 
+pub mod embedded;
 pub mod settings;

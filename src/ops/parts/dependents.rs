@@ -11,14 +11,24 @@ pub fn outside(table: &Table, column: &str) -> Vec<String> {
         .filter(|dependent| dependent.column.as_deref() == Some(column))
         .map(|dependent| format!("{} {}", dependent.kind, dependent.name))
         .collect();
-    found.extend(table.row_type_used_by.iter().map(|user| format!("{user}, which stores rows of this table")));
+    found.extend(
+        table
+            .row_type_used_by
+            .iter()
+            .map(|user| format!("{user}, which stores rows of this table")),
+    );
     found
 }
 
 /// Indexes that mention the column, without those of constraints.
 pub fn indexes<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = (&'a str, &'a Index)> {
-    let mentions = move |(_, index): &(&String, &'a Index)| index.constraint.is_none() && index.mentions(column);
-    table.indexes.iter().filter(mentions).map(|(name, index)| (name.as_str(), index))
+    let mentions =
+        move |(_, index): &(&String, &'a Index)| index.constraint.is_none() && index.mentions(column);
+    table
+        .indexes
+        .iter()
+        .filter(mentions)
+        .map(|(name, index)| (name.as_str(), index))
 }
 
 /// Constraints of the table that mention the column, in words.
@@ -28,8 +38,12 @@ pub fn constraints(table: &Table, column: &str, wanted: impl Fn(ConstraintKind) 
         .iter()
         .filter(|(_, constraint)| wanted(constraint.kind))
         .filter(|(_, constraint)| {
-            let index = constraint.index.as_ref().and_then(|index| table.indexes.get(index));
-            constraint.columns.iter().any(|name| name == column) || index.is_some_and(|index| index.mentions(column))
+            let index = constraint
+                .index
+                .as_ref()
+                .and_then(|index| table.indexes.get(index));
+            constraint.columns.iter().any(|name| name == column)
+                || index.is_some_and(|index| index.mentions(column))
         })
         .map(|(name, constraint)| format!("{} {}", kind_name(constraint.kind), ident(name)))
         .collect()
@@ -60,7 +74,10 @@ pub fn incoming(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) 
 
 /// Extended statistics on the column.
 pub fn statistics(table: &Table, column: &str) -> Vec<String> {
-    let on = table.statistics.iter().filter(|(_, statistics)| statistics.columns.iter().any(|name| name == column));
+    let on = table
+        .statistics
+        .iter()
+        .filter(|(_, statistics)| statistics.columns.iter().any(|name| name == column));
     on.map(|(name, _)| format!("statistics object {name}")).collect()
 }
 
@@ -69,8 +86,16 @@ pub fn publications(catalog: &CatalogSnapshot, table: &QualifiedName) -> Vec<Str
     let carries = |publication: &crate::catalog::model::Publication| {
         publication.all_tables
             || publication.schemas.contains(&table.schema)
-            || publication.tables.iter().any(|published| &published.table == table)
+            || publication
+                .tables
+                .iter()
+                .any(|published| &published.table == table)
     };
-    let carrying = catalog.publications.iter().filter(|(_, publication)| carries(publication));
-    carrying.map(|(name, _)| format!("publication {}", ident(name))).collect()
+    let carrying = catalog
+        .publications
+        .iter()
+        .filter(|(_, publication)| carries(publication));
+    carrying
+        .map(|(name, _)| format!("publication {}", ident(name)))
+        .collect()
 }

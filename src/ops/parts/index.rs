@@ -237,7 +237,8 @@ impl IndexSpec {
         // What belongs to the clone rather than to the definition is not taken from the answer.
         let index = printed.map(|printed| Index {
             valid: true,
-            tablespace: written.tablespace.clone(),
+            // Without the clause a temporary index goes where temporary tables go.
+            tablespace: written.tablespace.as_ref().and(printed.tablespace.clone()),
             replica_identity: false,
             clustered: false,
             constraint: None,
@@ -247,7 +248,11 @@ impl IndexSpec {
         });
         Ok(Resolved {
             exact: index.is_some(),
-            index: index.unwrap_or_else(|| written.clone()),
+            index: index.unwrap_or_else(|| Index {
+                // The catalog does not name the database's own tablespace, which is nearly always this one.
+                tablespace: written.tablespace.clone().filter(|name| name != "pg_default"),
+                ..written.clone()
+            }),
             written,
         })
     }

@@ -166,7 +166,22 @@ impl Build {
             complaints: Vec::new(),
         };
         if let Err(complaint) = free_index_name(context, &root, spec.name_span()) {
-            planner.complaints.push(complaint);
+            let made_up = complaint.code == "name_taken" && spec.name.is_none();
+            planner.complaints.push(if made_up {
+                complaint.help("give the new one a `name`")
+            } else {
+                complaint
+            });
+        }
+        if (140_000..140_004).contains(&context.now.server.version_num) {
+            planner.complaints.push(
+                Diagnostic::new(
+                    "server_corrupts_indexes",
+                    "PostgreSQL 14.0 to 14.3 can leave rows out of a concurrently built index",
+                )
+                .at(spec.table.span)
+                .help("upgrade the server to the latest 14 first"),
+            );
         }
         planner.add(table_name, name.to_owned(), None, 0);
         if !planner.complaints.is_empty() {

@@ -1,11 +1,13 @@
 //! What several operations are built from.
 
+pub mod constraint;
 pub mod dependents;
 pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod not_null;
 pub mod shadow;
+pub mod statement;
 
 use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::QualifiedName;

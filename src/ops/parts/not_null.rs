@@ -246,6 +246,8 @@ impl NotNull {
     fn add_constraint(&self, name: &str, settings: &Settings) -> StepDraft {
         let definition = format!("NOT NULL {}", ident(&self.column));
         let mut step = self.add(name, &definition, self.constraint_holds(name, false), settings);
+        // The server counts a column as NOT NULL from the unvalidated constraint on.
+        step.work.expect.push(self.is_not_null(true));
         if let Undo::Work(works) = &mut step.undo {
             for work in works {
                 work.expect = vec![self.is_not_null(false)];

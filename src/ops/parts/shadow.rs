@@ -8,8 +8,8 @@ use crate::catalog::model::{Column, Table};
 use crate::catalog::types;
 use crate::ops::StepDraft;
 use crate::plan::{
-    Action, Backfill, Check, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase,
-    Settings, Transaction, Undo, Work, hex,
+    Action, Backfill, Check, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode,
+    Phase, Settings, Transaction, Undo, Work, hex,
 };
 use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, idents, literal};
 use sha2::{Digest, Sha256};
@@ -28,6 +28,8 @@ pub struct Shadow {
     pub rows: i64,
     pub bytes: i64,
     pub suppress_triggers: bool,
+    /// Functions of the table's own triggers, as SQL text without parentheses.
+    pub trigger_functions: Vec<String>,
     pub hazards: Vec<Hazard>,
 }
 
@@ -93,13 +95,22 @@ impl Shadow {
     }
 
     /// Function and trigger that set `target` from `source` on every write.
-    fn sync(&self, direction: &str, target: &str, value: impl Fn(&str) -> String, source: &str) -> Vec<String> {
+    fn sync(
+        &self,
+        direction: &str,
+        target: &str,
+        value: impl Fn(&str) -> String,
+        source: &str,
+    ) -> Vec<String> {
         let (table, trigger) = (&self.table, ident(&self.trigger()));
         let function = self.function(direction);
         let (target, source) = (format!("NEW.{}", ident(target)), format!("NEW.{}", ident(source)));
         let body = format!("BEGIN {target} := {}; RETURN NEW; END", value(&source));
         vec![
-            format!("CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {}", literal(&body)),
+            format!(
+                "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {}",
+                literal(&body)
+            ),
             format!(
                 "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW \
                  WHEN ({target} IS DISTINCT FROM {}) EXECUTE FUNCTION {function}()",
@@ -111,27 +122,53 @@ impl Shadow {
     }
 
     fn forward_sync(&self) -> Vec<String> {
-        self.sync("sync", &self.shadow(), |source| self.widened(source), &self.column.name)
+        self.sync(
+            "sync",
+            &self.shadow(),
+            |source| self.widened(source),
+            &self.column.name,
+        )
     }
 
     fn reverse_sync(&self) -> Vec<String> {
-        self.sync("back", &self.old(), |source| self.narrowed(source), &self.column.name)
+        self.sync(
+            "back",
+            &self.old(),
+            |source| self.narrowed(source),
+            &self.column.name,
+        )
     }
 
     fn drop_sync(&self, direction: &str) -> Vec<String> {
         vec![
-            format!("DROP TRIGGER IF EXISTS {} ON {}", ident(&self.trigger()), self.table),
+            format!(
+                "DROP TRIGGER IF EXISTS {} ON {}",
+                ident(&self.trigger()),
+                self.table
+            ),
             format!("DROP FUNCTION IF EXISTS {}()", self.function(direction)),
         ]
     }
 
     fn trigger_there(&self) -> Expectation {
-        Expectation::Trigger { table: self.table.clone(), name: self.trigger(), enabled: "always".into() }
+        Expectation::Trigger {
+            table: self.table.clone(),
+            name: self.trigger(),
+            enabled: "always".into(),
+        }
     }
 
     fn column_is(&self, column: &str, data_type: &str, not_null: Option<bool>) -> Expectation {
-        let facts = ColumnFacts { data_type: Some(data_type.into()), not_null, has_default: None };
-        Expectation::Column { table: self.table.clone(), column: column.into(), facts }
+        let facts = ColumnFacts {
+            data_type: Some(data_type.into()),
+            not_null,
+            has_default: None,
+        };
+        Expectation::Column {
+            table: self.table.clone(),
+            column: column.into(),
+            facts,
+        }
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
@@ -161,7 +198,10 @@ impl Shadow {
         let mut undo = self.drop_sync("sync");
         undo.insert(0, format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
         undo.push(format!("ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}"));
-        let absent = Expectation::ColumnAbsent { table: table.clone(), column: self.shadow() };
+        let absent = Expectation::ColumnAbsent {
+            table: table.clone(),
+            column: self.shadow(),
+        };
         StepDraft {
             id: "add".into(),
             phase: Phase::Expand,
@@ -170,7 +210,10 @@ impl Shadow {
                 format!("add {table}.{shadow} {}, kept equal by a trigger", self.new_type),
                 statements,
                 self.lock(),
-                vec![self.column_is(&self.shadow(), &self.new_type, None), self.trigger_there()],
+                vec![
+                    self.column_is(&self.shadow(), &self.new_type, None),
+                    self.trigger_there(),
+                ],
             ),
             hazards: self.hazards.clone(),
             undo: Undo::Work(vec![brief(
@@ -205,7 +248,9 @@ impl Shadow {
                 on_violation: None,
             },
             hazards: Vec::new(),
-            undo: Undo::NotNeeded { reason: "the column goes away".into() },
+            undo: Undo::NotNeeded {
+                reason: "the column goes away".into(),
+            },
             // Every row gets a second version, whose space is reused only after a vacuum.
             estimate: Estimate::scan(self.rows, self.bytes, self.bytes),
         }
@@ -224,7 +269,9 @@ impl Shadow {
                 Vec::new(),
             ),
             hazards: Vec::new(),
-            undo: Undo::NotNeeded { reason: "vacuuming changes nothing".into() },
+            undo: Undo::NotNeeded {
+                reason: "vacuuming changes nothing".into(),
+            },
             estimate: Estimate::scan(self.rows, self.bytes, 0),
         }
     }
@@ -233,7 +280,10 @@ impl Shadow {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let work = Work {
             summary: format!("prove that {table}.{shadow} is never null"),
-            action: Action::Sql(vec![format!("ALTER TABLE {table} VALIDATE CONSTRAINT {}", ident(&self.proof()))]),
+            action: Action::Sql(vec![format!(
+                "ALTER TABLE {table} VALIDATE CONSTRAINT {}",
+                ident(&self.proof())
+            )]),
             transaction: Transaction::Single,
             locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
             timeouts: settings.patient(),
@@ -249,15 +299,25 @@ impl Shadow {
             phase: Phase::Validate,
             work,
             hazards: Vec::new(),
-            undo: Undo::NotNeeded { reason: "the constraint goes away with its column".into() },
+            undo: Undo::NotNeeded {
+                reason: "the constraint goes away with its column".into(),
+            },
             estimate: Estimate::scan(self.rows, self.bytes, 0),
         }
     }
 
     /// A check whose answer is the keys of offending rows.
     fn offenders(&self, name: String, condition: String, help: &str) -> Check {
-        let key = if self.key.is_empty() { "ctid::text AS ctid".to_owned() } else { idents(&self.key) };
-        Check { name, query: format!("SELECT {key} FROM ONLY {} WHERE {condition}", self.table), help: help.into() }
+        let key = if self.key.is_empty() {
+            "ctid::text AS ctid".to_owned()
+        } else {
+            idents(&self.key)
+        };
+        Check {
+            name,
+            query: format!("SELECT {key} FROM ONLY {} WHERE {condition}", self.table),
+            help: help.into(),
+        }
     }
 
     fn check_work(&self, settings: &Settings, check: Check) -> Work {
@@ -284,7 +344,9 @@ impl Shadow {
             phase: Phase::Validate,
             work: self.check_work(settings, check),
             hazards: Vec::new(),
-            undo: Undo::NotNeeded { reason: "it only reads".into() },
+            undo: Undo::NotNeeded {
+                reason: "it only reads".into(),
+            },
             estimate: Estimate::scan(self.rows, self.bytes, 0),
         }
     }
@@ -294,19 +356,33 @@ impl Shadow {
         let (table, quoted) = (&self.table, ident(column));
         let mut statements = Vec::new();
         if let Some(target) = self.column.statistics_target {
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {quoted} SET STATISTICS {target}"));
+            statements.push(format!(
+                "ALTER TABLE {table} ALTER COLUMN {quoted} SET STATISTICS {target}"
+            ));
         }
         if !self.column.options.is_empty() {
             let options = self.column.options.join(", ");
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {quoted} SET ({options})"));
+            statements.push(format!(
+                "ALTER TABLE {table} ALTER COLUMN {quoted} SET ({options})"
+            ));
         }
         if let Some(comment) = &self.column.comment {
-            statements.push(format!("COMMENT ON COLUMN {table}.{quoted} IS {}", literal(comment)));
+            statements.push(format!(
+                "COMMENT ON COLUMN {table}.{quoted} IS {}",
+                literal(comment)
+            ));
         }
         for grant in &self.column.grants {
-            let grantee = if grant.grantee == "PUBLIC" { "PUBLIC".into() } else { ident(&grant.grantee) };
+            let grantee = if grant.grantee == "PUBLIC" {
+                "PUBLIC".into()
+            } else {
+                ident(&grant.grantee)
+            };
             let option = if grant.grantable { " WITH GRANT OPTION" } else { "" };
-            statements.push(format!("GRANT {} ({quoted}) ON {table} TO {grantee}{option}", grant.privilege));
+            statements.push(format!(
+                "GRANT {} ({quoted}) ON {table} TO {grantee}{option}",
+                grant.privilege
+            ));
         }
         statements
     }
@@ -322,17 +398,35 @@ impl Shadow {
         if self.column.not_null {
             statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL"));
         }
-        statements.push(format!("ALTER TABLE {table} RENAME COLUMN {column} TO {}", ident(to)));
-        statements.push(format!("ALTER TABLE {table} RENAME COLUMN {} TO {column}", ident(from)));
+        statements.push(format!(
+            "ALTER TABLE {table} RENAME COLUMN {column} TO {}",
+            ident(to)
+        ));
+        statements.push(format!(
+            "ALTER TABLE {table} RENAME COLUMN {} TO {column}",
+            ident(from)
+        ));
         if let Some(default) = default {
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"));
+            statements.push(format!(
+                "ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
+            ));
         }
         if self.column.not_null {
             // Proven by the validated CHECK, hence without a scan; dropping that in the same command would scan.
             statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"));
-            statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {}", ident(&self.proof())));
+            statements.push(format!(
+                "ALTER TABLE {table} DROP CONSTRAINT {}",
+                ident(&self.proof())
+            ));
         }
         statements
+    }
+
+    /// Other sessions have compiled these with the column's present type and would fail with it; any change to the
+    /// function makes them compile it again, and no function sets this parameter.
+    fn refresh_trigger_functions(&self) -> impl Iterator<Item = String> {
+        let refresh = |function: &String| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
+        self.trigger_functions.iter().map(refresh)
     }
 
     fn swap(&self, settings: &Settings) -> StepDraft {
@@ -342,6 +436,7 @@ impl Shadow {
         statements.extend(self.swap_statements(&self.shadow(), &self.old(), self.new_default.as_deref()));
         statements.extend(self.attributes(column));
         statements.extend(self.reverse_sync());
+        statements.extend(self.refresh_trigger_functions());
         StepDraft {
             id: "swap".into(),
             phase: Phase::Cutover,
@@ -359,11 +454,17 @@ impl Shadow {
             hazards: vec![
                 Hazard::new(
                     "column_order",
-                    format!("{table}.{} becomes the last column: INSERT without a column list and SELECT * see another order", ident(column)),
+                    format!(
+                        "{table}.{} becomes the last column: INSERT without a column list and SELECT * see another order",
+                        ident(column)
+                    ),
                 ),
                 Hazard::new(
                     "prepared_statements",
-                    format!("statements prepared before the cutover that return {table}.{} fail with 0A000 until they are prepared again: recycle connection pools after it", ident(column)),
+                    format!(
+                        "statements prepared before the cutover that return {table}.{} fail with 0A000 until they are prepared again: recycle connection pools after it",
+                        ident(column)
+                    ),
                 ),
             ],
             undo: Undo::Work(self.unswap(settings)),
@@ -375,7 +476,11 @@ impl Shadow {
         let (table, column) = (&self.table, &self.column.name);
         let old = ident(&self.old());
         let lost = self.offenders(
-            format!("every value of {table}.{} fits {}", ident(column), self.column.data_type),
+            format!(
+                "every value of {table}.{} fits {}",
+                ident(column),
+                self.column.data_type
+            ),
             format!("{} IS DISTINCT FROM {}", self.widened(&old), ident(column)),
             "going back would lose these values: change them, or go forwards with --through contract",
         );
@@ -385,8 +490,14 @@ impl Shadow {
                 settings,
                 format!("begin to prove that {table}.{old} is never null"),
                 vec![
-                    format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}", ident(&self.proof())),
-                    format!("ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({old} IS NOT NULL) NOT VALID", ident(&self.proof())),
+                    format!(
+                        "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
+                        ident(&self.proof())
+                    ),
+                    format!(
+                        "ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({old} IS NOT NULL) NOT VALID",
+                        ident(&self.proof())
+                    ),
                 ],
                 self.lock(),
                 Vec::new(),
@@ -405,9 +516,14 @@ impl Shadow {
         let previous = self.column.default.as_deref();
         statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous));
         statements.extend(self.forward_sync());
+        statements.extend(self.refresh_trigger_functions());
         works.push(brief(
             settings,
-            format!("make the {} column {table}.{} again", self.column.data_type, ident(column)),
+            format!(
+                "make the {} column {table}.{} again",
+                self.column.data_type,
+                ident(column)
+            ),
             statements,
             self.lock(),
             vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
@@ -429,13 +545,24 @@ impl Shadow {
                 statements,
                 self.lock(),
                 vec![
-                    Expectation::ColumnAbsent { table: table.clone(), column: self.old() },
-                    Expectation::TriggerAbsent { table: table.clone(), name: self.trigger() },
+                    Expectation::ColumnAbsent {
+                        table: table.clone(),
+                        column: self.old(),
+                    },
+                    Expectation::TriggerAbsent {
+                        table: table.clone(),
+                        name: self.trigger(),
+                    },
                 ],
             ),
             hazards: Vec::new(),
-            undo: Undo::Irreversible { reason: format!("the {} values are gone", self.column.data_type) },
-            estimate: Estimate { duration: DurationClass::Instant, ..Estimate::INSTANT },
+            undo: Undo::Irreversible {
+                reason: format!("the {} values are gone", self.column.data_type),
+            },
+            estimate: Estimate {
+                duration: DurationClass::Instant,
+                ..Estimate::INSTANT
+            },
         }
     }
 

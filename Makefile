@@ -1,0 +1,26 @@
+# The tools that .ci/run brings, where the machine has none of its own.
+export PATH := $(PATH):$(CURDIR)/.servers/tools
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint ci
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
+	@scripts/servers ensure
+	@cargo run --release --locked --quiet -- demo $(ARGS)
+
+test: ## run all tests
+	@scripts/servers ensure
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+
+lint: ## check format, lints, and what we depend on
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then \
+		cargo deny --locked --config .deny.toml --log-level error check licenses bans sources; \
+	else echo "cargo-deny is not installed; licences and sources are not checked"; fi
+
+ci: ## everything that continuous integration runs
+	.ci/run
