@@ -2,6 +2,8 @@
 
 pub mod catalog;
 pub mod change_plan;
+pub mod cli;
+pub mod demo;
 pub mod diagnostic;
 pub mod document;
 pub mod error;
@@ -11,6 +13,7 @@ pub mod ops;
 pub mod plan;
 pub mod planner;
 pub mod postgres;
+pub mod report;
 pub mod sql;
 pub mod units;
 pub mod verifier;

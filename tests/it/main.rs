@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod catalog;
+mod cli;
 mod embedded;
 mod settings;
