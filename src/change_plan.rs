@@ -540,6 +540,23 @@ changes:
     }
 
     #[test]
+    fn every_manual_has_an_example_that_can_be_read() {
+        for (name, manual) in MANUALS {
+            let example = manual
+                .split("```yaml")
+                .nth(1)
+                .and_then(|rest| rest.split("```").next());
+            let example = example.unwrap_or_else(|| panic!("{name} has no example"));
+            let source = format!("name: example\nchanges:\n{example}");
+            let plan = parse(&source).unwrap_or_else(|complaints| panic!("{name}: {complaints:#?}"));
+            assert!(
+                plan.changes.iter().all(|change| change.operation.name() == *name),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
     fn units() {
         assert_eq!(duration_ms("1.5s"), Some(1_500));
         assert_eq!(duration_ms("10 min"), Some(600_000));

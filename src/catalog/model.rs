@@ -151,6 +151,7 @@ pub struct TableSize {
     /// Estimate of the planner statistics (`reltuples`); for a partitioned table the sum of its leaves; −1 when the
     /// table was never analyzed.
     pub rows: i64,
+    /// These too are the sums of the leaves for a partitioned table.
     pub heap_bytes: i64,
     pub toast_bytes: i64,
     pub index_bytes: i64,
@@ -171,7 +172,7 @@ pub struct Column {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collation: Option<String>,
     pub not_null: bool,
-    /// From PostgreSQL 18 `NOT NULL` is a named constraint that may be unvalidated.
+    /// From PostgreSQL 18 `NOT NULL` is a named constraint that may be unvalidated (`not_null` is true even then).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_null_constraint: Option<NotNullConstraint>,
     /// As `pg_get_expr` prints it; `None` for a generated column.
@@ -303,7 +304,8 @@ pub enum ConstraintKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Constraint {
     pub kind: ConstraintKind,
-    /// As `pg_get_constraintdef` prints it, without a trailing `NOT VALID`.
+    /// As `pg_get_constraintdef` prints it, without a trailing `NOT VALID`. From PostgreSQL 18 a constraint may be
+    /// `NOT ENFORCED`, which stays at the end, since such a one can never be validated.
     pub definition: String,
     pub columns: Vec<String>,
     pub validated: bool,
@@ -401,7 +403,7 @@ pub struct View {
     pub comment: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
-    /// Relations and columns that it reads, sorted.
+    /// Relations and columns that it reads, sorted; an empty column where it uses the relation without naming any.
     pub uses: Vec<(QualifiedName, String)>,
     /// Of a materialized view.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -478,8 +480,12 @@ pub struct ProbeAnswer {
 pub struct ProbeOutcome {
     /// The clone as it is after the statement: only `columns`, `indexes` and `constraints` are filled.
     pub table: Table,
-    /// Columns whose default the server stored in the catalog instead of in every row, hence without a rewrite.
+    /// Columns whose default the server stored in the catalog instead of in every row, hence without a rewrite. Empty
+    /// after a rewrite, which writes them out; a default of NULL has nothing to store.
     pub fast_defaults: Vec<String>,
+    /// Whether the statement rewrote the clone, as it would the table.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rewritten: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

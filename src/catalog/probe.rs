@@ -20,13 +20,13 @@ use tokio_postgres::types::Type;
 /// # Errors
 /// The connection failed, or a table stayed locked. A refused definition is an answer, not an error.
 pub async fn ask(client: &Client, snapshot: &mut CatalogSnapshot, probes: &[Probe]) -> Result<(), LoadError> {
-    if probes.is_empty() || snapshot.server.in_recovery {
+    if probes.is_empty() || snapshot.server.read_only {
         return Ok(());
     }
     load::batch(
         client,
         "the session",
-        "BEGIN READ WRITE; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
+        "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
     )
     .await?;
     let answers = Box::pin(answers(client, snapshot, probes)).await;
@@ -52,7 +52,8 @@ fn impossible(error: &LoadError) -> bool {
 
 /// A temporary table with the columns of a real one.
 struct Copied {
-    name: String,
+    /// Its name while nothing is tried on it: tables of several schemas may share theirs.
+    at_rest: String,
     oid: u32,
 }
 
@@ -64,7 +65,8 @@ async fn answers(
     let mut clones: BTreeMap<&QualifiedName, Copied> = BTreeMap::new();
     for probe in probes {
         if snapshot.tables.contains_key(&probe.table) && !clones.contains_key(&probe.table) {
-            let clone = create_clone(client, &probe.table, &clones).await?;
+            let name = format!("pgmorph_clone_{}", clones.len());
+            let clone = create_clone(client, &probe.table, name).await?;
             clones.insert(&probe.table, clone);
         }
     }
@@ -86,23 +88,11 @@ async fn answers(
     Ok(answers)
 }
 
-/// The clone has the table's own name where it can, because an expression may spell a column `table.column`.
-async fn create_clone(
-    client: &Client,
-    table: &QualifiedName,
-    clones: &BTreeMap<&QualifiedName, Copied>,
-) -> Result<Copied, LoadError> {
+async fn create_clone(client: &Client, table: &QualifiedName, name: String) -> Result<Copied, LoadError> {
     const SUBJECT: &str = "a temporary clone";
-    let taken = clones.values().any(|clone| clone.name == table.name);
-    let name = if taken {
-        format!("pgmorph_clone_{}", clones.len())
-    } else {
-        table.name.clone()
-    };
     let sql = format!(
-        "CREATE TEMPORARY TABLE pg_temp.{} (LIKE {table} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE \
-         INCLUDING COMPRESSION)",
-        ident(&name)
+        "CREATE TEMPORARY TABLE {name} (LIKE {table} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING STORAGE \
+         INCLUDING COMPRESSION)"
     );
     load::batch(client, SUBJECT, &sql).await?;
     let row = client
@@ -114,54 +104,73 @@ async fn create_clone(
         .await
         .map_err(|error| LoadError::server(SUBJECT, error))?;
     Ok(Copied {
-        name,
+        at_rest: name,
         oid: row.get(0),
     })
 }
 
+/// For its statement the clone has the table's own name: an expression may spell a column `table.column`, and
+/// the server derives names from it.
 async fn attempt(
     client: &Client,
     clone: &Copied,
     probe: &Probe,
 ) -> Result<Result<ProbeOutcome, ProbeError>, LoadError> {
-    load::batch(client, "a probe", "SAVEPOINT pgmorph_probe").await?;
-    let sql = format!("{}pg_temp.{}{}", probe.before, ident(&clone.name), probe.after);
+    const SUBJECT: &str = "a probe";
+    let (_, file_before) = storage(client, clone.oid).await?;
+    let (at_rest, name) = (&clone.at_rest, ident(&probe.table.name));
+    let start = format!("SAVEPOINT pgmorph_probe; ALTER TABLE pg_temp.{at_rest} RENAME TO {name}");
+    load::batch(client, SUBJECT, &start).await?;
+    let sql = format!("{}pg_temp.{name}{}", probe.before, probe.after);
     // The extended protocol takes one statement only, so that no text in a plan can end the transaction.
-    if let Err(error) = client.execute_typed(&sql, &[]).await {
+    let mut tried = client.execute_typed(&sql, &[]).await.map(drop);
+    if tried.is_ok() {
+        let end = format!("ALTER TABLE pg_temp.{name} RENAME TO {at_rest}; RELEASE SAVEPOINT pgmorph_probe");
+        tried = client.batch_execute(&end).await;
+    }
+    if let Err(error) = tried {
         let Some(answer) = error.as_db_error() else {
-            return Err(LoadError::server("a probe", error));
+            return Err(LoadError::server(SUBJECT, error));
         };
         let answer = ProbeError {
             sqlstate: answer.code().code().to_owned(),
             message: answer.message().to_owned(),
             hint: answer.hint().map(str::to_owned),
         };
-        load::batch(
-            client,
-            "a probe",
-            "ROLLBACK TO SAVEPOINT pgmorph_probe; RELEASE SAVEPOINT pgmorph_probe",
-        )
-        .await?;
+        let undo = "ROLLBACK TO SAVEPOINT pgmorph_probe; RELEASE SAVEPOINT pgmorph_probe";
+        load::batch(client, SUBJECT, undo).await?;
         return Ok(Err(answer));
     }
-    load::batch(client, "a probe", "RELEASE SAVEPOINT pgmorph_probe").await?;
-    let Some(table) = load::shape(client, clone.oid).await? else {
-        return Ok(Err(ProbeError {
-            sqlstate: SqlState::UNDEFINED_TABLE.code().to_owned(),
-            message: format!("the statement does away with table {}", probe.table),
-            hint: None,
-        }));
-    };
-    let rows = client
-        .query_typed(
-            "SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = $1 AND a.atthasmissing AND NOT a.attisdropped ORDER BY a.attnum",
-            &[(&clone.oid, Type::OID)],
-        )
-        .await
-        .map_err(|error| LoadError::server("fast defaults", error))?;
+    let table = load::shape(client, clone.oid).await?;
+    let mut table = table.ok_or(LoadError {
+        kind: LoadErrorKind::Changed,
+        subject: SUBJECT,
+        source: None,
+    })?;
+    for column in &mut table.columns {
+        // The sequence that came with it is a temporary one; the table's will be beside the table.
+        if let Some(identity) = &mut column.identity {
+            identity.sequence.schema.clone_from(&probe.table.schema);
+        }
+    }
+    let (fast_defaults, file) = storage(client, clone.oid).await?;
     Ok(Ok(ProbeOutcome {
         table,
-        fast_defaults: rows.iter().map(|row| row.get(0)).collect(),
+        fast_defaults,
+        rewritten: file != file_before,
     }))
+}
+
+/// The columns whose default is kept in the catalog, and the file of the table.
+async fn storage(client: &Client, oid: u32) -> Result<(Vec<String>, Option<u32>), LoadError> {
+    let row = client
+        .query_typed_one(
+            "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.pg_attribute a
+               WHERE a.attrelid = $1 AND a.atthasmissing AND NOT a.attisdropped ORDER BY a.attnum),
+             pg_catalog.pg_relation_filenode($1)",
+            &[(&oid, Type::OID)],
+        )
+        .await
+        .map_err(|error| LoadError::server("a clone's storage", error))?;
+    Ok((row.get(0), row.get(1)))
 }

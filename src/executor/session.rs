@@ -15,6 +15,7 @@ use deadpool_postgres::Object;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// A transaction of this age that holds a conflicting lock is waited for without queueing; a younger one is
 /// expected to be gone before `lock_timeout`.
@@ -179,7 +180,7 @@ impl Runner {
                         }
                     }
                 }
-                _ = interrupts.wait_for(|wanted| *wanted == Interrupt::Now), if !cancelled => {
+                () = wanted(&mut interrupts, Interrupt::Now), if !cancelled => {
                     cancelled = true;
                     self.cancel(pid).await;
                 }
@@ -307,7 +308,7 @@ impl Runner {
         let mut interrupts = self.interrupts.clone();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(()),
-            _ = interrupts.wait_for(|wanted| *wanted > Interrupt::None) => Err(interrupted()),
+            () = wanted(&mut interrupts, Interrupt::Gracefully) => Err(interrupted()),
         }
     }
 
@@ -453,10 +454,12 @@ impl Runner {
         let mut tries = Tries::new(self.deadline);
         loop {
             match self.standing_once(expectations).await {
-                Err(error) if error.kind == ErrorKind::Connection => match tries.delay() {
-                    Some(delay) => self.pause(delay).await?,
-                    None => return Err(error),
-                },
+                Err(error) if matches!(error.kind, ErrorKind::Connection | ErrorKind::Exhausted) => {
+                    match tries.delay() {
+                        Some(delay) => self.pause(delay).await?,
+                        None => return Err(error),
+                    }
+                }
                 result => return result,
             }
         }
@@ -656,6 +659,14 @@ pub fn blocker_line(blocker: &Blocker) -> String {
 pub(super) fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "interrupted")
         .help("the state is saved: run the same command again to go on")
+}
+
+/// Returns once the user wants that much; never where nobody is left who could want it.
+async fn wanted(interrupts: &mut watch::Receiver<Interrupt>, at_least: Interrupt) {
+    // The guard that `wait_for` gives must not live across an await: it would tie the run to one thread.
+    if interrupts.wait_for(|wanted| *wanted >= at_least).await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }
 
 pub(super) fn pool_error(error: deadpool_postgres::PoolError) -> Error {

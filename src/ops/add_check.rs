@@ -182,7 +182,17 @@ mod tests {
             table(&["id bigint not null", "quantity integer"]).with_primary_key("orders_pkey", &["id"]),
         );
         let changes = "- add_check: {table: orders, expression: quantity > 0}";
-        insta::assert_snapshot!(plan_text(&catalog, changes));
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-add_check-add [expand] add check orders_quantity_check to public.orders for new rows
+          ALTER TABLE public.orders ADD CONSTRAINT orders_quantity_check CHECK (quantity > 0) NOT VALID;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders DROP CONSTRAINT orders_quantity_check;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-add_check-validate [validate] validate check orders_quantity_check on the rows of public.orders
+          ALTER TABLE public.orders VALIDATE CONSTRAINT orders_quantity_check;
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        ");
         let plan = compile(&catalog, changes).unwrap();
         let violation = plan.steps[1].work.on_violation.as_ref().unwrap();
         assert_eq!(
@@ -213,10 +223,20 @@ mod tests {
         insta::assert_snapshot!(plan_text(
             &catalog,
             "- add_check: {table: Parted, name: positive, expression: '\"Id\" > 0'}"
-        ));
+        ), @r#"
+        01-add_check-add [expand] add check positive to public."Parted" for new rows
+          ALTER TABLE public."Parted" ADD CONSTRAINT positive CHECK ("Id" > 0) NOT VALID;
+            locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public."Parted" DROP CONSTRAINT positive;
+          undo   locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-add_check-validate [validate] validate check positive on the rows of public."Parted"
+          ALTER TABLE public."Parted" VALIDATE CONSTRAINT positive;
+            locks: public."Parted" SHARE UPDATE EXCLUSIVE, public."part 1" SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        "#);
         insta::assert_snapshot!(plan_text(
             &catalog,
             "- add_check: {table: Parted, name: positive, expression: '\"Id\" > 0', no_inherit: true}"
-        ));
+        ), @r#"3:58 no_inherit_on_partitioned: public."Parted" is partitioned; its partitions must have its checks (leave `no_inherit` out, or name a partition as the table)"#);
     }
 }

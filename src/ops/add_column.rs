@@ -314,20 +314,30 @@ impl AddColumn {
         if fast && (column.default.is_none() || table.row_type_used_by.is_empty()) {
             return Ok(Way::Instant);
         }
+        self.filling(context, &column.name, &stored).map(Way::Fill)
+    }
+
+    /// Where every row needs a value of its own.
+    fn filling(
+        &self,
+        context: &Context<'_>,
+        column: &str,
+        stored: &[QualifiedName],
+    ) -> Result<Fill, Diagnostic> {
+        let name = &self.table.value;
         let schema = context.catalog.schemas.get(&name.schema);
         if schema.is_some_and(|schema| !schema.may_create) {
-            return refuse(
-                "may_not_create",
-                format!(
-                    "filling the column needs a trigger function, and {} may not create one in schema {}",
-                    context.now.role.name,
-                    ident(&name.schema)
-                ),
-                format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema)),
+            let message = format!(
+                "filling the column needs a trigger function, and {} may not create one in schema {}",
+                context.now.role.name,
+                ident(&name.schema)
             );
+            return Err(Diagnostic::new("may_not_create", message)
+                .at(self.column.span)
+                .help(format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema))));
         }
-        let trigger = derived_name(&[&name.name, &column.name], "pgmorph_fill");
-        Ok(Way::Fill(Fill {
+        let trigger = derived_name(&[&name.name, column], "pgmorph_fill");
+        Ok(Fill {
             tables: stored
                 .iter()
                 .map(|table| (table.clone(), fill_estimate(context.catalog, table)))
@@ -335,7 +345,7 @@ impl AddColumn {
             suppress_triggers: context.now.role.may_set_replication_role,
             function: name.sibling(trigger.clone()),
             trigger,
-        }))
+        })
     }
 
     fn hazards(&self, context: &Context<'_>, way: &Way) -> Vec<Hazard> {
@@ -835,6 +845,225 @@ impl Operation for AddColumn {
         }
         if target.column.not_null {
             target.proof.apply(catalog);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{canonical_type, is_constant};
+    use crate::catalog::model::{CatalogSnapshot, TableKind, UserType};
+    use crate::ops::testing::{catalog, compile, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    fn orders() -> CatalogSnapshot {
+        catalog().with(
+            "orders",
+            table(&["id bigint not null"]).with_primary_key("orders_pkey", &["id"]),
+        )
+    }
+
+    #[test]
+    fn a_constant_default_is_one_statement() {
+        let changes = "- add_column: {table: orders, column: State, type: varchar(20), default: \"'new'\", \
+                       not_null: true, collation: C, comment: it's new}";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @r#"
+        01-add_column-add [expand] add public.orders."State"
+          ALTER TABLE public.orders ADD COLUMN "State" varchar(20) COLLATE "C" DEFAULT 'new' NOT NULL;
+          COMMENT ON COLUMN public.orders."State" IS 'it''s new';
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders DROP COLUMN IF EXISTS "State";
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.orders see a new column
+        "#);
+        let after = compile(&orders(), changes).unwrap().after;
+        let column = after.tables[&QualifiedName::new("public", "orders")]
+            .column("State")
+            .cloned()
+            .unwrap();
+        assert_eq!(column.data_type, "character varying(20)");
+        assert!(column.not_null);
+    }
+
+    #[test]
+    fn a_value_of_its_own_for_each_row_is_filled_in() {
+        let changes = "- add_column: {table: orders, column: token, type: uuid, default: gen_random_uuid(), not_null: true}";
+        insta::assert_snapshot!(plan_text(&orders(), changes), @"
+        01-add_column-add [expand] add public.orders.token without values, with its default for new rows
+          ALTER TABLE public.orders ADD COLUMN token uuid;
+          ALTER TABLE public.orders ALTER COLUMN token SET DEFAULT gen_random_uuid();
+          CREATE FUNCTION public.orders_token_pgmorph_fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.token := gen_random_uuid(); RETURN NEW; END';
+          CREATE TRIGGER orders_token_pgmorph_fill BEFORE UPDATE ON public.orders FOR EACH ROW WHEN (NEW.token IS NULL) EXECUTE FUNCTION public.orders_token_pgmorph_fill();
+          ALTER TABLE ONLY public.orders ENABLE ALWAYS TRIGGER orders_token_pgmorph_fill;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo DROP TRIGGER IF EXISTS orders_token_pgmorph_fill ON public.orders;
+          undo DROP FUNCTION IF EXISTS public.orders_token_pgmorph_fill();
+          undo ALTER TABLE public.orders DROP COLUMN IF EXISTS token;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.orders see a new column
+        01-add_column-fill [backfill] fill token of public.orders
+          backfill public.orders SET token = gen_random_uuid() WHERE token IS NULL
+            locks: public.orders ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
+          undo not needed: the column goes with its values
+        01-add_column-settle [backfill] drop the trigger that filled public.orders.token
+          LOCK TABLE ONLY public.orders IN ACCESS EXCLUSIVE MODE;
+          DROP TRIGGER IF EXISTS orders_token_pgmorph_fill ON public.orders;
+          DROP FUNCTION IF EXISTS public.orders_token_pgmorph_fill();
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo not needed: the column that it filled goes
+        01-add_column-not-null-add [validate] refuse new rows without a value for public.orders.token
+          ALTER TABLE public.orders ADD CONSTRAINT orders_token_pgmorph_not_null CHECK (token IS NOT NULL) NOT VALID;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS orders_token_pgmorph_not_null;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard writes_are_checked: from this step on, rows without a value for token are refused
+        01-add_column-not-null-validate [validate] check that no row of public.orders.token is null
+          ALTER TABLE public.orders VALIDATE CONSTRAINT orders_token_pgmorph_not_null;
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo not needed: a validated constraint asks no more than an unvalidated one
+        01-add_column-not-null-set [cutover] mark public.orders.token NOT NULL: a constraint proves it, no scan
+          ALTER TABLE public.orders ALTER COLUMN token SET NOT NULL;
+          ALTER TABLE public.orders DROP CONSTRAINT orders_token_pgmorph_not_null;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders ALTER COLUMN token DROP NOT NULL;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        ");
+    }
+
+    #[test]
+    fn partitions_are_filled_one_by_one() {
+        let mut parent = table(&["id bigint not null"]);
+        parent.kind = TableKind::Partitioned;
+        parent.partition_key = Some("RANGE (id)".into());
+        parent.children = vec![
+            QualifiedName::new("public", "p1"),
+            QualifiedName::new("public", "p2"),
+        ];
+        let mut leaf = table(&["id bigint not null"]);
+        leaf.partition_of = Some(QualifiedName::new("public", "parted"));
+        let catalog = catalog()
+            .with("parted", parent)
+            .with("p1", leaf.clone())
+            .with("p2", leaf);
+        let changes = "- add_column: {table: parted, column: Luck, type: float8, default: random()}";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        01-add_column-add [expand] add public.parted."Luck" without values, with its default for new rows
+          ALTER TABLE public.parted ADD COLUMN "Luck" float8;
+          ALTER TABLE public.parted ALTER COLUMN "Luck" SET DEFAULT random();
+          CREATE FUNCTION public."parted_Luck_pgmorph_fill"() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW."Luck" := random(); RETURN NEW; END';
+          CREATE TRIGGER "parted_Luck_pgmorph_fill" BEFORE UPDATE ON public.p1 FOR EACH ROW WHEN (NEW."Luck" IS NULL) EXECUTE FUNCTION public."parted_Luck_pgmorph_fill"();
+          ALTER TABLE ONLY public.p1 ENABLE ALWAYS TRIGGER "parted_Luck_pgmorph_fill";
+          CREATE TRIGGER "parted_Luck_pgmorph_fill" BEFORE UPDATE ON public.p2 FOR EACH ROW WHEN (NEW."Luck" IS NULL) EXECUTE FUNCTION public."parted_Luck_pgmorph_fill"();
+          ALTER TABLE ONLY public.p2 ENABLE ALWAYS TRIGGER "parted_Luck_pgmorph_fill";
+            locks: public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p1;
+          undo DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p2;
+          undo DROP FUNCTION IF EXISTS public."parted_Luck_pgmorph_fill"();
+          undo ALTER TABLE public.parted DROP COLUMN IF EXISTS "Luck";
+          undo   locks: public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.parted see a new column
+        01-add_column-fill-1 [backfill] fill "Luck" of public.p1
+          backfill public.p1 SET "Luck" = random() WHERE "Luck" IS NULL
+            locks: public.p1 ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
+          undo not needed: the column goes with its values
+        01-add_column-fill-2 [backfill] fill "Luck" of public.p2
+          backfill public.p2 SET "Luck" = random() WHERE "Luck" IS NULL
+            locks: public.p2 ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
+          undo not needed: the column goes with its values
+        01-add_column-settle [backfill] drop the trigger that filled public.parted."Luck"
+          LOCK TABLE ONLY public.p1 IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE ONLY public.p2 IN ACCESS EXCLUSIVE MODE;
+          DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p1;
+          DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p2;
+          DROP FUNCTION IF EXISTS public."parted_Luck_pgmorph_fill"();
+            locks: public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo not needed: the column that it filled goes
+        "#);
+        let after = compile(&catalog, changes).unwrap().after;
+        assert!(after.tables[&QualifiedName::new("public", "p1")].columns[1].inherited);
+        insta::assert_snapshot!(plan_text(&catalog, "- add_column: {table: p1, column: Luck, type: float8}"), @"3:35 is_partition: public.p1 is a partition of public.parted; it has the columns of that table (add the column to public.parted)");
+    }
+
+    #[test]
+    fn refuses_what_would_block_everybody() {
+        let mut catalog = orders();
+        let domain = UserType {
+            kind: "domain".into(),
+            labels: Vec::new(),
+            constrained: true,
+        };
+        catalog
+            .types
+            .insert(QualifiedName::new("public", "email"), domain);
+        insta::assert_snapshot!(plan_text(&catalog, "- add_column: {table: orders, column: a, type: bigserial}
+- add_column: {table: orders, column: b, type: int, identity: always}
+- add_column: {table: orders, column: c, type: int, not_null: true}
+- add_column: {table: orders, column: d, type: int, generated: id * 2}
+- add_column: {table: orders, column: e, type: int, generated: id * 2, virtual: true}
+- add_column: {table: orders, column: f, type: public.email}
+- add_column: {table: orders, column: id, type: int}"), @"
+        3:48 serial_column: bigserial numbers all rows under a lock that blocks reads and writes (create a sequence, then add the column as bigint with `default: nextval('…')`; make it an identity column when the rows are filled)
+        4:63 identity_column: an identity column numbers all rows under a lock that blocks reads and writes (create a sequence, then add the column with `default: nextval('…')` and `not_null: true`)
+        5:39 no_value: the rows of public.orders have no value for a column that is never null (give a default; drop_default can take it away later)
+        6:39 rewrites_table: a generated column like this reads or rewrites all of public.orders under a lock that blocks everybody (add a plain column, keep it current with a trigger, and fill it)
+        7:39 server_too_old: virtual columns need PostgreSQL 18; the server has 15 (compute the value in a view, or in the application)
+        8:39 rewrites_table: a column of the domain public.email rewrites all of public.orders: it has constraints (use the type below the domain, and add_check with its conditions)
+        9:39 name_taken: public.orders has a column `id` already (choose another name)
+        ");
+    }
+
+    #[test]
+    fn a_small_table_is_rewritten() {
+        let mut catalog = orders();
+        for table in catalog.tables.values_mut() {
+            table.size.heap_bytes = 8192;
+            table.size.index_bytes = 8192;
+        }
+        insta::assert_snapshot!(
+            plan_text(&catalog, "- add_column: {table: orders, column: d, type: int, generated: id * 2}"), @"
+        01-add_column-add [expand] add public.orders.d
+          ALTER TABLE public.orders ADD COLUMN d int GENERATED ALWAYS AS (id * 2) STORED;
+            locks: public.orders ACCESS EXCLUSIVE, public.orders_pkey ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders DROP COLUMN IF EXISTS d;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.orders see a new column
+          hazard rewrite: public.orders is small: its rows are read or rewritten while reads and writes wait
+        ");
+    }
+
+    #[test]
+    fn knows_constants_and_types_without_the_server() {
+        for constant in [
+            "0",
+            "'a'",
+            "'it''s'::text",
+            "now()",
+            "CURRENT_TIMESTAMP",
+            "true",
+            "-1.5",
+            "'{}'::jsonb",
+        ] {
+            assert!(is_constant(constant), "{constant}");
+        }
+        for volatile in [
+            "random()",
+            "gen_random_uuid()",
+            "nextval('s'::regclass)",
+            "'a' || f() || 'b'",
+            "x",
+        ] {
+            assert!(!is_constant(volatile), "{volatile}");
+        }
+        for (written, printed) in [
+            ("int", "integer"),
+            ("VARCHAR(20)", "character varying(20)"),
+            ("timestamptz(3)", "timestamp(3) with time zone"),
+            ("timestamp", "timestamp without time zone"),
+            ("text[]", "text[]"),
+            ("char", "character(1)"),
+            ("timestamp with time zone", "timestamp with time zone"),
+        ] {
+            assert_eq!(canonical_type(written), printed);
         }
     }
 }

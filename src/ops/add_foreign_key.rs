@@ -520,3 +520,179 @@ impl Operation for AddForeignKey {
         constraint::insert(catalog, &new.referencing.tables, &new.name, &new.constraint);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::{CatalogSnapshot, Persistence, TableKind};
+    use crate::ops::testing::{catalog, compile, index, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    fn shop() -> CatalogSnapshot {
+        let customers = table(&["Tenant integer not null", "id bigint not null", "code text"])
+            .with_primary_key("customers_pkey", &["Tenant", "id"]);
+        let mut orders = table(&[
+            "id bigint not null",
+            "tenant integer",
+            "customer bigint",
+            "code uuid",
+        ])
+        .with_primary_key("orders_pkey", &["id"]);
+        orders
+            .indexes
+            .insert("orders_customer".into(), index(&["customer", "tenant"], false));
+        catalog().with("customers", customers).with("orders", orders)
+    }
+
+    #[test]
+    fn locks_the_referenced_table_first_and_prints_like_the_server() {
+        let changes = "- add_foreign_key:\n\
+            \x20   table: orders\n\
+            \x20   columns: [tenant, customer]\n\
+            \x20   references: customers\n\
+            \x20   match: full\n\
+            \x20   on_delete: set null\n\
+            \x20   on_update: cascade\n\
+            \x20   initially_deferred: true";
+        insta::assert_snapshot!(plan_text(&shop(), changes), @r#"
+        01-add_foreign_key-add [expand] add foreign key orders_tenant_customer_fkey to public.orders for new rows
+          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.orders ADD CONSTRAINT orders_tenant_customer_fkey FOREIGN KEY (tenant, customer) REFERENCES public.customers("Tenant", id) MATCH FULL ON UPDATE CASCADE ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED NOT VALID;
+            locks: public.customers SHARE ROW EXCLUSIVE, public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.orders DROP CONSTRAINT orders_tenant_customer_fkey;
+          undo   locks: public.customers ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-add_foreign_key-validate [validate] validate foreign key orders_tenant_customer_fkey on the rows of public.orders
+          ALTER TABLE public.orders VALIDATE CONSTRAINT orders_tenant_customer_fkey;
+            locks: public.orders SHARE UPDATE EXCLUSIVE, public.customers ROW SHARE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        "#);
+        let plan = compile(&shop(), changes).unwrap();
+        insta::assert_snapshot!(plan.steps[1].work.on_violation.as_ref().unwrap().query, @r#"SELECT child.id, child.tenant, child.customer FROM public.orders AS child WHERE (child.tenant IS NOT NULL AND child.customer IS NOT NULL AND NOT EXISTS (SELECT FROM public.customers AS parent WHERE parent."Tenant" = child.tenant AND parent.id = child.customer)) OR ((child.tenant IS NOT NULL OR child.customer IS NOT NULL) AND (child.tenant IS NULL OR child.customer IS NULL)) LIMIT 20"#);
+        let orders = &plan.after.tables[&QualifiedName::new("public", "orders")];
+        let constraint = &orders.constraints["orders_tenant_customer_fkey"];
+        assert_eq!(constraint.index.as_deref(), Some("customers_pkey"));
+    }
+
+    #[test]
+    fn a_table_may_refer_to_itself() {
+        let changes = "- add_foreign_key: {table: orders, name: self, columns: [customer], \
+                       references: {table: orders, columns: [id]}}";
+        insta::assert_snapshot!(plan_text(&shop(), changes), @"
+        01-add_foreign_key-add [expand] add foreign key self to public.orders for new rows
+          LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.orders ADD CONSTRAINT self FOREIGN KEY (customer) REFERENCES public.orders(id) NOT VALID;
+            locks: public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.orders DROP CONSTRAINT self;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-add_foreign_key-validate [validate] validate foreign key self on the rows of public.orders
+          ALTER TABLE public.orders VALIDATE CONSTRAINT self;
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        ");
+    }
+
+    fn parted() -> CatalogSnapshot {
+        let mut parent = table(&["id bigint not null", "customer bigint"]);
+        parent.kind = TableKind::Partitioned;
+        parent.partition_key = Some("RANGE (id)".into());
+        parent.children = vec![
+            QualifiedName::new("public", "p1"),
+            QualifiedName::new("public", "p2"),
+        ];
+        let mut leaf = table(&["id bigint not null", "customer bigint"]);
+        leaf.partition_of = Some(QualifiedName::new("public", "parted"));
+        let customers = table(&["id bigint not null"]).with_primary_key("customers_pkey", &["id"]);
+        catalog()
+            .with("parted", parent)
+            .with("p1", leaf.clone())
+            .with("p2", leaf)
+            .with("customers", customers)
+    }
+
+    #[test]
+    fn a_partitioned_table_adopts_the_keys_of_its_partitions_before_18() {
+        let mut catalog = parted();
+        let changes = "- add_foreign_key: {table: parted, columns: [customer], references: customers}";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-add_foreign_key-add-1 [expand] add foreign key parted_customer_fkey to public.p1 for new rows
+          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.p1 IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.p1 ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
+            locks: public.customers SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.p1 IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.p1 DROP CONSTRAINT IF EXISTS parted_customer_fkey;
+          undo   locks: public.customers ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard no_index: no index of public.parted begins with (customer): every delete and key update of public.customers reads the whole table; create_index first
+        01-add_foreign_key-add-2 [expand] add foreign key parted_customer_fkey to public.p2 for new rows
+          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.p2 IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.p2 ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
+            locks: public.customers SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.p2 IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.p2 DROP CONSTRAINT IF EXISTS parted_customer_fkey;
+          undo   locks: public.customers ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-add_foreign_key-validate-1 [validate] validate foreign key parted_customer_fkey on the rows of public.p1
+          ALTER TABLE public.p1 VALIDATE CONSTRAINT parted_customer_fkey;
+            locks: public.p1 SHARE UPDATE EXCLUSIVE, public.customers ROW SHARE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        01-add_foreign_key-validate-2 [validate] validate foreign key parted_customer_fkey on the rows of public.p2
+          ALTER TABLE public.p2 VALIDATE CONSTRAINT parted_customer_fkey;
+            locks: public.p2 SHARE UPDATE EXCLUSIVE, public.customers ROW SHARE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        01-add_foreign_key-adopt [validate] add foreign key parted_customer_fkey to public.parted, adopting those of its partitions
+          LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE public.parted IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.parted ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id);
+            locks: public.customers ACCESS EXCLUSIVE, public.parted SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.parted DROP CONSTRAINT parted_customer_fkey;
+          undo   locks: public.customers ACCESS EXCLUSIVE, public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+        ");
+        catalog.server.version_num = 180_000;
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-add_foreign_key-add [expand] add foreign key parted_customer_fkey to public.parted for new rows
+          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.parted IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.parted ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
+            locks: public.customers SHARE ROW EXCLUSIVE, public.parted SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.parted DROP CONSTRAINT parted_customer_fkey;
+          undo   locks: public.customers ACCESS EXCLUSIVE, public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard no_index: no index of public.parted begins with (customer): every delete and key update of public.customers reads the whole table; create_index first
+        01-add_foreign_key-validate [validate] validate foreign key parted_customer_fkey on the rows of public.parted
+          ALTER TABLE public.parted VALIDATE CONSTRAINT parted_customer_fkey;
+            locks: public.parted SHARE UPDATE EXCLUSIVE, public.p1 SHARE UPDATE EXCLUSIVE, public.p2 SHARE UPDATE EXCLUSIVE, public.customers ROW SHARE (lock_timeout -)
+          undo not needed: undoing the step before removes the constraint
+        ");
+    }
+
+    #[test]
+    fn says_all_that_is_wrong() {
+        let mut shop = shop();
+        if let Some(customers) = shop.tables.get_mut(&QualifiedName::new("public", "customers")) {
+            customers.persistence = Persistence::Unlogged;
+            customers
+                .indexes
+                .insert("customers_code".into(), index(&["code"], true));
+        }
+        let changes = "- add_foreign_key: {table: orders, columns: [code], references: {table: customers, columns: [code]}}\n\
+                       - add_foreign_key: {table: orders, columns: [customer], references: customers}\n\
+                       - add_foreign_key: {table: orders, columns: [id], references: {table: customers, columns: [id]}, on_delete: set null}";
+        insta::assert_snapshot!(plan_text(&shop, changes), @r#"
+        3:73 persistence_differs: public.orders is permanent and public.customers is unlogged; PostgreSQL allows no foreign key between them
+        3:46 types_differ: `code` is uuid but public.customers.code is text; they cannot be compared (give both columns the same type)
+        4:69 persistence_differs: public.orders is permanent and public.customers is unlogged; PostgreSQL allows no foreign key between them
+        4:69 column_count: 1 referencing columns and 2 referenced ones ("Tenant", id)
+        5:71 persistence_differs: public.orders is permanent and public.customers is unlogged; PostgreSQL allows no foreign key between them
+        5:46 set_null_on_not_null: `id` is never null, so `set null` would always fail
+        5:71 not_unique: public.customers (id) has no unique index on exactly these columns (make the referenced columns unique first: add_unique or add_primary_key)
+        "#);
+    }
+}

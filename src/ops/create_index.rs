@@ -222,6 +222,7 @@ pub(crate) mod tests {
         let outcome = Ok(ProbeOutcome {
             table: clone,
             fast_defaults: Vec::new(),
+            rewritten: false,
         });
         orders.answers.push(ProbeAnswer {
             probe: probe.clone(),

@@ -199,15 +199,18 @@ impl Obstacles<'_> {
     }
 
     fn of_dependents(&mut self) {
-        for dependent in &self.table.dependents {
-            if dependent.column.as_deref() == Some(self.column.name.as_str()) {
-                let message = format!(
-                    "{} ({}) depends on {}",
-                    dependent.name,
-                    dependent.kind,
-                    self.shown()
-                );
-                self.add("depended_on", message, "change or drop it first");
+        for name in self.context.catalog.tree(self.name) {
+            let table = self.context.catalog.tables.get(&name);
+            for dependent in table.into_iter().flat_map(|table| &table.dependents) {
+                if dependent.column.as_deref() == Some(self.column.name.as_str()) {
+                    let message = format!(
+                        "{} ({}) depends on {name}.{}",
+                        dependent.name,
+                        dependent.kind,
+                        ident(&self.column.name)
+                    );
+                    self.add("depended_on", message, "change or drop it first");
+                }
             }
         }
         let told = |text: &str| {
@@ -497,5 +500,86 @@ impl Operation for DropColumn {
         for sequence in &target.sequences {
             catalog.sequences.remove(sequence);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::{ConstraintKind, Dependent, Table};
+    use crate::ops::testing::{catalog, compile, constraint, index, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    fn orders() -> Table {
+        let mut orders = table(&["id bigint not null", "Code text not null", "note text"])
+            .with_primary_key("orders_pkey", &["id"])
+            .with_foreign_key("orders_code_fkey", &["Code"], "codes", &["code"]);
+        orders
+            .indexes
+            .insert("orders code".into(), index(&["Code", "id"], false));
+        orders
+    }
+
+    #[test]
+    fn frees_the_application_first_and_takes_indexes_along_one_by_one() {
+        let codes = table(&["code text not null"]).with_primary_key("codes_pkey", &["code"]);
+        let catalog = catalog().with("orders", orders()).with("codes", codes);
+        let changes = "- drop_column: {table: orders, column: Code}";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        01-drop_column-allow-null [cutover] let inserts leave out public.orders."Code"
+          ALTER TABLE public.orders ALTER COLUMN "Code" DROP NOT NULL;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders ADD CONSTRAINT "orders_Code_pgmorph_not_null" CHECK ("Code" IS NOT NULL) NOT VALID;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders VALIDATE CONSTRAINT "orders_Code_pgmorph_not_null";
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+          undo ALTER TABLE public.orders ALTER COLUMN "Code" SET NOT NULL;
+          undo ALTER TABLE public.orders DROP CONSTRAINT "orders_Code_pgmorph_not_null";
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        01-drop_column-drop-index [contract] drop public."orders code" concurrently
+          DROP INDEX CONCURRENTLY IF EXISTS public."orders code";
+            locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo CREATE INDEX CONCURRENTLY "orders code" ON public.orders USING btree ("Code", id);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+        01-drop_column-drop [contract] drop public.orders."Code"
+          LOCK TABLE public.codes IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          ALTER TABLE public.orders DROP COLUMN "Code";
+            locks: public.codes ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          irreversible: the values are gone
+          hazard column_gone: application versions that read or write public.orders."Code", and prepared `SELECT *`, fail from contract on
+          hazard constraint_dropped: the constraint orders_code_fkey goes with public.orders."Code"
+        "#);
+        let after = compile(&catalog, changes).unwrap().after;
+        let orders = &after.tables[&QualifiedName::new("public", "orders")];
+        assert_eq!(orders.column_names(), ["id", "note"]);
+        assert_eq!(orders.indexes.len(), 1);
+        assert_eq!(orders.constraints.len(), 1);
+    }
+
+    #[test]
+    fn names_everything_in_the_way() {
+        let mut orders = orders();
+        orders.constraints.insert(
+            "orders_check".into(),
+            constraint(
+                ConstraintKind::Check,
+                "CHECK (id > length(note))",
+                &["id", "note"],
+            ),
+        );
+        orders.dependents.push(Dependent {
+            column: Some("id".into()),
+            kind: "view".into(),
+            name: "view open_orders".into(),
+        });
+        let lines =
+            table(&["order_id bigint"]).with_foreign_key("lines_fkey", &["order_id"], "orders", &["id"]);
+        let catalog = catalog().with("orders", orders).with("lines", lines);
+        insta::assert_snapshot!(plan_text(&catalog, "- drop_column: {table: orders, column: id}"), @"
+        3:40 shared_constraint: public.orders.id shares the constraint orders_check with others (id, note) (drop_constraint {table: public.orders, name: orders_check} first)
+        3:40 in_primary_key: public.orders.id is in the primary key orders_pkey (drop_constraint {table: public.orders, name: orders_pkey} first)
+        3:40 referenced: the foreign key lines_fkey of public.lines refers to public.orders.id (drop_constraint {table: public.lines, name: lines_fkey} first)
+        3:40 depended_on: view open_orders (view) depends on public.orders.id (change or drop it first)
+        ");
     }
 }

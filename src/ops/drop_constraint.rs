@@ -411,3 +411,113 @@ impl Operation for DropConstraint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::{ConstraintKind, Publication};
+    use crate::ops::testing::{catalog, compile, constraint, index, plan_text, table};
+    use crate::sql::QualifiedName;
+
+    #[test]
+    fn drops_a_check_and_brings_it_back() {
+        let mut orders = table(&["id bigint not null"]).with_primary_key("orders_pkey", &["id"]);
+        let mut check = constraint(ConstraintKind::Check, "CHECK ((id > 0))", &["id"]);
+        check.comment = Some("it's positive".into());
+        orders.constraints.insert("Positive".into(), check);
+        let catalog = catalog().with("orders", orders);
+        insta::assert_snapshot!(
+            plan_text(&catalog, "- drop_constraint: {table: orders, name: Positive}"), @r#"
+        01-drop_constraint-drop [contract] drop check "Positive" of public.orders
+          ALTER TABLE public.orders DROP CONSTRAINT "Positive";
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders ADD CONSTRAINT "Positive" CHECK ((id > 0)) NOT VALID;
+          undo COMMENT ON CONSTRAINT "Positive" ON public.orders IS 'it''s positive';
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders VALIDATE CONSTRAINT "Positive";
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
+        "#);
+    }
+
+    #[test]
+    fn drops_a_foreign_key_and_brings_it_back() {
+        let orders = table(&["id bigint not null", "customer_id bigint"])
+            .with_primary_key("orders_pkey", &["id"])
+            .with_foreign_key("orders_customer_id_fkey", &["customer_id"], "customers", &["id"]);
+        let customers = table(&["id bigint not null"]).with_primary_key("customers_pkey", &["id"]);
+        let catalog = catalog().with("orders", orders).with("customers", customers);
+        insta::assert_snapshot!(
+            plan_text(&catalog, "- drop_constraint: {table: orders, name: orders_customer_id_fkey}"), @"
+        01-drop_constraint-drop [contract] drop foreign key orders_customer_id_fkey of public.orders
+          LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          ALTER TABLE public.orders DROP CONSTRAINT orders_customer_id_fkey;
+            locks: public.customers ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
+          undo LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          undo ALTER TABLE public.orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES public.customers(id) NOT VALID;
+          undo   locks: public.customers SHARE ROW EXCLUSIVE, public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders VALIDATE CONSTRAINT orders_customer_id_fkey;
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE, public.customers ROW SHARE (lock_timeout -)
+        ");
+    }
+
+    #[test]
+    fn drops_a_key_and_builds_it_again() {
+        let mut orders = table(&["id bigint not null", "code text"]);
+        let mut unique = constraint(ConstraintKind::Unique, "UNIQUE (code)", &["code"]);
+        unique.index = Some("orders_code_key".into());
+        unique.deferrable = true;
+        let mut key = index(&["code"], true);
+        key.constraint = Some("orders_code_key".into());
+        orders.constraints.insert("orders_code_key".into(), unique);
+        orders.indexes.insert("orders_code_key".into(), key);
+        let catalog = catalog().with("orders", orders);
+        let changes = "- drop_constraint: {table: orders, name: orders_code_key}";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-drop_constraint-drop [contract] drop UNIQUE orders_code_key of public.orders with its index
+          ALTER TABLE public.orders DROP CONSTRAINT orders_code_key;
+            locks: public.orders ACCESS EXCLUSIVE, public.orders_code_key ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo check keys that stand in more than one row of public.orders: SELECT code, count(*) AS rows FROM public.orders WHERE code IS NOT NULL GROUP BY 1 HAVING count(*) > 1 ORDER BY count(*) DESC LIMIT 20
+          undo   locks: public.orders ACCESS SHARE (lock_timeout -)
+          undo CREATE UNIQUE INDEX CONCURRENTLY orders_code_key ON public.orders USING btree (code);
+          undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+          undo ALTER TABLE public.orders ADD CONSTRAINT orders_code_key UNIQUE USING INDEX orders_code_key DEFERRABLE;
+          undo   locks: public.orders ACCESS EXCLUSIVE, public.orders_code_key SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          hazard index_goes_too: the index of orders_code_key goes with it; pg_stat_user_indexes tells how often queries use it
+          hazard on_conflict: INSERT … ON CONFLICT that relies on orders_code_key fails
+        ");
+        let after = compile(&catalog, changes).unwrap().after;
+        let orders = &after.tables[&QualifiedName::new("public", "orders")];
+        assert!(orders.constraints.is_empty() && orders.indexes.is_empty());
+    }
+
+    #[test]
+    fn refuses_what_others_rely_on() {
+        let orders = table(&["id bigint not null"]).with_primary_key("orders_pkey", &["id"]);
+        let mut lines =
+            table(&["order_id bigint"]).with_foreign_key("lines_fkey", &["order_id"], "orders", &["id"]);
+        if let Some(key) = lines.constraints.get_mut("lines_fkey") {
+            key.index = Some("orders_pkey".into());
+        }
+        let mut catalog = catalog().with("orders", orders).with("lines", lines);
+        let all = Publication {
+            all_tables: true,
+            schemas: Vec::new(),
+            tables: Vec::new(),
+        };
+        catalog.publications.insert("everything".into(), all);
+        insta::assert_snapshot!(
+            plan_text(
+                &catalog,
+                "- drop_constraint: {table: orders, name: orders_pkey}\n\
+                 - drop_constraint: {table: orders, name: order_pkey}\n\
+                 - drop_constraint: {table: lines, name: lines_fkey}\n\
+                 - drop_constraint: {table: lines, name: lines_fkey}",
+            ), @"
+        3:42 referenced: the foreign key lines_fkey of public.lines refers to orders_pkey (drop_constraint {table: public.lines, name: lines_fkey} first)
+        3:42 replica_identity: orders_pkey identifies rows of public.orders in publication everything; updates and deletes would fail (first ALTER TABLE public.orders REPLICA IDENTITY to another one)
+        4:42 unknown_constraint: public.orders has no constraint `order_pkey` (did you mean `orders_pkey`?)
+        6:41 unknown_constraint: public.lines has no constraint `lines_fkey`
+        ");
+    }
+}

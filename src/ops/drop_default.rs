@@ -179,7 +179,15 @@ mod tests {
         child.columns[1].default = Some("'late'::text".into());
         let catalog = catalog().with("orders", parent).with("Late orders", child);
         let changes = "- drop_default: {table: orders, column: State}";
-        insta::assert_snapshot!(plan_text(&catalog, changes), @"");
+        insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
+        01-drop_default-drop [expand] drop the default of public.orders."State"
+          ALTER TABLE public.orders ALTER COLUMN "State" DROP DEFAULT;
+            locks: public.orders ACCESS EXCLUSIVE, public."Late orders" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE ONLY public.orders ALTER COLUMN "State" SET DEFAULT 'new'::text;
+          undo ALTER TABLE ONLY public."Late orders" ALTER COLUMN "State" SET DEFAULT 'late'::text;
+          undo   locks: public.orders ACCESS EXCLUSIVE, public."Late orders" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard inserts_need_value: public.orders."State" is never null: inserts that leave it out fail from now on
+        "#);
         let plan = compile(&catalog, changes).unwrap();
         assert!(
             plan.after
@@ -192,6 +200,6 @@ mod tests {
     #[test]
     fn refuses_what_has_none() {
         let catalog = catalog().with("orders", table(&["id bigint not null"]));
-        insta::assert_snapshot!(plan_text(&catalog, "- drop_default: {table: orders, column: id}"), @"");
+        insta::assert_snapshot!(plan_text(&catalog, "- drop_default: {table: orders, column: id}"), @"3:41 no_default: `id` has no default (leave this change out)");
     }
 }

@@ -176,7 +176,8 @@ fn lasting(event: &Event) -> Option<String> {
             format!("{} ({})", style::heading(phase), units::counted(*steps, "step"))
         }
         Event::Interrupted { reason } => format!("{}: {reason}", style::careful("interrupted")),
-        Event::RunFinished { state } => format!("{} {}", style::good("finished:"), state.replace('_', " ")),
+        Event::RunFinished { state } if state == "started" => style::good("these phases are done"),
+        Event::RunFinished { state } => style::good(state.replace('_', " ")),
         of_step => {
             let (step, what) = step_line(of_step)?;
             format!("  {} {what}", style::name(step))

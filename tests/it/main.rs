@@ -1,8 +1,12 @@
 //! The integration tests: one binary, real servers.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod catalog;
 mod cli;
 mod embedded;
+mod fixtures;
+mod harness;
 mod settings;
+mod tidy;
+mod types;

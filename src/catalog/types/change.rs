@@ -115,8 +115,11 @@ fn seconds_widen(old: Option<u32>, new: Option<u32>) -> bool {
 pub fn fits_predicate(from: &str, to: &str, column_sql: &str) -> Option<String> {
     let change = widening(from, to)?;
     let (from, to) = (canonical(from)?, canonical(to)?);
-    if change == TypeChange::Lossy || from.array {
-        return None;
+    match change {
+        TypeChange::Same => return Some("true".to_owned()),
+        TypeChange::Lossy => return None,
+        _ if from.array => return None,
+        TypeChange::CatalogOnly | TypeChange::Rewrite => {}
     }
     Some(match condition(from.base, to.base, column_sql) {
         None => "true".to_owned(),
@@ -128,7 +131,6 @@ pub fn fits_predicate(from: &str, to: &str, column_sql: &str) -> Option<String> 
 fn condition(from: Base, to: Base, x: &str) -> Option<String> {
     use Base::{Char, Interval, Numeric, Plain, Time, TimeTz, Timestamp, TimestampTz, VarBit, VarChar};
     match (from, to) {
-        _ if from == to => None,
         (VarChar(Some(length)) | VarBit(Some(length)) | Char(Some(length)), _) => {
             Some(format!("length({x}) <= {length}"))
         }

@@ -77,18 +77,14 @@ async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
                     notes,
                 });
             }
-            PlanRelation::Extended { recorded: done } if run.state == RunState::Completed => {
-                recorded = done;
-                notes.push(format!(
-                    "run {} completed the first {done} changes of this plan",
-                    run.id
-                ));
+            _ => {
+                recorded = resolve::in_place(&run, &input.changes());
+                notes.push(format!("run {} was made from another version of this plan file", run.id));
             }
-            _ => notes.push(format!(
-                "run {} was made from another version of this plan file",
-                run.id
-            )),
         }
+    }
+    if recorded > 0 {
+        notes.push(format!("the first {} of this plan are in place already", crate::units::counted(recorded, "change")));
     }
     let plan = match input {
         Input::Saved(plan) => (**plan).clone(),

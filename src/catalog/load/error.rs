@@ -1,0 +1,85 @@
+//! Why loading failed.
+
+use std::error::Error;
+use std::fmt;
+use tokio_postgres::error::SqlState;
+
+/// Why the catalog could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadErrorKind {
+    /// The connection failed or was closed.
+    Connection,
+    /// The role may not read it.
+    Denied,
+    /// A lock or the statement took too long: something holds ACCESS EXCLUSIVE on a table.
+    TimedOut,
+    /// The server is older than the oldest supported release.
+    Unsupported,
+    /// Objects went away, or changed, while they were read.
+    Changed,
+    /// Any other answer of the server.
+    Server,
+}
+
+impl fmt::Display for LoadErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection => "the connection failed",
+            Self::Denied => "the role may not",
+            Self::TimedOut => "it took too long; a lock may be held on a table",
+            Self::Unsupported => "the server is older than PostgreSQL 14",
+            Self::Changed => "objects changed meanwhile",
+            Self::Server => "the server refused",
+        })
+    }
+}
+
+/// The catalog could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {subject}: {kind}")]
+pub struct LoadError {
+    pub kind: LoadErrorKind,
+    /// What was being read.
+    pub subject: &'static str,
+    #[source]
+    pub source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+impl LoadError {
+    pub(in crate::catalog) fn server(subject: &'static str, error: tokio_postgres::Error) -> Self {
+        let kind = match error.code() {
+            None => LoadErrorKind::Connection,
+            Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => LoadErrorKind::Denied,
+            Some(code) if *code == SqlState::LOCK_NOT_AVAILABLE || *code == SqlState::QUERY_CANCELED => {
+                LoadErrorKind::TimedOut
+            }
+            Some(code)
+                if [
+                    SqlState::INTERNAL_ERROR,
+                    SqlState::UNDEFINED_TABLE,
+                    SqlState::UNDEFINED_OBJECT,
+                    SqlState::UNDEFINED_COLUMN,
+                    SqlState::UNDEFINED_FUNCTION,
+                ]
+                .contains(code) =>
+            {
+                LoadErrorKind::Changed
+            }
+            Some(code) if code.code().starts_with("08") || code.code().starts_with("57P") => {
+                LoadErrorKind::Connection
+            }
+            Some(_) => LoadErrorKind::Server,
+        };
+        Self {
+            kind,
+            subject,
+            source: Some(Box::new(error)),
+        }
+    }
+
+    /// The server's error code, where the server answered at all.
+    pub fn sqlstate(&self) -> Option<&str> {
+        let error = self.source.as_ref()?.downcast_ref::<tokio_postgres::Error>()?;
+        error.code().map(SqlState::code)
+    }
+}

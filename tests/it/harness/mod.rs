@@ -1,0 +1,27 @@
+//! What the tests of whole runs share: a server, a database per case, traffic, dumps, plans as text.
+
+mod database;
+mod dump;
+mod server;
+mod snapshot;
+mod traffic;
+
+pub use database::{Database, Recorder};
+pub use dump::schema_dump;
+pub use server::TestServer;
+pub use snapshot::{compare, render_plan};
+pub use traffic::{Balance, Traffic, Workload};
+
+use std::time::{Duration, Instant};
+
+/// How long anything awaited may take before the test gives up; far above any real wait, for machines under load.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Looks again and again until the answer is true.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,123 @@
+//! Expected texts beside the fixtures, and the plan as such a text.
+
+use pgmorph::plan::{Action, ExecutionPlan, Step, Timeouts, Transaction, Undo, Work};
+use pgmorph::verifier;
+use similar::TextDiff;
+use std::fmt::Write;
+use std::path::Path;
+
+/// Compares with the file, or writes it where `UPDATE_FIXTURES` is set. A file `x.18.snap` stands for `x.snap` on
+/// that release where the texts differ.
+pub fn compare(path: &Path, major: u32, text: &str) -> Result<(), String> {
+    let special = path.with_extension(format!("{major}.snap"));
+    let chosen = if special.exists() { &special } else { path };
+    let expected = std::fs::read_to_string(chosen).unwrap_or_default();
+    if expected == text {
+        return Ok(());
+    }
+    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+        std::fs::write(chosen, text).unwrap();
+        return Ok(());
+    }
+    Err(format!(
+        "{} is out of date (UPDATE_FIXTURES=1 writes it):\n{}",
+        chosen.display(),
+        difference(&expected, text)
+    ))
+}
+
+pub fn difference(expected: &str, found: &str) -> String {
+    let diff = TextDiff::from_lines(expected, found);
+    let text = diff.unified_diff().header("expected", "found").to_string();
+    text
+}
+
+/// Everything of a plan that a reviewer reads: not the estimates, which depend on statistics.
+pub fn render_plan(plan: &ExecutionPlan) -> String {
+    let mut text = String::new();
+    for (phase, steps) in plan.phases() {
+        writeln!(text, "{phase}").unwrap();
+        for step in steps {
+            render_step(&mut text, step);
+        }
+    }
+    if let Some(step) = plan.point_of_no_return() {
+        writeln!(text, "point of no return: {}", step.id).unwrap();
+    }
+    text
+}
+
+fn render_step(text: &mut String, step: &Step) {
+    writeln!(text, "  {}: {}", step.id, step.work.summary).unwrap();
+    render_work(text, "    ", &step.work);
+    for hazard in &step.hazards {
+        writeln!(text, "    hazard {}: {}", hazard.code, hazard.message).unwrap();
+    }
+    match &step.undo {
+        Undo::Work(works) => {
+            for work in works {
+                writeln!(text, "    undo: {}", work.summary).unwrap();
+                render_work(text, "      ", work);
+            }
+        }
+        Undo::NotNeeded { reason } => writeln!(text, "    undo: not needed, {reason}").unwrap(),
+        Undo::Irreversible { reason } => writeln!(text, "    undo: impossible, {reason}").unwrap(),
+    }
+}
+
+fn render_work(text: &mut String, indent: &str, work: &Work) {
+    match &work.action {
+        Action::Sql(statements) => {
+            for statement in statements {
+                let statement = statement.replace('\n', &format!("\n{indent}  "));
+                writeln!(text, "{indent}> {statement};").unwrap();
+            }
+        }
+        Action::Backfill(backfill) => {
+            let triggers = if backfill.suppress_triggers {
+                ""
+            } else {
+                " (triggers fire)"
+            };
+            let (table, set, needs) = (&backfill.table, &backfill.set, &backfill.needs);
+            writeln!(
+                text,
+                "{indent}> backfill {table} SET {set} WHERE {needs}{triggers}"
+            )
+            .unwrap();
+        }
+        Action::Check(check) => writeln!(text, "{indent}> no rows from {}", check.query).unwrap(),
+    }
+    let locks: Vec<String> = work
+        .locks
+        .iter()
+        .map(|lock| format!("{} {}", lock.relation, lock.mode))
+        .collect();
+    writeln!(
+        text,
+        "{indent}{}; {}",
+        locks.join(", "),
+        bounds(work.timeouts, work.transaction)
+    )
+    .unwrap();
+    for expectation in &work.expect {
+        writeln!(text, "{indent}expects: {}", verifier::describe(expectation)).unwrap();
+    }
+    if let Some(check) = &work.on_violation {
+        writeln!(text, "{indent}on violation: {}", check.query).unwrap();
+    }
+}
+
+fn bounds(timeouts: Timeouts, transaction: Transaction) -> String {
+    let lock = timeouts
+        .lock_ms
+        .map_or("none".into(), |timeout| format!("{timeout}ms"));
+    let transaction = match transaction {
+        Transaction::Single => "one transaction",
+        Transaction::None => "no transaction",
+    };
+    format!(
+        "lock_timeout {lock}, statement_timeout {}ms, {transaction}",
+        timeouts.statement_ms
+    )
+}
