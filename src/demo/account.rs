@@ -63,6 +63,19 @@ pub struct Account {
 }
 
 impl Account {
+    /// The accounts of the three tables.
+    pub fn all(before: [Holding; 3], writes: [Writes; 3], after: [Holding; 3]) -> Vec<Self> {
+        let names = TABLES.iter().map(|table| table.name);
+        let sides = before.into_iter().zip(writes).zip(after);
+        let account = |(name, ((before, writes), after))| Self {
+            name,
+            before,
+            writes,
+            after,
+        };
+        names.zip(sides).map(account).collect()
+    }
+
     /// Rows and versions that must be there now.
     pub fn expected(&self) -> (i64, i64) {
         let rows = self.before.rows + self.writes.inserts - self.writes.deletes;

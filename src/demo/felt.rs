@@ -102,7 +102,9 @@ impl Timeline {
             span.began <= sample.ended() && span.ended.is_none_or(|ended| ended >= sample.began)
         };
         let overlap = |span: &&Span| {
-            let end = span.ended.map_or(sample.ended(), |ended| ended.min(sample.ended()));
+            let end = span
+                .ended
+                .map_or(sample.ended(), |ended| ended.min(sample.ended()));
             end.saturating_duration_since(span.began.max(sample.began))
         };
         let longest = steps.iter().filter(overlaps).max_by_key(overlap);
@@ -141,7 +143,10 @@ mod tests {
         let shown = [felt.median, felt.p99, felt.p99_9, felt.slowest].map(|time| time.as_millis());
         assert_eq!(shown, [500, 990, 999, 1_000]);
         assert_eq!(Felt::of(Vec::new()), Felt::default());
-        assert_eq!(Felt::of(vec![Duration::from_secs(1)]).median, Duration::from_secs(1));
+        assert_eq!(
+            Felt::of(vec![Duration::from_secs(1)]).median,
+            Duration::from_secs(1)
+        );
     }
 
     #[test]

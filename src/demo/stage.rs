@@ -23,15 +23,6 @@ const SETTINGS: [(&str, &str); 3] = [
     ("log_lock_waits", "on"),
 ];
 
-impl From<EmbeddedError> for Error {
-    fn from(error: EmbeddedError) -> Self {
-        let help = error.hint();
-        Self::new(ErrorKind::Precondition, error.to_string())
-            .source(error)
-            .help(help)
-    }
-}
-
 /// A running server with an empty database.
 pub struct Stage {
     pub server: Server,
@@ -60,6 +51,14 @@ impl Stage {
         execute(&session.client, &format!("CREATE DATABASE {DATABASE}")).await?;
         let settings = settings(DATABASE)?;
         Ok(Self { server, settings })
+    }
+
+    /// A session beside the application's.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn client(&self) -> Result<Client, Error> {
+        Ok(self.settings.connect("pgmorph demo").await?.client)
     }
 
     /// For `psql` and other clients.
@@ -97,7 +96,7 @@ impl Stage {
         let loaded = Arc::new(AtomicU64::new(0));
         let mut loads = JoinSet::new();
         for table in tables() {
-            let client = self.settings.connect("pgmorph demo").await?.client;
+            let client = self.client().await?;
             let (progress, loaded) = (progress.clone(), loaded.clone());
             loads.spawn(async move {
                 let tell = |more| progress(loaded.fetch_add(more, Ordering::Relaxed) + more);
@@ -108,7 +107,7 @@ impl Stage {
             ended.map_err(panicked)??;
         }
         // One that starts by itself in the middle of the comparison would be taken for an effect of the change.
-        let client = self.settings.connect("pgmorph demo").await?.client;
+        let client = self.client().await?;
         execute(&client, "CHECKPOINT").await
     }
 }
@@ -210,7 +209,11 @@ mod tests {
         );
         for table in &tables {
             assert_eq!(table.indexes.len(), 2, "{}", table.name);
-            assert!(table.insert.ends_with(&format!("FROM {ALL_ROWS} n")), "{}", table.insert);
+            assert!(
+                table.insert.ends_with(&format!("FROM {ALL_ROWS} n")),
+                "{}",
+                table.insert
+            );
         }
         let used = tables.iter().map(|table| 2 + table.indexes.len()).sum::<usize>();
         let analyze = 1;

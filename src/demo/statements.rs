@@ -36,7 +36,10 @@ pub const TABLES: [Known; 3] = [
         parent: ("investment_id", "$1::bigint::integer"),
         parents: 2000,
         time: "created_at",
-        filled: ("lot_type, share_price_cents, shares_acquired, cost_basis_cents", "'initial', 100, 10, 1000"),
+        filled: (
+            "lot_type, share_price_cents, shares_acquired, cost_basis_cents",
+            "'initial', 100, 10, 1000",
+        ),
         change: "cost_basis_cents = cost_basis_cents + 1",
     },
     Known {
@@ -108,7 +111,9 @@ impl Prepared {
 
 impl Known {
     pub async fn prepare(&self, client: &Client) -> Result<Prepared, tokio_postgres::Error> {
-        let Self { name, time, change, .. } = self;
+        let Self {
+            name, time, change, ..
+        } = self;
         let (parent, value) = self.parent;
         let (columns, values) = self.filled;
         let page = format!("SELECT id::text, {time}::text FROM {name} WHERE {parent} = {value}");

@@ -275,8 +275,8 @@ impl Client {
 
     async fn dashboard(&mut self) -> Requested {
         self.begin().await?;
-        for table in 0..TABLES.len() {
-            let parent = rand::random_range(0..TABLES[table].parents);
+        for (table, known) in TABLES.iter().enumerate() {
+            let parent = rand::random_range(0..known.parents);
             self.send(Kind::Total, table, &[&parent]).await?;
             tokio::time::sleep(DASHBOARD_LOOKS).await;
         }
@@ -291,7 +291,12 @@ impl Client {
 
     async fn commit(&mut self) -> Requested {
         self.control(Kind::Commit).await?;
-        for (sum, more) in self.record.writes.iter_mut().zip(self.pending.take().iter().flatten()) {
+        for (sum, more) in self
+            .record
+            .writes
+            .iter_mut()
+            .zip(self.pending.take().iter().flatten())
+        {
             sum.add(more);
         }
         Ok(())
@@ -302,7 +307,12 @@ impl Client {
         write(&mut writes[table]);
     }
 
-    async fn send(&mut self, kind: Kind, table: usize, params: &[&(dyn ToSql + Sync)]) -> Requested<Vec<Row>> {
+    async fn send(
+        &mut self,
+        kind: Kind,
+        table: usize,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Requested<Vec<Row>> {
         let began = Instant::now();
         let result = match self.prepared[table].get(kind) {
             Some(statement) => self.session.client.query(statement, params).await,
