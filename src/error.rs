@@ -170,6 +170,7 @@ impl From<crate::catalog::load::LoadError> for Error {
         use crate::catalog::load::LoadErrorKind;
         let kind = match error.kind {
             LoadErrorKind::Connection => ErrorKind::Connection,
+            LoadErrorKind::TimedOut => ErrorKind::Exhausted,
             _ => ErrorKind::Precondition,
         };
         Self::new(kind, error.to_string()).source(error)

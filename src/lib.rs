@@ -21,31 +21,50 @@
 //!
 //! The pure part has no async, no clock and no chance; imports point one way, which a test keeps.
 
-/// The database as a value, and how it is loaded.
-pub mod catalog;
-/// The plan file.
-pub mod change_plan;
-/// Complaints with a place and a way out.
-pub mod diagnostic;
-/// Located values and their typed reading.
-pub mod document;
-/// What ends a command, and its exit code.
-pub mod error;
-/// What happened, as data.
-pub mod event;
-/// Runs execution plans and remembers in the ledger.
-pub mod executor;
-/// The operations: one room each.
-pub mod ops;
-/// The execution plan.
-pub mod plan;
-/// Change plan + catalog → execution plan.
-pub mod planner;
-/// Connections, and the embedded server.
-pub mod postgres;
-/// Identifiers and literals: the only code that quotes.
-pub mod sql;
 /// Numbers as people read them.
 pub mod units;
+
+/// Identifiers and literals: the only code that quotes.
+pub mod sql;
+
+/// The database as a value, and how it is loaded.
+pub mod catalog;
+
+/// Complaints with a place and a way out.
+pub mod diagnostic;
+
+/// Located values and their typed reading.
+pub mod document;
+
+/// The execution plan.
+pub mod plan;
+
+/// The operations: one room each.
+pub mod ops;
+
+/// The plan file.
+pub mod change_plan;
+
+/// Change plan + catalog → execution plan.
+pub mod planner;
+
 /// Does a fact hold; what differs?
 pub mod verifier;
+
+/// What happened, as data.
+pub mod event;
+
+/// What ends a command, and its exit code.
+pub mod error;
+
+/// Connections, and the embedded server.
+pub mod postgres;
+
+/// Runs execution plans and remembers in the ledger.
+pub mod executor;
+
+/// What people and machines see.
+pub mod report;
+
+/// The command line: one file per command.
+pub mod cli;

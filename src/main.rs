@@ -1,1 +1,7 @@
-fn main() {}
+//! Parses, runs, exits with the code; nothing else ends the process.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgmorph::cli::main()
+}

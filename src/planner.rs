@@ -10,8 +10,14 @@ use std::collections::BTreeSet;
 
 /// What to ask the server before planning: see [`crate::catalog::model::Probe`].
 pub fn probes(plan: &ChangePlan) -> Vec<Probe> {
+    probes_from(plan, 0)
+}
+
+/// As [`probes`], without the first `recorded` changes.
+pub fn probes_from(plan: &ChangePlan, recorded: usize) -> Vec<Probe> {
     plan.changes
         .iter()
+        .skip(recorded)
         .flat_map(|change| change.operation.probes())
         .collect()
 }
@@ -21,12 +27,25 @@ pub fn probes(plan: &ChangePlan) -> Vec<Probe> {
 /// # Errors
 /// Everything wrong with it. A change that is refused counts as not there for the changes after it.
 pub fn plan(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<ExecutionPlan, Vec<Diagnostic>> {
+    plan_from(plan, now, 0)
+}
+
+/// As [`plan`], for a plan whose first `recorded` changes are in the catalog already: it has no steps for them, but
+/// lists them and counts them, so that it is still known for the longer version of the same plan.
+///
+/// # Errors
+/// Everything wrong with the changes after those.
+pub fn plan_from(
+    plan: &ChangePlan,
+    now: &CatalogSnapshot,
+    recorded: usize,
+) -> Result<ExecutionPlan, Vec<Diagnostic>> {
     let mut complaints = preliminary_complaints(plan, now);
     let mut catalog = now.clone();
     catalog.answers.clear();
     let mut steps = Vec::new();
     let mut swapped = BTreeSet::new();
-    for (position, change) in plan.changes.iter().enumerate() {
+    for (position, change) in plan.changes.iter().enumerate().skip(recorded) {
         let before = catalog.clone();
         let compilation = Compilation {
             now,
@@ -57,7 +76,7 @@ pub fn plan(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<ExecutionPlan, V
         name: plan.name.clone(),
         description: plan.description.clone(),
         digest: String::new(),
-        changes: plan.changes.iter().map(planned_change).collect(),
+        changes: planned_changes(plan),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
         preconditions: plan.preconditions.clone(),
@@ -70,11 +89,13 @@ pub fn plan(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<ExecutionPlan, V
     Ok(compiled)
 }
 
-fn planned_change(change: &Change) -> PlannedChange {
-    PlannedChange {
+/// The entries of a plan file as a run remembers them.
+pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
+    let planned = |change: &Change| PlannedChange {
         operation: change.operation.name().to_owned(),
         text: change.text.clone(),
-    }
+    };
+    plan.changes.iter().map(planned).collect()
 }
 
 fn step(number: usize, change: &Change, draft: StepDraft) -> Step {
@@ -191,4 +212,31 @@ fn touched_tables(steps: &[Step], now: &CatalogSnapshot, after: &CatalogSnapshot
             .cloned(),
     );
     touched
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change_plan;
+    use crate::ops::testing::{catalog, table};
+
+    #[test]
+    fn an_extended_plan_has_steps_for_what_was_added_only() {
+        let source = "name: x\nchanges:\n  - set_default: {table: gone, column: a, default: 1}\n  - set_default: {table: t, column: a, default: 2}\n";
+        let file = change_plan::parse(source).unwrap();
+        let now = catalog().with("t", table(&["a bigint"]));
+        assert!(
+            plan(&file, &now).is_err(),
+            "the first change has no table any more"
+        );
+        let added = plan_from(&file, &now, 1).unwrap();
+        let steps: Vec<_> = added
+            .steps
+            .iter()
+            .map(|step| (step.id.as_str(), step.change))
+            .collect();
+        assert_eq!(steps, [("02-set_default-set", 2)]);
+        assert_eq!(added.changes.len(), 2);
+        assert_eq!(probes_from(&file, 1).len(), 1);
+    }
 }

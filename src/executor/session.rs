@@ -22,7 +22,7 @@ use tokio::sync::watch;
 const OLD_MS: u64 = 1_000;
 
 /// How often a waiting statement of ours is looked at.
-const WATCH_BRIEF: Duration = Duration::from_millis(50);
+pub(super) const WATCH_BRIEF: Duration = Duration::from_millis(50);
 const WATCH_LONG: Duration = Duration::from_millis(500);
 
 /// Offending rows shown at most.
@@ -454,10 +454,12 @@ impl Runner {
         let mut tries = Tries::new(self.deadline);
         loop {
             match self.standing_once(expectations).await {
-                Err(error) if error.kind == ErrorKind::Connection => match tries.delay() {
-                    Some(delay) => self.pause(delay).await?,
-                    None => return Err(error),
-                },
+                Err(error) if matches!(error.kind, ErrorKind::Connection | ErrorKind::Exhausted) => {
+                    match tries.delay() {
+                        Some(delay) => self.pause(delay).await?,
+                        None => return Err(error),
+                    }
+                }
                 result => return result,
             }
         }

@@ -15,6 +15,7 @@ use crate::plan::{
     Undo, Work,
 };
 use crate::sql::{QualifiedName, ident, idents};
+use std::collections::BTreeSet;
 
 const MANUAL: &str = "\
 Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
@@ -339,6 +340,7 @@ impl WidenColumn {
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
             suppress_triggers,
+            trigger_functions: trigger_functions(table),
             hazards,
         }
     }
@@ -395,6 +397,15 @@ impl WidenColumn {
             self.shadow(context, table, column, printed),
         )))
     }
+}
+
+/// Functions of the table's triggers that may be compiled against the type of its columns.
+fn trigger_functions(table: &Table) -> Vec<String> {
+    let functions = table.triggers.values().map(|trigger| trigger.function.clone());
+    let own: BTreeSet<String> = functions
+        .filter(|function| !function.starts_with("pg_catalog."))
+        .collect();
+    own.into_iter().collect()
 }
 
 /// Sequences that a serial column owns; those of an identity follow by themselves.
@@ -606,5 +617,87 @@ impl Target {
             statements.push(format!("ANALYZE {table}"));
         }
         statements
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::model::Dependent;
+    use crate::ops::testing::{catalog, index, plan_text, table};
+
+    const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
+
+    #[test]
+    fn a_large_table_gets_a_shadow_column() {
+        let mut orders = table(&["id bigint not null", "version integer not null"])
+            .with_primary_key("orders_pkey", &["id"]);
+        orders.columns[1].default = Some("1".into());
+        orders.columns[1].comment = Some("it's counted".into());
+        insta::assert_snapshot!(plan_text(&catalog().with("orders", orders), CHANGE));
+    }
+
+    #[test]
+    fn a_small_table_is_rewritten_in_place() {
+        let mut orders = table(&["version integer not null"]);
+        orders.size.heap_bytes = 8_192;
+        orders.size.index_bytes = 0;
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(
+            text.starts_with("01-widen_column-alter [cutover]")
+                && text.contains("TYPE bigint USING version::bigint"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_longer_varchar_is_catalog_only_unless_an_index_would_be_rebuilt() {
+        let change = "  - widen_column: {table: orders, column: code, type: varchar(40)}\n";
+        let mut orders = table(&["code character varying(20)"]);
+        orders.indexes.insert("plain".into(), index(&["code"], false));
+        let text = plan_text(&catalog().with("orders", orders.clone()), change);
+        assert!(text.contains("(catalog only)"), "{text}");
+        let mut partial = index(&["code"], false);
+        partial.predicate = Some("(code IS NOT NULL)".into());
+        orders.indexes.insert("partial".into(), partial);
+        let text = plan_text(&catalog().with("orders", orders), change);
+        assert!(text.contains("index partial would be rebuilt"), "{text}");
+    }
+
+    #[test]
+    fn what_a_shadow_column_cannot_carry_is_refused_by_name() {
+        let mut orders = table(&["version integer not null"]).with_primary_key("orders_pkey", &["version"]);
+        orders.indexes.insert("v".into(), index(&["version"], false));
+        let text = plan_text(&catalog().with("orders", orders.clone()), CHANGE);
+        assert!(text.contains("primary key orders_pkey, index v"), "{text}");
+        orders.dependents.push(Dependent {
+            column: Some("version".into()),
+            kind: "view".into(),
+            name: "public.totals".into(),
+        });
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(text.contains("view public.totals"), "{text}");
+    }
+
+    #[test]
+    fn only_lossless_changes_are_widenings() {
+        let orders = table(&["version integer not null"]);
+        let catalog = catalog().with("orders", orders);
+        let to = |data_type: &str| {
+            plan_text(
+                &catalog,
+                &format!("  - widen_column: {{table: orders, column: version, type: {data_type}}}\n"),
+            )
+        };
+        assert!(to("smallint").contains("not_a_widening"), "{}", to("smallint"));
+        assert!(to("int4").contains("no_change"), "{}", to("int4"));
+        assert!(to("nonsense").contains("unknown_type"), "{}", to("nonsense"));
+    }
+
+    #[test]
+    fn later_changes_keep_off_a_swapped_column() {
+        let orders = table(&["id bigint not null", "version integer not null"]);
+        let changes = format!("{CHANGE}  - set_default: {{table: orders, column: version, default: 5}}\n");
+        let text = plan_text(&catalog().with("orders", orders), &changes);
+        assert!(text.contains("column_is_swapped"), "{text}");
     }
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
 
 mod catalog;
+mod cli;
 mod embedded;
 mod fixtures;
 mod harness;

@@ -28,6 +28,8 @@ pub struct Shadow {
     pub rows: i64,
     pub bytes: i64,
     pub suppress_triggers: bool,
+    /// Functions of the table's own triggers, as SQL text without parentheses.
+    pub trigger_functions: Vec<String>,
     pub hazards: Vec<Hazard>,
 }
 
@@ -420,6 +422,13 @@ impl Shadow {
         statements
     }
 
+    /// Other sessions have compiled these with the column's present type and would fail with it; any change to the
+    /// function makes them compile it again, and no function sets this parameter.
+    fn refresh_trigger_functions(&self) -> impl Iterator<Item = String> {
+        let refresh = |function: &String| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
+        self.trigger_functions.iter().map(refresh)
+    }
+
     fn swap(&self, settings: &Settings) -> StepDraft {
         let (table, column) = (&self.table, &self.column.name);
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
@@ -427,6 +436,7 @@ impl Shadow {
         statements.extend(self.swap_statements(&self.shadow(), &self.old(), self.new_default.as_deref()));
         statements.extend(self.attributes(column));
         statements.extend(self.reverse_sync());
+        statements.extend(self.refresh_trigger_functions());
         StepDraft {
             id: "swap".into(),
             phase: Phase::Cutover,
@@ -506,6 +516,7 @@ impl Shadow {
         let previous = self.column.default.as_deref();
         statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous));
         statements.extend(self.forward_sync());
+        statements.extend(self.refresh_trigger_functions());
         works.push(brief(
             settings,
             format!(

@@ -1,0 +1,263 @@
+//! `apply`: begins a plan, or goes on with it.
+
+use super::resolve::{self, Way};
+use super::{Global, Outcome, confirm, input, interrupts};
+use crate::error::{Error, ErrorKind};
+use crate::executor::Executor;
+use crate::executor::ledger::{Run, RunState, StepState};
+use crate::plan::{ExecutionPlan, Phase, Step};
+use crate::postgres::settings::ConnectionSettings;
+use crate::report::{out, plan_human, style};
+use crate::units;
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use std::fmt::Write;
+use std::time::Instant;
+
+/// Run a plan, or go on with an unfinished run of it
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// The plan file, or an execution plan saved by `plan -o`; `-` is standard input
+    plan: String,
+    /// The last phase to run; only `contract` removes anything
+    #[arg(long, value_enum, default_value_t = PhaseArg::Cutover, value_name = "PHASE")]
+    through: PhaseArg,
+    /// Go ahead without being asked
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// A phase on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PhaseArg {
+    Expand,
+    Backfill,
+    Validate,
+    Cutover,
+    Contract,
+}
+
+impl From<PhaseArg> for Phase {
+    fn from(argument: PhaseArg) -> Self {
+        match argument {
+            PhaseArg::Expand => Self::Expand,
+            PhaseArg::Backfill => Self::Backfill,
+            PhaseArg::Validate => Self::Validate,
+            PhaseArg::Cutover => Self::Cutover,
+            PhaseArg::Contract => Self::Contract,
+        }
+    }
+}
+
+/// What is to be run.
+struct Task {
+    plan: ExecutionPlan,
+    /// The run to go on with.
+    run: Option<Run>,
+}
+
+impl Task {
+    fn is_done(&self, step: &Step) -> bool {
+        let records = self.run.iter().flat_map(|run| &run.steps);
+        records
+            .into_iter()
+            .any(|record| record.id == step.id && record.state == StepState::Done)
+    }
+
+    /// Steps that are not done: up to the phase, and after it.
+    fn open_steps(&self, through: Phase) -> (Vec<&Step>, Vec<&Step>) {
+        let open = self.plan.steps.iter().filter(|step| !self.is_done(step));
+        open.partition(|step| step.phase <= through)
+    }
+}
+
+/// What a call of `apply` came to.
+struct Summary<'a> {
+    plan: &'a ExecutionPlan,
+    run: Option<i64>,
+    complete: bool,
+    steps: usize,
+    elapsed_ms: u64,
+    pending: Vec<&'a Step>,
+}
+
+impl Apply {
+    pub async fn run(&self, global: &Global) -> Outcome {
+        let input = input::read(&self.plan)?;
+        let settings = global.settings()?;
+        let session = global.observer(&settings).await?;
+        let latest = resolve::recorded(&session.client, input.name())
+            .await?
+            .map(|run| run.id);
+        let way = resolve::way(&session.client, &input).await?;
+        // It would only idle while the question waits for an answer.
+        drop(session);
+        let task = match way {
+            Way::Begin(plan) => Task {
+                plan: *plan,
+                run: None,
+            },
+            Way::Resume(run) => Task {
+                plan: run.plan.clone(),
+                run: Some(*run),
+            },
+            Way::Refused(error, _) => return Err(super::Failure::Error(error)),
+            Way::Finished(run) => {
+                self.report(global, &Summary::nothing(&run.plan, run.id, Vec::new()))?;
+                return Ok(0);
+            }
+        };
+        let (due, pending) = task.open_steps(self.through.into());
+        if let (true, false, Some(run)) = (due.is_empty(), pending.is_empty(), &task.run) {
+            self.report(global, &Summary::nothing(&task.plan, run.id, pending))?;
+            return Ok(0);
+        }
+        confirm::ask(&self.question(&task, &settings), self.yes)?;
+        let summary = Box::pin(self.execute(global, &settings, &task, latest)).await?;
+        self.report(global, &summary)?;
+        Ok(0)
+    }
+
+    fn question(&self, task: &Task, settings: &ConnectionSettings) -> String {
+        let (due, pending) = task.open_steps(self.through.into());
+        let verb = if task.run.is_some() { "Go on with" } else { "Apply" };
+        let mut text = format!(
+            "{verb} plan {} on {}: {}\n\n{}\n",
+            style::name(&task.plan.name),
+            settings.redacted(),
+            units::counted(due.len(), "step"),
+            plan_human::overview(&task.plan),
+        );
+        if let Some(step) = due
+            .iter()
+            .find(|step| task.plan.point_of_no_return() == Some(step))
+        {
+            let _ = writeln!(
+                text,
+                "{} {}: {}",
+                style::bad("No return after"),
+                step.id,
+                step.work.summary
+            );
+        }
+        if !pending.is_empty() {
+            let _ = writeln!(
+                text,
+                "It stops after {}; {} stay.",
+                Phase::from(self.through),
+                units::counted(pending.len(), "step")
+            );
+        }
+        text
+    }
+
+    async fn execute<'a>(
+        &self,
+        global: &Global,
+        settings: &ConnectionSettings,
+        task: &'a Task,
+        latest: Option<i64>,
+    ) -> Result<Summary<'a>, Error> {
+        let reporter = global.reporter();
+        let interrupts = interrupts::watch(reporter.clone())?;
+        let began = Instant::now();
+        let work = async {
+            let executor = Executor::open(settings, reporter.clone(), interrupts).await?;
+            let run = unchanged(global, settings, task, latest).await?;
+            Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await
+        };
+        let outcome = Box::pin(work).await;
+        reporter.finish();
+        let outcome = outcome?;
+        Ok(Summary {
+            plan: &task.plan,
+            run: Some(outcome.run),
+            complete: outcome.complete,
+            steps: outcome.steps,
+            elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            pending: task.open_steps(self.through.into()).1,
+        })
+    }
+
+    fn report(&self, global: &Global, summary: &Summary<'_>) -> Result<(), Error> {
+        if global.is_json() {
+            return out::json(&summary.json());
+        }
+        out::result(&summary.human(&self.plan))
+    }
+}
+
+/// Under the run lock nothing moves any more: what was recorded must be what was decided upon before it was taken.
+async fn unchanged(
+    global: &Global,
+    settings: &ConnectionSettings,
+    task: &Task,
+    latest: Option<i64>,
+) -> Result<Option<Run>, Error> {
+    let session = global.observer(settings).await?;
+    let found = resolve::recorded(&session.client, &task.plan.name).await?;
+    let same = found.as_ref().map(|run| run.id) == latest
+        && (task.run.is_none() || found.as_ref().is_some_and(|run| run.state == RunState::Started));
+    if same {
+        return Ok(found.filter(|_| task.run.is_some()));
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        "another run of this plan came in between; nothing was changed",
+    )
+    .help("see `pgmorph status`, then run the same command again"))
+}
+
+impl<'a> Summary<'a> {
+    fn nothing(plan: &'a ExecutionPlan, run: i64, pending: Vec<&'a Step>) -> Self {
+        Self {
+            plan,
+            run: Some(run),
+            complete: pending.is_empty(),
+            steps: 0,
+            elapsed_ms: 0,
+            pending,
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let pending = |step: &&Step| json!({"id": step.id, "phase": step.phase});
+        json!({
+            "plan": self.plan.name,
+            "run": self.run,
+            "complete": self.complete,
+            "steps": self.steps,
+            "elapsed_ms": self.elapsed_ms,
+            "pending": self.pending.iter().map(pending).collect::<Vec<_>>(),
+        })
+    }
+
+    fn human(&self, path: &str) -> String {
+        let mut text = if self.steps == 0 {
+            format!("{}: nothing to do", style::name(&self.plan.name))
+        } else {
+            let steps = units::counted(self.steps, "step");
+            format!(
+                "{}: {steps} in {}",
+                style::name(&self.plan.name),
+                units::millis(self.elapsed_ms)
+            )
+        };
+        if self.complete {
+            text.push_str("; all of it is done\n");
+            return text;
+        }
+        let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
+        phases.dedup();
+        let names: Vec<_> = phases.iter().map(ToString::to_string).collect();
+        if let Some(first) = phases.first() {
+            let verb = if phases.len() == 1 { "is" } else { "are" };
+            // What removes things is only ever suggested by itself.
+            let through = if *first == Phase::Contract { " --through contract" } else { "" };
+            let names = names.join(", ");
+            let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
+        }
+        text.push('\n');
+        text
+    }
+}

@@ -1,0 +1,69 @@
+//! `explain`: the manuals of the operations.
+
+use super::{Global, Outcome};
+use crate::diagnostic::nearest;
+use crate::error::{Error, ErrorKind};
+use crate::ops::MANUALS;
+use crate::report::{out, style};
+use clap::Args;
+use serde_json::json;
+
+/// Print the manual of an operation, or the list of all
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// As in the plan file: create_index, widen_column, …
+    operation: Option<String>,
+}
+
+impl Explain {
+    pub fn run(&self, global: &Global) -> Outcome {
+        match &self.operation {
+            None => list(global)?,
+            Some(name) => {
+                let (name, manual) = find(name)?;
+                if global.is_json() {
+                    out::json(&json!({"operation": name, "manual": manual}))?;
+                } else {
+                    out::result(&format!("{}\n\n{}\n", style::heading(name), manual.trim_end()))?;
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+fn find(name: &str) -> Result<(&'static str, &'static str), Error> {
+    // `create-index` means the same: on a command line the fingers know no underscores.
+    let wanted = name.replace('-', "_");
+    if let Some(found) = MANUALS.iter().find(|(known, _)| *known == wanted) {
+        return Ok(*found);
+    }
+    let names = || MANUALS.iter().map(|(known, _)| *known);
+    let error = Error::new(ErrorKind::Usage, format!("there is no operation `{name}`"));
+    Err(match nearest(&wanted, names()) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help(format!("operations: {}", names().collect::<Vec<_>>().join(", "))),
+    })
+}
+
+fn list(global: &Global) -> Result<(), Error> {
+    let first_sentence = |manual: &'static str| {
+        let paragraph = manual.split("\n\n").next().unwrap_or_default().replace('\n', " ");
+        paragraph
+            .split_once(". ")
+            .map_or(paragraph.clone(), |(sentence, _)| format!("{sentence}."))
+    };
+    if global.is_json() {
+        let entry = |(name, manual): &(&str, &'static str)| json!({"operation": name, "summary": first_sentence(manual)});
+        return out::json(&json!({"operations": MANUALS.iter().map(entry).collect::<Vec<_>>()}));
+    }
+    let widest = MANUALS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let line = |(name, manual): &(&str, &'static str)| {
+        format!(
+            "{}  {}\n",
+            style::name(format!("{name:widest$}")),
+            first_sentence(manual)
+        )
+    };
+    out::result(&MANUALS.iter().map(line).collect::<String>())
+}

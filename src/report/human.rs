@@ -1,0 +1,373 @@
+//! A run for people: a progress bar on a terminal, else one line per event.
+
+use super::{Reporter, out, style};
+use crate::event::{Blocker, Event, Listener, Unit};
+use crate::units;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Without a terminal, progress and waiting are told at most this often: a log is read, not watched.
+const QUIET_FOR: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_millis(120);
+
+/// Lines on stderr; what passes quickly only now and then.
+#[derive(Default)]
+pub struct LineReporter {
+    last_passing: Mutex<Option<Instant>>,
+}
+
+impl LineReporter {
+    fn is_due(&self) -> bool {
+        let mut last = self.last_passing.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= QUIET_FOR);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
+
+impl Listener for LineReporter {
+    fn tell(&self, event: &Event) {
+        if let Some(line) = lasting(event) {
+            out::line(&line);
+        } else if let Some(line) = passing(event).filter(|_| self.is_due()) {
+            out::line(&format!("  {line}"));
+        }
+    }
+}
+
+impl Reporter for LineReporter {
+    fn note(&self, text: &str) {
+        out::line(text);
+    }
+}
+
+/// A bar at the bottom of the terminal, for the current step; what stays is printed above it.
+pub struct BarReporter {
+    bar: ProgressBar,
+    pace: Mutex<Pace>,
+}
+
+/// Where a step stood when its progress was first told: what it did before was done by an earlier run.
+#[derive(Default)]
+struct Pace {
+    step: String,
+    since: Option<(Instant, u64)>,
+}
+
+impl BarReporter {
+    pub fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+        bar.enable_steady_tick(TICK);
+        Self {
+            bar,
+            pace: Mutex::default(),
+        }
+    }
+
+    fn print(&self, line: &str) {
+        self.bar.suspend(|| out::line(line));
+    }
+
+    /// Milliseconds until the end at the average rate so far.
+    fn remaining_ms(&self, step: &str, done: u64, total: u64) -> Option<u64> {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        if pace.step != step {
+            *pace = Pace {
+                step: step.to_owned(),
+                since: None,
+            };
+        }
+        let (began, first) = *pace.since.get_or_insert_with(|| (Instant::now(), done));
+        remaining_ms(
+            began.elapsed(),
+            done.checked_sub(first)?,
+            total.checked_sub(done)?,
+        )
+    }
+}
+
+impl Default for BarReporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Listener for BarReporter {
+    fn tell(&self, event: &Event) {
+        match event {
+            Event::StepStarted { step, summary, .. } => {
+                self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+                self.bar.set_prefix(step.clone());
+                self.bar.set_message(summary.clone());
+            }
+            Event::Progress {
+                step, done, total, ..
+            } if *total > 0 => {
+                self.bar
+                    .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
+                self.bar.set_length(*total);
+                self.bar.set_position(*done);
+                let left = self.remaining_ms(step, *done, *total);
+                let left = left.map(|ms| format!(", {} left", units::millis(ms)));
+                let text = passing(event).unwrap_or_default() + &left.unwrap_or_default();
+                self.bar.set_message(text);
+            }
+            _ => {
+                if let Some(line) = passing(event) {
+                    self.bar.set_message(line);
+                }
+                if let Some(line) = lasting(event) {
+                    self.print(&line);
+                }
+            }
+        }
+    }
+}
+
+impl Reporter for BarReporter {
+    fn note(&self, text: &str) {
+        self.print(text);
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn look(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
+}
+
+fn remaining_ms(elapsed: Duration, done: u64, left: u64) -> Option<u64> {
+    if done == 0 || elapsed < Duration::from_secs(1) {
+        return None;
+    }
+    u64::try_from(elapsed.as_millis() * u128::from(left) / u128::from(done)).ok()
+}
+
+/// The line of an event that is worth keeping.
+fn lasting(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::RunStarted {
+            plan,
+            run,
+            steps,
+            done,
+            resumed,
+        } => {
+            let how = if *resumed {
+                format!(", resumed after {done}")
+            } else {
+                String::new()
+            };
+            format!(
+                "{} as run {run}: {}{how}",
+                style::name(plan),
+                units::counted(*steps, "step")
+            )
+        }
+        Event::PhaseStarted { phase, steps } => {
+            format!("{} ({})", style::heading(phase), units::counted(*steps, "step"))
+        }
+        Event::Interrupted { reason } => format!("{}: {reason}", style::careful("interrupted")),
+        Event::RunFinished { state } if state == "started" => style::good("these phases are done"),
+        Event::RunFinished { state } => style::good(state.replace('_', " ")),
+        of_step => {
+            let (step, what) = step_line(of_step)?;
+            format!("  {} {what}", style::name(step))
+        }
+    })
+}
+
+/// What happened to which step.
+fn step_line(event: &Event) -> Option<(&str, String)> {
+    Some(match event {
+        Event::StepStarted { step, summary, undo } => (
+            step,
+            format!("{}: {summary}", if *undo { "undoing" } else { "begun" }),
+        ),
+        Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
+        Event::StepDone {
+            step,
+            elapsed_ms,
+            attempts,
+            undo,
+        } => {
+            let done = style::good(if *undo { "undone" } else { "done" });
+            let tries = if *attempts > 1 {
+                format!(", {attempts} attempts")
+            } else {
+                String::new()
+            };
+            (step, format!("{done} in {}{tries}", units::millis(*elapsed_ms)))
+        }
+        Event::StepFailed { step, message } => (step, format!("{}: {message}", style::bad("failed"))),
+        Event::LockTimeout {
+            step,
+            attempt,
+            retry_in_ms,
+            blockers,
+            ..
+        } => {
+            let again = units::millis(*retry_in_ms);
+            let locked = style::careful("locked");
+            (
+                step,
+                format!(
+                    "{locked}: attempt {attempt} gave up, again in {again}{}",
+                    by(blockers)
+                ),
+            )
+        }
+        Event::Reconnecting {
+            step,
+            reason,
+            retry_in_ms,
+        } => {
+            let again = units::millis(*retry_in_ms);
+            (
+                step,
+                format!("{}: {reason}; again in {again}", style::careful("disconnected")),
+            )
+        }
+        Event::CleanedUp { step, what } => (step, format!("cleaned up: {what}")),
+        _ => return None,
+    })
+}
+
+/// The line of an event that the next of its kind replaces.
+fn passing(event: &Event) -> Option<String> {
+    match event {
+        Event::Waiting {
+            waited_ms, blockers, ..
+        } => Some(format!(
+            "waiting for {}{}",
+            units::millis(*waited_ms),
+            by(blockers)
+        )),
+        Event::Progress {
+            stage,
+            unit,
+            done,
+            total,
+            rows,
+            per_second,
+            ..
+        } => {
+            let unit = match unit {
+                Unit::Pages => "pages",
+                Unit::Blocks => "blocks",
+                Unit::Tuples => "rows",
+            };
+            let mut parts = Vec::new();
+            parts.extend((!stage.is_empty()).then(|| stage.clone()));
+            parts.push(format!(
+                "{} of {} {unit}",
+                units::count(*done),
+                units::count(*total)
+            ));
+            parts.extend((*rows > 0).then(|| format!("{} rows", units::count(*rows))));
+            parts.extend(rate(*per_second));
+            Some(parts.join(", "))
+        }
+        _ => None,
+    }
+}
+
+fn rate(per_second: f64) -> Option<String> {
+    (per_second >= 1.0 && per_second.is_finite()).then(|| {
+        // Saturating, and a rate is a rough figure anyway.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let whole = per_second as u64;
+        format!("{}/s", units::count(whole))
+    })
+}
+
+fn by(blockers: &[Blocker]) -> String {
+    let one = |blocker: &Blocker| {
+        let who = match blocker.pid {
+            Some(pid) => format!("pid {pid}"),
+            None => "a prepared transaction".into(),
+        };
+        let application = match blocker.application.as_str() {
+            "" => String::new(),
+            name => format!(" ({name})"),
+        };
+        format!(
+            "{who} of {}{application}, {} for {}, holds {} on {}",
+            blocker.user,
+            blocker.state,
+            units::millis(blocker.age_ms),
+            blocker.mode,
+            blocker.relation
+        )
+    };
+    match blockers {
+        [] => String::new(),
+        [only] => format!("; in the way: {}", one(only)),
+        [first, rest @ ..] => format!("; in the way: {}, and {} more", one(first), rest.len()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(text: Option<String>) -> String {
+        anstream::adapter::strip_str(&text.unwrap_or_default()).to_string()
+    }
+
+    fn blocker(pid: Option<i32>) -> Blocker {
+        Blocker {
+            pid,
+            user: "app".into(),
+            application: "worker".into(),
+            client: "10.0.0.1".into(),
+            state: "idle in transaction".into(),
+            mode: "RowExclusiveLock".into(),
+            relation: "public.orders".into(),
+            age_ms: 80_000,
+        }
+    }
+
+    #[test]
+    fn says_who_is_in_the_way() {
+        let event = Event::LockTimeout {
+            step: "01-x".into(),
+            attempt: 2,
+            sqlstate: "55P03".into(),
+            retry_in_ms: 1_500,
+            waited_ms: 400,
+            blockers: vec![blocker(Some(7)), blocker(None)],
+        };
+        insta::assert_snapshot!(plain(lasting(&event)), @"  01-x locked: attempt 2 gave up, again in 1.5s; in the way: pid 7 of app (worker), idle in transaction for 1m 20s, holds RowExclusiveLock on public.orders, and 1 more");
+    }
+
+    #[test]
+    fn progress_has_a_rate() {
+        let event = Event::Progress {
+            step: "01-x".into(),
+            stage: "building".into(),
+            unit: Unit::Pages,
+            done: 500,
+            total: 12_800,
+            rows: 70_000,
+            per_second: 12_345.6,
+        };
+        assert!(lasting(&event).is_none());
+        insta::assert_snapshot!(plain(passing(&event)), @"building, 500 of 12,800 pages, 70,000 rows, 12,345/s");
+    }
+
+    #[test]
+    fn what_an_earlier_run_did_does_not_count_for_the_pace() {
+        assert_eq!(remaining_ms(Duration::from_secs(10), 100, 300), Some(30_000));
+        assert_eq!(remaining_ms(Duration::from_secs(10), 0, 300), None);
+        assert_eq!(remaining_ms(Duration::from_millis(10), 5, 300), None);
+    }
+}

@@ -1,0 +1,38 @@
+//! Renders values for people and machines. Only this module and `cli` print.
+//!
+//! Texts for people carry ANSI styles; the streams in [`out`] strip them where nobody would see colour.
+
+pub mod error;
+pub mod human;
+pub mod json;
+pub mod out;
+pub mod plan_human;
+pub mod plan_markdown;
+pub mod plan_sql;
+mod plan_view;
+#[cfg(test)]
+mod sample;
+pub mod status;
+pub mod style;
+pub mod verification;
+
+use crate::event::Listener;
+
+/// A listener that can also say something of its own, and that tidies up the terminal in the end.
+pub trait Reporter: Listener {
+    fn note(&self, text: &str);
+
+    /// Nothing comes after this.
+    fn finish(&self) {}
+}
+
+/// Says nothing at all, for `--quiet`.
+pub struct Silent;
+
+impl Listener for Silent {
+    fn tell(&self, _event: &crate::event::Event) {}
+}
+
+impl Reporter for Silent {
+    fn note(&self, _text: &str) {}
+}

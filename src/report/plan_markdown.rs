@@ -1,0 +1,275 @@
+//! A plan for the review of a pull request.
+
+use super::plan_view;
+use crate::plan::{Check, ExecutionPlan, Step, Transaction};
+use crate::units;
+use std::fmt::Write;
+
+pub fn plan(plan: &ExecutionPlan) -> String {
+    let mut text = format!(
+        "# Plan `{}`\n\n{} in {} for {}.",
+        plan.name,
+        units::counted(plan.changes.len(), "change"),
+        units::counted(plan.steps.len(), "step"),
+        plan_view::server(plan),
+    );
+    if !plan.description.is_empty() {
+        let _ = write!(text, " {}", plan.description);
+    }
+    text.push_str("\n\n");
+    if plan.steps.is_empty() {
+        text.push_str("Nothing to do: the database is as the plan wants it.\n");
+        return text;
+    }
+    phases(&mut text, plan);
+    match plan.point_of_no_return() {
+        Some(step) => {
+            let reason = plan_view::irreversible(step).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "\n> **Point of no return:** `{}` ({}): {reason}.",
+                step.id, step.phase
+            );
+        }
+        None => text.push_str("\nEvery step can be rolled back.\n"),
+    }
+    hazards(&mut text, plan);
+    checks(&mut text, "Preconditions", &plan.preconditions);
+    for (phase, steps) in plan.phases() {
+        let _ = writeln!(text, "\n## {phase}\n\nThis phase {}.", plan_view::purpose(phase));
+        steps_table(&mut text, &steps);
+        for step in steps {
+            sql(&mut text, step);
+        }
+    }
+    checks(&mut text, "Postconditions", &plan.postconditions);
+    let _ = writeln!(text, "\nDigest: `{}`", plan.digest);
+    text
+}
+
+/// In a cell, a bar would begin the next cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ")
+}
+
+fn phases(text: &mut String, plan: &ExecutionPlan) {
+    text.push_str("| phase | steps | strongest lock | blocks | longest step |\n|---|---:|---|---|---|\n");
+    for (phase, steps) in plan.phases() {
+        let lock = plan_view::strongest(&steps);
+        let _ = writeln!(
+            text,
+            "| {phase} | {} | {} | {} | {} |",
+            steps.len(),
+            lock.map_or("none".into(), |lock| cell(&format!(
+                "{} on {}",
+                lock.mode, lock.relation
+            ))),
+            lock.map_or("nothing", |lock| lock.mode.blocks()),
+            plan_view::longest(&steps).name(),
+        );
+    }
+}
+
+fn hazards(text: &mut String, plan: &ExecutionPlan) {
+    let mut title = "\n## Hazards\n\n";
+    for step in &plan.steps {
+        for hazard in &step.hazards {
+            let _ = writeln!(
+                text,
+                "{title}- **{}** (`{}`): {}",
+                hazard.code, step.id, hazard.message
+            );
+            title = "";
+        }
+    }
+}
+
+fn checks(text: &mut String, title: &str, checks: &[Check]) {
+    if checks.is_empty() {
+        return;
+    }
+    let _ = writeln!(text, "\n## {title}\n\nThese must return no rows.");
+    for check in checks {
+        let _ = writeln!(text, "\n{}:\n", check.name);
+        fenced(text, &[plan_view::terminated(&check.query)]);
+    }
+}
+
+fn steps_table(text: &mut String, steps: &[&Step]) {
+    text.push_str("\n| step | does | lock | blocks | estimate | undo |\n|---|---|---|---|---|---|\n");
+    for step in steps {
+        let lock = plan_view::strongest(&[step]);
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} | {} | {} | {} |",
+            step.id,
+            cell(&step.work.summary),
+            lock.map_or("none".into(), |lock| cell(&format!(
+                "{} on {}",
+                lock.mode, lock.relation
+            ))),
+            lock.map_or("nothing", |lock| lock.mode.blocks()),
+            plan_view::estimate(&step.estimate),
+            cell(&plan_view::undo(&step.undo)),
+        );
+    }
+}
+
+fn sql(text: &mut String, step: &Step) {
+    let outside = match step.work.transaction {
+        Transaction::Single => "",
+        Transaction::None => ", outside a transaction",
+    };
+    let _ = writeln!(
+        text,
+        "\n<details><summary>SQL of <code>{}</code> (timeouts: {}{outside})</summary>\n",
+        step.id,
+        plan_view::timeouts(step.work.timeouts)
+    );
+    fenced(text, &plan_view::sql(&step.work.action));
+    text.push_str("\n</details>\n");
+}
+
+fn fenced(text: &mut String, statements: &[String]) {
+    // A fence must be longer than any run of back quotes in what it holds.
+    let mut fence = "```".to_owned();
+    while statements.iter().any(|statement| statement.contains(&fence)) {
+        fence.push('`');
+    }
+    let _ = writeln!(text, "{fence}sql\n{}\n{fence}", statements.join("\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn one_of_everything() {
+        let text = plan(&sample::plan());
+        insta::assert_snapshot!(text, @r"
+        # Plan `widen`
+
+        1 change in 5 steps for PostgreSQL 15.18. Room for more versions
+
+        | phase | steps | strongest lock | blocks | longest step |
+        |---|---:|---|---|---|
+        | expand | 1 | SHARE UPDATE EXCLUSIVE on public.orders | nothing | seconds |
+        | backfill | 1 | ROW EXCLUSIVE on public.orders | nothing | seconds |
+        | validate | 1 | ACCESS SHARE on public.orders | nothing | seconds |
+        | cutover | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | instant |
+        | contract | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | instant |
+
+        > **Point of no return:** `01-widen_column-drop` (contract): the values of the old column are gone.
+
+        ## Hazards
+
+        - **waits_for_old_snapshots** (`01-widen_column-build`): building waits for every transaction that began before it; a transaction that stays open for hours keeps it from finishing
+
+        ## Preconditions
+
+        These must return no rows.
+
+        no negative versions:
+
+        ```sql
+        SELECT id FROM orders WHERE version < 0;
+        ```
+
+        ## expand
+
+        This phase adds beside what is there; the application notices nothing.
+
+        | step | does | lock | blocks | estimate | undo |
+        |---|---|---|---|---|---|
+        | `01-widen_column-build` | build index orders_new_idx | SHARE UPDATE EXCLUSIVE on public.orders | nothing | seconds, 1,000,000 rows, reads 100 MB, needs 30 MB of disk | drop index orders_new_idx |
+
+        <details><summary>SQL of <code>01-widen_column-build</code> (timeouts: lock none, statement 6h, outside a transaction)</summary>
+
+        ```sql
+        CREATE INDEX CONCURRENTLY orders_new_idx ON public.orders (version);
+        ```
+
+        </details>
+
+        ## backfill
+
+        This phase fills what was added, in short batches.
+
+        | step | does | lock | blocks | estimate | undo |
+        |---|---|---|---|---|---|
+        | `01-widen_column-fill` | copy version to new | ROW EXCLUSIVE on public.orders | nothing | seconds, 1,000,000 rows, reads 100 MB | not needed: the column goes |
+
+        <details><summary>SQL of <code>01-widen_column-fill</code> (timeouts: lock 200ms, statement 30s)</summary>
+
+        ```sql
+        -- in batches of pages
+        UPDATE public.orders SET new = version WHERE (new IS DISTINCT FROM version);
+        ```
+
+        </details>
+
+        ## validate
+
+        This phase proves what was added, without blocking reads or writes.
+
+        | step | does | lock | blocks | estimate | undo |
+        |---|---|---|---|---|---|
+        | `01-widen_column-compare` | compare all rows | ACCESS SHARE on public.orders | nothing | seconds, 1,000,000 rows, reads 100 MB | not needed: it changes nothing |
+
+        <details><summary>SQL of <code>01-widen_column-compare</code> (timeouts: lock none, statement 6h)</summary>
+
+        ```sql
+        -- must return no rows
+        SELECT id FROM public.orders WHERE new <> version;
+        ```
+
+        </details>
+
+        ## cutover
+
+        This phase makes it what the application uses.
+
+        | step | does | lock | blocks | estimate | undo |
+        |---|---|---|---|---|---|
+        | `01-widen_column-swap` | swap the columns | ACCESS EXCLUSIVE on public.orders | reads and writes | instant | swap them back |
+
+        <details><summary>SQL of <code>01-widen_column-swap</code> (timeouts: lock 200ms, statement 30s)</summary>
+
+        ```sql
+        ALTER TABLE public.orders RENAME COLUMN version TO old;
+        ALTER TABLE public.orders RENAME COLUMN new TO version;
+        ```
+
+        </details>
+
+        ## contract
+
+        This phase removes what is no longer used; runs only when asked for: --through contract.
+
+        | step | does | lock | blocks | estimate | undo |
+        |---|---|---|---|---|---|
+        | `01-widen_column-drop` | drop the old column | ACCESS EXCLUSIVE on public.orders | reads and writes | instant | impossible: the values of the old column are gone |
+
+        <details><summary>SQL of <code>01-widen_column-drop</code> (timeouts: lock 200ms, statement 30s)</summary>
+
+        ```sql
+        ALTER TABLE public.orders DROP COLUMN old;
+        ```
+
+        </details>
+
+        ## Postconditions
+
+        These must return no rows.
+
+        still none:
+
+        ```sql
+        SELECT id FROM orders WHERE version < 0;
+        ```
+
+        Digest: `0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef`
+        ");
+    }
+}

@@ -1,0 +1,289 @@
+//! A plan as a script for psql: what runs, in order and bounded, without what the executor adds (the ledger, retries,
+//! resuming, throttling).
+
+use super::plan_view;
+use crate::plan::{Action, Backfill, Check, ExecutionPlan, Phase, Step, Transaction, Work};
+use crate::sql::literal;
+use crate::units;
+use std::fmt::Write;
+
+/// Pages per transaction of a backfill in the script; the executor adapts them.
+const PAGES: u32 = 256;
+
+pub fn plan(plan: &ExecutionPlan) -> String {
+    let mut text = String::new();
+    comment(
+        &mut text,
+        &format!("Plan {} for {}", plan.name, plan_view::server(plan)),
+    );
+    comment(&mut text, &plan.description);
+    comment(&mut text, &format!("Digest: {}", plan.digest));
+    comment(
+        &mut text,
+        "Run it with psql. It stops at the first error and cannot be resumed: `pgmorph apply` can, it retries locks, \
+         and it keeps a ledger.",
+    );
+    text.push_str("\n\\set ON_ERROR_STOP on\n");
+    for check in &plan.preconditions {
+        question(&mut text, "Precondition", check);
+    }
+    for (phase, steps) in plan.phases() {
+        let _ = writeln!(
+            text,
+            "\n-- {}: {}",
+            phase.name().to_uppercase(),
+            plan_view::purpose(phase)
+        );
+        if phase == Phase::Contract {
+            text.push_str("-- psql -v contract=1 runs it.\n\\if :{?contract}\n");
+        }
+        for step in steps {
+            one_step(&mut text, step, plan);
+        }
+        if phase == Phase::Contract {
+            text.push_str("\n\\endif\n");
+        }
+    }
+    for check in &plan.postconditions {
+        question(&mut text, "Postcondition", check);
+    }
+    text
+}
+
+fn comment(text: &mut String, content: &str) {
+    for line in units::wrap(content, 105) {
+        let _ = writeln!(text, "-- {line}");
+    }
+}
+
+fn one_step(text: &mut String, step: &Step, plan: &ExecutionPlan) {
+    text.push('\n');
+    if plan.point_of_no_return().is_some_and(|point| point.id == step.id) {
+        let reason = plan_view::irreversible(step).unwrap_or_default();
+        comment(text, &format!("POINT OF NO RETURN: {reason}"));
+    }
+    comment(text, &format!("{}: {}", step.id, step.work.summary));
+    for lock in &step.work.locks {
+        comment(
+            text,
+            &format!(
+                "lock: {} on {}: blocks {}",
+                lock.mode,
+                lock.relation,
+                lock.mode.blocks()
+            ),
+        );
+    }
+    comment(
+        text,
+        &format!("estimate: {}", plan_view::estimate(&step.estimate)),
+    );
+    for hazard in &step.hazards {
+        comment(text, &format!("hazard: {}: {}", hazard.code, hazard.message));
+    }
+    comment(text, &format!("undo: {}", plan_view::undo(&step.undo)));
+    work(text, &step.work);
+}
+
+fn work(text: &mut String, work: &Work) {
+    let lock = work.timeouts.lock_ms.unwrap_or(0);
+    // Of a DO block the server bounds the whole, and nobody knows how long that is; its locks stay bounded.
+    let statement = match work.action {
+        Action::Backfill(_) => 0,
+        _ => work.timeouts.statement_ms,
+    };
+    // A DO block that commits may not stand in a transaction.
+    let single = work.transaction == Transaction::Single && !matches!(work.action, Action::Backfill(_));
+    let (open, set, close) = if single {
+        ("BEGIN;\n", "SET LOCAL", "COMMIT;\n")
+    } else {
+        ("", "SET", "RESET lock_timeout;\nRESET statement_timeout;\n")
+    };
+    let _ = write!(
+        text,
+        "{open}{set} lock_timeout = '{lock}ms';\n{set} statement_timeout = '{statement}ms';\n"
+    );
+    match &work.action {
+        Action::Sql(statements) => {
+            for statement in statements {
+                let _ = writeln!(text, "{}", plan_view::terminated(statement));
+            }
+        }
+        Action::Backfill(action) => backfill(text, action),
+        Action::Check(check) => raise_on_rows(text, check),
+    }
+    text.push_str(close);
+}
+
+fn question(text: &mut String, kind: &str, check: &Check) {
+    let _ = writeln!(text, "\n-- {kind}: {}", check.name.replace('\n', " "));
+    raise_on_rows(text, check);
+}
+
+fn raise_on_rows(text: &mut String, check: &Check) {
+    let message = literal(&format!("there are rows: {}", check.name));
+    let body = format!(
+        "BEGIN\n  IF EXISTS (\n{}\n  ) THEN\n    RAISE EXCEPTION USING MESSAGE = {message};\n  END IF;\nEND",
+        check.query
+    );
+    do_block(text, &body);
+}
+
+fn backfill(text: &mut String, backfill: &Backfill) {
+    if backfill.suppress_triggers {
+        text.push_str("SET session_replication_role = replica;\n");
+    }
+    let table = literal(&backfill.table.to_string());
+    let range =
+        format!("ctid >= format('(%s,0)', page)::tid AND ctid < format('(%s,0)', page + {PAGES})::tid");
+    let update = plan_view::batch(backfill, &range);
+    let body = format!(
+        "DECLARE\n  page bigint := 0;\n  pages bigint := pg_relation_size({table}) / current_setting('block_size')::bigint;\n\
+         BEGIN\n  WHILE page < pages LOOP\n    {update}\n    COMMIT;\n    page := page + {PAGES};\n  END LOOP;\nEND"
+    );
+    do_block(text, &body);
+    if backfill.suppress_triggers {
+        text.push_str("RESET session_replication_role;\n");
+    }
+}
+
+fn do_block(text: &mut String, body: &str) {
+    let mut tag = "$pgmorph$".to_owned();
+    let mut number = 0;
+    while body.contains(&tag) {
+        number += 1;
+        tag = format!("$pgmorph_{number}$");
+    }
+    let _ = writeln!(text, "DO {tag}\n{body}\n{tag};");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn one_of_everything() {
+        let text = plan(&sample::plan());
+        insta::assert_snapshot!(text, @r"
+        -- Plan widen for PostgreSQL 15.18
+        -- Room for more versions
+        -- Digest: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        -- Run it with psql. It stops at the first error and cannot be resumed: `pgmorph apply` can, it retries
+        -- locks, and it keeps a ledger.
+
+        \set ON_ERROR_STOP on
+
+        -- Precondition: no negative versions
+        DO $pgmorph$
+        BEGIN
+          IF EXISTS (
+        SELECT id FROM orders WHERE version < 0
+          ) THEN
+            RAISE EXCEPTION USING MESSAGE = 'there are rows: no negative versions';
+          END IF;
+        END
+        $pgmorph$;
+
+        -- EXPAND: adds beside what is there; the application notices nothing
+
+        -- 01-widen_column-build: build index orders_new_idx
+        -- lock: SHARE UPDATE EXCLUSIVE on public.orders: blocks nothing
+        -- estimate: seconds, 1,000,000 rows, reads 100 MB, needs 30 MB of disk
+        -- hazard: waits_for_old_snapshots: building waits for every transaction that began before it; a transaction
+        -- that stays open for hours keeps it from finishing
+        -- undo: drop index orders_new_idx
+        SET lock_timeout = '0ms';
+        SET statement_timeout = '21600000ms';
+        CREATE INDEX CONCURRENTLY orders_new_idx ON public.orders (version);
+        RESET lock_timeout;
+        RESET statement_timeout;
+
+        -- BACKFILL: fills what was added, in short batches
+
+        -- 01-widen_column-fill: copy version to new
+        -- lock: ROW EXCLUSIVE on public.orders: blocks nothing
+        -- estimate: seconds, 1,000,000 rows, reads 100 MB
+        -- undo: not needed: the column goes
+        SET lock_timeout = '200ms';
+        SET statement_timeout = '0ms';
+        SET session_replication_role = replica;
+        DO $pgmorph$
+        DECLARE
+          page bigint := 0;
+          pages bigint := pg_relation_size('public.orders') / current_setting('block_size')::bigint;
+        BEGIN
+          WHILE page < pages LOOP
+            UPDATE public.orders SET new = version WHERE ctid >= format('(%s,0)', page)::tid AND ctid < format('(%s,0)', page + 256)::tid AND (new IS DISTINCT FROM version);
+            COMMIT;
+            page := page + 256;
+          END LOOP;
+        END
+        $pgmorph$;
+        RESET session_replication_role;
+        RESET lock_timeout;
+        RESET statement_timeout;
+
+        -- VALIDATE: proves what was added, without blocking reads or writes
+
+        -- 01-widen_column-compare: compare all rows
+        -- lock: ACCESS SHARE on public.orders: blocks nothing
+        -- estimate: seconds, 1,000,000 rows, reads 100 MB
+        -- undo: not needed: it changes nothing
+        BEGIN;
+        SET LOCAL lock_timeout = '0ms';
+        SET LOCAL statement_timeout = '21600000ms';
+        DO $pgmorph$
+        BEGIN
+          IF EXISTS (
+        SELECT id FROM public.orders WHERE new <> version
+          ) THEN
+            RAISE EXCEPTION USING MESSAGE = 'there are rows: copies equal';
+          END IF;
+        END
+        $pgmorph$;
+        COMMIT;
+
+        -- CUTOVER: makes it what the application uses
+
+        -- 01-widen_column-swap: swap the columns
+        -- lock: ACCESS EXCLUSIVE on public.orders: blocks reads and writes
+        -- estimate: instant
+        -- undo: swap them back
+        BEGIN;
+        SET LOCAL lock_timeout = '200ms';
+        SET LOCAL statement_timeout = '30000ms';
+        ALTER TABLE public.orders RENAME COLUMN version TO old;
+        ALTER TABLE public.orders RENAME COLUMN new TO version;
+        COMMIT;
+
+        -- CONTRACT: removes what is no longer used; runs only when asked for: --through contract
+        -- psql -v contract=1 runs it.
+        \if :{?contract}
+
+        -- POINT OF NO RETURN: the values of the old column are gone
+        -- 01-widen_column-drop: drop the old column
+        -- lock: ACCESS EXCLUSIVE on public.orders: blocks reads and writes
+        -- estimate: instant
+        -- undo: impossible: the values of the old column are gone
+        BEGIN;
+        SET LOCAL lock_timeout = '200ms';
+        SET LOCAL statement_timeout = '30000ms';
+        ALTER TABLE public.orders DROP COLUMN old;
+        COMMIT;
+
+        \endif
+
+        -- Postcondition: still none
+        DO $pgmorph$
+        BEGIN
+          IF EXISTS (
+        SELECT id FROM orders WHERE version < 0
+          ) THEN
+            RAISE EXCEPTION USING MESSAGE = 'there are rows: still none';
+          END IF;
+        END
+        $pgmorph$;
+        ");
+    }
+}

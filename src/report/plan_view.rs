@@ -1,0 +1,128 @@
+//! What the renderings of a plan have in common: sums over steps, and words for their parts.
+
+use crate::plan::{
+    Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, Phase, Step, Timeouts, Undo,
+};
+use crate::units;
+
+/// What a phase is for, in a sentence.
+pub fn purpose(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Expand => "adds beside what is there; nothing that the application uses is taken away",
+        Phase::Backfill => "fills what was added, in short batches",
+        Phase::Validate => "proves what was added, without blocking reads or writes",
+        Phase::Cutover => "makes it what the application uses",
+        Phase::Contract => "removes what is no longer used; runs only when asked for: --through contract",
+    }
+}
+
+/// The strongest lock of all these steps.
+pub fn strongest<'a>(steps: &[&'a Step]) -> Option<&'a Lock> {
+    let locks = steps.iter().flat_map(|step| &step.work.locks);
+    // The first of equals, so that the text does not depend on how many there are.
+    locks.reduce(|best, lock| if lock.mode > best.mode { lock } else { best })
+}
+
+pub fn longest(steps: &[&Step]) -> DurationClass {
+    let durations = steps.iter().map(|step| step.estimate.duration);
+    durations.max().unwrap_or(DurationClass::Instant)
+}
+
+pub fn disk_bytes(plan: &ExecutionPlan) -> i64 {
+    plan.steps.iter().map(|step| step.estimate.disk_bytes).sum()
+}
+
+/// `PostgreSQL 15.18`.
+pub fn server(plan: &ExecutionPlan) -> String {
+    let number = plan.server_version_num;
+    format!("PostgreSQL {}.{}", number / 10_000, number % 10_000)
+}
+
+pub fn timeouts(timeouts: Timeouts) -> String {
+    let lock = match timeouts.lock_ms {
+        Some(ms) => units::millis(ms),
+        None => "none".into(),
+    };
+    format!("lock {lock}, statement {}", units::millis(timeouts.statement_ms))
+}
+
+pub fn estimate(estimate: &Estimate) -> String {
+    let mut parts = vec![estimate.duration.name().to_owned()];
+    if let Some(rows) = estimate.rows.and_then(|rows| u64::try_from(rows).ok()) {
+        parts.push(format!("{} rows", units::count(rows)));
+    }
+    if estimate.bytes > 0 {
+        parts.push(format!("reads {}", units::signed_size(estimate.bytes)));
+    }
+    if estimate.disk_bytes > 0 {
+        parts.push(format!(
+            "needs {} of disk",
+            units::signed_size(estimate.disk_bytes)
+        ));
+    }
+    parts.join(", ")
+}
+
+/// The statements of an action, each with its semicolon; what is no statement as a comment and what it amounts to.
+pub fn sql(action: &Action) -> Vec<String> {
+    match action {
+        Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
+        Action::Backfill(backfill) => vec![format!("-- in batches of pages\n{}", batch(backfill, ""))],
+        Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+    }
+}
+
+/// The update of a backfill, with a further condition in front of its own.
+pub fn batch(backfill: &Backfill, range: &str) -> String {
+    let Backfill {
+        table, set, needs, ..
+    } = backfill;
+    let range = if range.is_empty() {
+        String::new()
+    } else {
+        format!("{range} AND ")
+    };
+    format!("UPDATE {table} SET {set} WHERE {range}({needs});")
+}
+
+/// With its semicolon, on a line of its own when the text may end in a comment.
+pub fn terminated(statement: &str) -> String {
+    let statement = statement.trim_end();
+    let last = statement.lines().last().unwrap_or_default();
+    if last.contains("--") {
+        format!("{statement}\n;")
+    } else {
+        format!("{statement};")
+    }
+}
+
+/// How a step is undone, in a line.
+pub fn undo(undo: &Undo) -> String {
+    match undo {
+        Undo::Work(works) => {
+            let summaries: Vec<_> = works.iter().map(|work| work.summary.as_str()).collect();
+            summaries.join("; ")
+        }
+        Undo::NotNeeded { reason } => format!("not needed: {reason}"),
+        Undo::Irreversible { reason } => format!("impossible: {reason}"),
+    }
+}
+
+/// Why the plan has a point of no return there.
+pub fn irreversible(step: &Step) -> Option<&str> {
+    match &step.undo {
+        Undo::Irreversible { reason } => Some(reason),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trailing_comment_does_not_swallow_the_semicolon() {
+        assert_eq!(terminated("SELECT 1\n"), "SELECT 1;");
+        assert_eq!(terminated("SELECT 1 -- one"), "SELECT 1 -- one\n;");
+    }
+}
