@@ -101,6 +101,11 @@ impl Error {
                 .source(error)
                 .help("run the same command again: what was done is recorded");
         };
+        let kind = if is_lost(db.code().code()) {
+            ErrorKind::Connection
+        } else {
+            kind
+        };
         let mut made = Self::new(
             kind,
             format!("{what}: {} (SQLSTATE {})", db.message(), db.code().code()),
@@ -115,12 +120,18 @@ impl Error {
     }
 }
 
+/// SQLSTATEs after which the session is gone: connection exceptions, shutdowns, crashes, idle timeouts.
+pub fn is_lost(sqlstate: &str) -> bool {
+    sqlstate.starts_with("08") || ["57P01", "57P02", "57P03", "57P05", "25P03", "25P04"].contains(&sqlstate)
+}
+
 /// What to do about the refusals that a schema change typically meets, by SQLSTATE.
 pub fn remedy(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
         "42501" => {
             "connect as the owner of the table, or grant what is missing, and run the same command again"
         }
+        "57P01" | "57P02" | "57P03" => "run the same command again: what was done is recorded",
         "25006" => "connect to the primary: this server only reads",
         "53100" => {
             "free disk space on the server, then run the same command again: it goes on where it stopped"

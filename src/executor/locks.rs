@@ -15,7 +15,7 @@ const COLUMNS: &str = "\
     coalesce(a.client_addr::text, 'local') AS client, \
     CASE WHEN l.pid IS NULL THEN 'prepared transaction' \
          WHEN a.backend_type <> 'client backend' THEN a.backend_type ELSE coalesce(a.state, 'unknown') END AS state, \
-    coalesce(l.mode, '') AS mode, \
+    coalesce(l.mode, '') AS mode, coalesce(l.virtualtransaction, '') AS virtualtransaction, \
     (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000)::bigint AS age_ms, \
     coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum, \
     coalesce(a.query LIKE '%(to prevent wraparound)', false) AS wraparound";
@@ -30,6 +30,8 @@ const JOINS: &str = "\
 pub(super) struct Holder {
     pub(super) blocker: Blocker,
     pub(super) age_ms: Option<u64>,
+    /// Which of the session's transactions it is: its virtual id.
+    pub(super) transaction: String,
     pub(super) autovacuum: bool,
     /// An autovacuum that prevents transaction id wraparound is never disturbed.
     pub(super) wraparound: bool,
@@ -51,6 +53,7 @@ fn holder(row: &Row) -> Holder {
             age_ms: age_ms.unwrap_or(0),
         },
         age_ms,
+        transaction: row.get("virtualtransaction"),
         autovacuum: row.get("autovacuum"),
         wraparound: row.get("wraparound"),
     }

@@ -3,14 +3,14 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
-use crate::plan::{ExecutionPlan, Phase, Step, Undo};
+use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
-use crate::verifier;
+use crate::verifier::{self, Standing};
 use deadpool_postgres::Pool;
 use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
-use session::Key;
+use session::{Key, Tries};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,9 +119,7 @@ impl Executor {
         if !ledger::exists(&lock.client).await? {
             ledger::create(&lock.client).await?;
         }
-        // The server ends a statement whose client is gone instead of finishing it unseen.
-        let setup = vec!["SET client_connection_check_interval = '1s'".to_owned()];
-        let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
+        let workers = settings.pool("pgmorph", POOL_SIZE, worker_setup())?;
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
@@ -260,6 +258,9 @@ impl Executor {
             .rev()
             .filter(|step| needs_undo(state(step), step))
             .collect();
+        if run.state != RunState::RollingBack {
+            runner.leading_checks(&due).await?;
+        }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
             plan: run.plan.name.clone(),
@@ -269,12 +270,13 @@ impl Executor {
             resumed: run.state == RunState::RollingBack,
         });
         for step in &due {
-            let undone = recorded
-                .get(step.id.as_str())
-                .map_or(0, |record| record.undone_works);
-            runner
-                .undo(run.id, step, usize::try_from(undone).unwrap_or(0))
-                .await?;
+            let record = recorded.get(step.id.as_str());
+            let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
+            if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
+                runner.forget(run.id, step).await?;
+                continue;
+            }
+            runner.undo(run.id, step, undone).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
@@ -321,10 +323,18 @@ impl Runner {
             undo: false,
         });
         let began = Instant::now();
-        ledger::step_running(&self.lock.client, run, &step.id).await?;
+        let Some(token) = self.begin_step(run, step).await? else {
+            let reason = "it was done by a worker that outlived its run".into();
+            self.tell(Event::StepSkipped {
+                step: step.id.clone(),
+                reason,
+            });
+            return Ok(());
+        };
         let key = Key {
             run,
             step: &step.id,
+            token,
             undo: None,
         };
         match self.work(key, &step.work).await {
@@ -342,6 +352,70 @@ impl Runner {
         }
     }
 
+    /// Records the step as running. A transaction of a worker that outlived its run may still hold the record.
+    async fn begin_step(&self, run: i64, step: &Step) -> Result<Option<i32>, Error> {
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            match ledger::step_running(&self.lock.client, run, &step.id).await {
+                Err(error) if error.sqlstate.as_deref() == Some("55P03") => match tries.delay() {
+                    Some(delay) => self.pause(delay).await?,
+                    None => return Err(error),
+                },
+                result => return result,
+            }
+        }
+    }
+
+    /// What a rollback asks before its first effect is asked before anything is recorded, so that a refusal leaves
+    /// the run as it was and it can still go forwards.
+    async fn leading_checks(&self, due: &[&Step]) -> Result<(), Error> {
+        for step in due {
+            let Undo::Work(works) = &step.undo else { continue };
+            for work in works {
+                let Action::Check(check) = &work.action else {
+                    return Ok(());
+                };
+                if let Err(mut error) = self.check(check).await {
+                    if error.kind == ErrorKind::StepFailed {
+                        error.kind = ErrorKind::Precondition;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a step that was begun and not finished left anything of its own. An object of that name with another
+    /// definition, or on another table, is somebody else's.
+    async fn left_something(&self, step: &Step) -> Result<bool, Error> {
+        if step.work.expect.is_empty() {
+            return Ok(true);
+        }
+        let standing = self.standing(&step.work.expect).await?;
+        Ok(matches!(standing, Standing::Holds | Standing::HalfDone(_)))
+    }
+
+    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+        let works = match &step.undo {
+            Undo::Work(works) => works.len(),
+            _ => 0,
+        };
+        self.record(Key {
+            run,
+            step: &step.id,
+            token: 0,
+            undo: Some((works, true)),
+        })
+        .await?;
+        let reason = "it left nothing behind".into();
+        self.tell(Event::StepSkipped {
+            step: step.id.clone(),
+            reason,
+        });
+        Ok(())
+    }
+
     async fn undo(&self, run: i64, step: &Step, undone: usize) -> Result<(), Error> {
         self.stop_before(step)?;
         let works = match &step.undo {
@@ -356,10 +430,12 @@ impl Runner {
         let began = Instant::now();
         let mut attempts = 0;
         for (position, work) in works.iter().enumerate().skip(undone) {
+            let undo = Some((position + 1, position + 1 == works.len()));
             let key = Key {
                 run,
                 step: &step.id,
-                undo: Some((position + 1, position + 1 == works.len())),
+                token: 0,
+                undo,
             };
             match self.work(key, work).await {
                 Ok(tries) => attempts += tries,
@@ -370,6 +446,7 @@ impl Runner {
             self.record(Key {
                 run,
                 step: &step.id,
+                token: 0,
                 undo: Some((works.len(), true)),
             })
             .await?;
@@ -415,6 +492,21 @@ impl Runner {
         let _ = run;
         error
     }
+}
+
+/// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows
+/// from a backfill or a check: with it off, a statement that it would filter fails instead.
+fn worker_setup() -> Vec<String> {
+    let unlimited = "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                     WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+    vec![
+        // The server ends a statement whose client is gone instead of finishing it unseen.
+        "SET client_connection_check_interval = '1s'".to_owned(),
+        "SET default_transaction_isolation = 'read committed'".to_owned(),
+        "SET row_security = off".to_owned(),
+        "SET statement_timeout = '30s'".to_owned(),
+        unlimited.to_owned(),
+    ]
 }
 
 async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
