@@ -224,12 +224,21 @@ impl Play<'_> {
         })
     }
 
+    /// All of it is hundreds of lines, of which a first look sees the overview.
     fn show(&self, plan: &ExecutionPlan) {
         if self.global.is_json() {
             return;
         }
         self.heading(&format!("pgmorph plan {PLAN_PATH}"));
-        self.note(&plan_human::plan(plan));
+        if self.global.verbose > 0 {
+            return self.note(&plan_human::plan(plan));
+        }
+        self.note(&format!(
+            "  {} become {}; demo -v shows each, with its SQL\n\n{}",
+            units::counted(plan.changes.len(), "change"),
+            units::counted(plan.steps.len(), "step"),
+            plan_human::overview(plan).trim_end()
+        ));
     }
 
     fn summary(&self, stage: &Stage, changed: Changed, before: [Holding; 3], after: [Holding; 3]) -> Summary {
