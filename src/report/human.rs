@@ -190,7 +190,11 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
         Event::StepStarted { step, summary, undo } => (
             step,
-            format!("{}: {summary}", if *undo { "undoing" } else { "begun" }),
+            format!(
+                "{}: {}",
+                if *undo { "undoing" } else { "begun" },
+                summary.trim_start_matches("undo: ")
+            ),
         ),
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {
