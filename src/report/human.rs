@@ -101,6 +101,8 @@ impl Listener for BarReporter {
         match event {
             Event::StepStarted { step, summary, .. } => {
                 self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+                // In this order no frame shows the new step with the words of the last one.
+                self.bar.set_message("");
                 self.bar.set_prefix(step.clone());
                 self.bar.set_message(summary.clone());
             }
