@@ -253,7 +253,11 @@ impl<'a> Summary<'a> {
         if let Some(first) = phases.first() {
             let verb = if phases.len() == 1 { "is" } else { "are" };
             // What removes things is only ever suggested by itself.
-            let through = if *first == Phase::Contract { " --through contract" } else { "" };
+            let through = if *first == Phase::Contract {
+                " --through contract"
+            } else {
+                ""
+            };
             let names = names.join(", ");
             let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
         }

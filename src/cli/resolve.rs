@@ -69,10 +69,20 @@ pub fn in_place(run: &Run, given: &[PlannedChange]) -> usize {
     let before = match run.state {
         RunState::Completed => recorded.len(),
         // A run that only added to a completed one has no steps for what that one did, and left it in place.
-        RunState::RolledBack => run.plan.steps.iter().map(|step| step.change - 1).min().unwrap_or(0),
+        RunState::RolledBack => run
+            .plan
+            .steps
+            .iter()
+            .map(|step| step.change - 1)
+            .min()
+            .unwrap_or(0),
         RunState::Started | RunState::RollingBack => 0,
     };
-    if given.starts_with(&recorded[..before.min(recorded.len())]) { before } else { 0 }
+    if given.starts_with(&recorded[..before.min(recorded.len())]) {
+        before
+    } else {
+        0
+    }
 }
 
 impl Input {

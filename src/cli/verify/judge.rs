@@ -199,15 +199,20 @@ fn untouched(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Verdict {
             Verdict::Drifted
         };
     }
-    findings.extend(ahead.iter().filter(|mismatch| !is_implied(mismatch)).map(|mismatch| {
-        let mut finding = describe_difference(mismatch);
-        finding.remedy = if moved.contains(mismatch) || moved.is_empty() {
-            "pgmorph apply makes it so".into()
-        } else {
-            "the catalog has changed since the plan was made; make the plan again".into()
-        };
-        finding
-    }));
+    findings.extend(
+        ahead
+            .iter()
+            .filter(|mismatch| !is_implied(mismatch))
+            .map(|mismatch| {
+                let mut finding = describe_difference(mismatch);
+                finding.remedy = if moved.contains(mismatch) || moved.is_empty() {
+                    "pgmorph apply makes it so".into()
+                } else {
+                    "the catalog has changed since the plan was made; make the plan again".into()
+                };
+                finding
+            }),
+    );
     findings.extend(questions);
     Verdict::NotApplied
 }

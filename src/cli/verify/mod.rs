@@ -79,12 +79,18 @@ async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
             }
             _ => {
                 recorded = resolve::in_place(&run, &input.changes());
-                notes.push(format!("run {} was made from another version of this plan file", run.id));
+                notes.push(format!(
+                    "run {} was made from another version of this plan file",
+                    run.id
+                ));
             }
         }
     }
     if recorded > 0 {
-        notes.push(format!("the first {} of this plan are in place already", crate::units::counted(recorded, "change")));
+        notes.push(format!(
+            "the first {} of this plan are in place already",
+            crate::units::counted(recorded, "change")
+        ));
     }
     let plan = match input {
         Input::Saved(plan) => (**plan).clone(),
