@@ -178,7 +178,7 @@ mod tests {
 
         ## expand
 
-        This phase adds beside what is there; the application notices nothing.
+        This phase adds beside what is there; nothing that the application uses is taken away.
 
         | step | does | lock | blocks | estimate | undo |
         |---|---|---|---|---|---|

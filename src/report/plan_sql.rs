@@ -185,7 +185,7 @@ mod tests {
         END
         $pgmorph$;
 
-        -- EXPAND: adds beside what is there; the application notices nothing
+        -- EXPAND: adds beside what is there; nothing that the application uses is taken away
 
         -- 01-widen_column-build: build index orders_new_idx
         -- lock: SHARE UPDATE EXCLUSIVE on public.orders: blocks nothing

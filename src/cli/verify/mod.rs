@@ -46,11 +46,7 @@ impl Verify {
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
         let through = self.through.map(Phase::from);
-        let verification = match Box::pin(subject(client, &input)).await {
-            Ok(subject) => Box::pin(verify(client, subject, through)).await?,
-            Err(Failure::Plan(plan)) => not_compiled(input.name(), through, &plan.diagnostics),
-            Err(failure) => return Err(failure),
-        };
+        let verification = Box::pin(verification(client, &input, through)).await?;
         if global.is_json() {
             out::json(&verification)?;
         } else {
@@ -61,6 +57,18 @@ impl Verify {
         } else {
             ErrorKind::Findings.exit_code()
         })
+    }
+}
+
+pub(super) async fn verification(
+    client: &Client,
+    input: &Input,
+    through: Option<Phase>,
+) -> Result<Verification, Failure> {
+    match Box::pin(subject(client, input)).await {
+        Ok(subject) => Box::pin(verify(client, subject, through)).await,
+        Err(Failure::Plan(plan)) => Ok(not_compiled(input.name(), through, &plan.diagnostics)),
+        Err(failure) => Err(failure),
     }
 }
 
