@@ -143,7 +143,7 @@ impl Apply {
         if !pending.is_empty() {
             let _ = writeln!(
                 text,
-                "It stops after {}; {} stay.",
+                "It stops after {}; still to do then: {}.",
                 Phase::from(self.through),
                 units::counted(pending.len(), "step")
             );

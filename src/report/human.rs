@@ -101,6 +101,8 @@ impl Listener for BarReporter {
         match event {
             Event::StepStarted { step, summary, .. } => {
                 self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+                // In this order no frame shows the new step with the words of the last one.
+                self.bar.set_message("");
                 self.bar.set_prefix(step.clone());
                 self.bar.set_message(summary.clone());
             }
@@ -190,7 +192,11 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
         Event::StepStarted { step, summary, undo } => (
             step,
-            format!("{}: {summary}", if *undo { "undoing" } else { "begun" }),
+            format!(
+                "{}: {}",
+                if *undo { "undoing" } else { "begun" },
+                summary.trim_start_matches("undo: ")
+            ),
         ),
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {

@@ -16,9 +16,10 @@ impl SmallDisk {
             .prefix("pgmorph-disk-")
             .tempdir_in("/tmp")
             .unwrap();
-        let options = "size=2m,mode=0777";
+        // The server runs as another user, to which the new file system must belong.
+        let options = format!("size=2m,uid={}", owner_of_server_processes());
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
             .arg(folder.path())
             .output()
             .is_ok_and(|output| output.status.success());
@@ -43,6 +44,18 @@ impl Drop for SmallDisk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
+}
+
+/// As the embedded server chooses it.
+fn owner_of_server_processes() -> u32 {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    let uid_of = |user: &str| {
+        let line = passwd
+            .lines()
+            .find(|line| line.starts_with(&format!("{user}:")))?;
+        line.split(':').nth(2)?.parse().ok()
+    };
+    uid_of("postgres").or_else(|| uid_of("nobody")).unwrap()
 }
 
 fn pgmorph(url: &str, plan: &Path, command: &str) -> Output {
