@@ -28,6 +28,9 @@ changes:
   - widen_column: {table: orders, column: version, type: bigint}
 ";
 
+/// Makes a batch of the backfill wait.
+const HOLD_ROW: &str = "SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE";
+
 async fn execute(client: &Client, sql: &str) {
     if let Err(error) = client.batch_execute(sql).await {
         panic!("{sql}: {:?}", error.as_db_error());
@@ -212,6 +215,9 @@ async fn roles_need_their_privileges() {
     );
     mentions(&error, "CREATE SCHEMA pgmorph AUTHORIZATION");
     execute(&database.admin, "CREATE SCHEMA pgmorph AUTHORIZATION owner").await;
+    // With that schema made for it, a role needs no right on the database, not even for a function in it.
+    finishes(&database, &plan).await;
+    let plan = database.planned(&WIDEN.replace("name: p", "name: q")).await;
     finishes(&database, &plan).await;
 }
 
@@ -340,7 +346,8 @@ async fn a_terminated_session_is_replaced_within_the_same_call() {
     let database = Database::create(&server, ORDERS).await;
     let plan = database.planned(WIDEN).await;
     let workload = Workload::new(&database, &plan, None, None).await;
-    let (client, _) = holder(&database, "SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE").await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let (client, _) = holder(&database, HOLD_ROW).await;
     let disturb = async {
         terminate(&database, "UPDATE ONLY").await;
         until("it connects again", || async {
@@ -383,26 +390,18 @@ async fn an_interrupted_run_goes_on_or_back() {
     let waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'pgmorph' \
                    AND state = 'active' AND wait_event_type = 'Lock'";
     let changes = plan_file("  - create_index: {table: orders, columns: [note]}");
+    let write = "UPDATE orders SET note = note WHERE id = 1";
     for (source, how, held) in [
-        (
-            changes.as_str(),
-            Interrupt::Now,
-            "UPDATE orders SET note = note WHERE id = 1",
-        ),
-        (
-            WIDEN,
-            Interrupt::Now,
-            "SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE",
-        ),
-        (
-            WIDEN,
-            Interrupt::Gracefully,
-            "SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE",
-        ),
+        (changes.as_str(), Interrupt::Now, write),
+        (WIDEN, Interrupt::Now, HOLD_ROW),
+        (WIDEN, Interrupt::Gracefully, HOLD_ROW),
     ] {
         for back in [false, true] {
             let database = Database::create(&server, ORDERS).await;
             let plan = database.planned(source).await;
+            if source == WIDEN {
+                database.apply(&plan, Phase::Expand).await.unwrap();
+            }
             let (client, _) = holder(&database, held).await;
             interrupted(&database, &plan, how, || async {
                 !database.admin.query(waiting, &[]).await.unwrap().is_empty()

@@ -45,13 +45,19 @@ fn is_beside_the_plan(text: &str) -> bool {
         || text == "ROLLBACK"
         || (text.starts_with("SELECT") && !text.contains("row_to_json(q)"))
         || text.starts_with("WITH");
-    of_the_pool || of_a_reader
+    // A step outside a transaction is recorded by itself.
+    let of_the_ledger = text.starts_with("/* pgmorph ledger */");
+    of_the_pool || of_a_reader || of_the_ledger
 }
 
-/// Without the ledger's part and with the numbers of a batch's pages left out.
+/// Without what is recorded in the same transaction, and with the numbers of a batch's pages left out.
 fn comparable(text: &str) -> String {
     let text = match text.split_once("/* pgmorph ledger */") {
-        Some((before, _)) => format!("{before}COMMIT"),
+        // A batch also asks which file the table is in, which goes into its cursor.
+        Some((before, _)) => match before.split_once("SELECT pg_catalog.pg_relation_filenode(") {
+            Some((before, _)) => format!("{before}COMMIT"),
+            None => format!("{before}COMMIT"),
+        },
         None => text.to_owned(),
     };
     let mut shown = String::new();
