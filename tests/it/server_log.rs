@@ -46,7 +46,7 @@ fn is_beside_the_plan(text: &str) -> bool {
         || (text.starts_with("SELECT") && !text.contains("row_to_json(q)"))
         || text.starts_with("WITH");
     // A step outside a transaction is recorded by itself.
-    let of_the_ledger = text.starts_with("/* pgmorph ledger */");
+    let of_the_ledger = text.starts_with("/* pgmorph ledger */") && !text.ends_with("COMMIT");
     of_the_pool || of_a_reader || of_the_ledger
 }
 
