@@ -54,6 +54,7 @@ pub struct Role {
     pub superuser: bool,
     /// Roles whose privileges it has, itself included: it acts as owner of what they own.
     pub member_of: Vec<String>,
+    /// May it create the schema `pgmorph`, or objects in the one that is there?
     pub may_create_schema: bool,
     /// May it set `session_replication_role`, which keeps the application's triggers from firing on a backfill?
     pub may_set_replication_role: bool,

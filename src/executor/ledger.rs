@@ -12,8 +12,9 @@ use tokio_postgres::GenericClient;
 /// Version of the ledger's own tables; a newer one is refused.
 pub const LEDGER_VERSION: i32 = 1;
 
+/// CREATE SCHEMA IF NOT EXISTS would ask for the right to create schemas even where an administrator made this one.
 const CREATE: &str = "
-CREATE SCHEMA IF NOT EXISTS pgmorph;
+DO $$ BEGIN IF to_regnamespace('pgmorph') IS NULL THEN CREATE SCHEMA pgmorph; END IF; END $$;
 CREATE TABLE IF NOT EXISTS pgmorph.ledger (version integer NOT NULL);
 INSERT INTO pgmorph.ledger SELECT 1 WHERE NOT EXISTS (SELECT FROM pgmorph.ledger);
 CREATE TABLE IF NOT EXISTS pgmorph.runs (

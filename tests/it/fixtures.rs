@@ -96,8 +96,7 @@ impl Case {
         self.there(&database, &plan, goes_back.then_some(before.as_str()))
             .await;
         // Where there is no contract, the way back was from the cutover already.
-        let contracts = plan.steps.iter().any(|step| step.phase == Phase::Contract);
-        if contracts && self.particulars.no_rollback.is_none() {
+        if contracts(&plan) && self.particulars.no_rollback.is_none() {
             let database = Database::create(server, &self.before).await;
             self.there_and_back(&database, &before).await;
             database.drop().await;
@@ -136,8 +135,10 @@ impl Case {
         let workload = self.workload(database, plan).await;
         let traffic = Traffic::start(database, &workload).await;
         traffic.go_on(STATEMENTS).await;
-        apply(database, plan, Phase::Cutover).await;
-        traffic.go_on(STATEMENTS).await;
+        if contracts(plan) {
+            apply(database, plan, Phase::Cutover).await;
+            traffic.go_on(STATEMENTS).await;
+        }
         apply(database, plan, Phase::Contract).await;
         traffic.go_on(STATEMENTS).await;
 
@@ -187,6 +188,10 @@ impl Case {
     fn settle(&self, balance: Balance) {
         assert_none("for the application", &balance.complaints);
     }
+}
+
+fn contracts(plan: &ExecutionPlan) -> bool {
+    plan.steps.iter().any(|step| step.phase == Phase::Contract)
 }
 
 async fn apply(database: &Database<'_>, plan: &ExecutionPlan, through: Phase) {

@@ -8,6 +8,8 @@ mod disk;
 mod embedded;
 mod fixtures;
 mod harness;
+mod refusals;
+mod server_log;
 mod settings;
 mod tidy;
 mod types;

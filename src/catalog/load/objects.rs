@@ -18,7 +18,8 @@ pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_
     'superuser', r.rolsuper,
     'member_of', (SELECT pg_catalog.json_agg(m.rolname) FROM pg_catalog.pg_roles m
       WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'USAGE')),
-    'may_create_schema', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE'),
+    'may_create_schema', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
+      OR coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmorph')::oid, 'CREATE'), false),
     'may_set_replication_role', r.rolsuper OR {{replication_role}})
 )::text AS body
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";

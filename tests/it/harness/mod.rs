@@ -6,7 +6,7 @@ mod server;
 mod snapshot;
 mod traffic;
 
-pub use database::{Database, Recorder};
+pub use database::Database;
 pub use dump::schema_dump;
 pub use server::TestServer;
 pub use snapshot::{compare, render_plan};

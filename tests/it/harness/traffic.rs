@@ -1,5 +1,6 @@
 //! The application that goes on working while a plan runs: a writer that keeps account of what the server
-//! acknowledged, and a reader. Both measure how long each statement took.
+//! acknowledged, and a reader. Both measure how long each statement took. A third session that touches no table
+//! measures how late the machine itself makes a statement.
 
 use super::{Database, PATIENCE};
 use pgmorph::plan::ExecutionPlan;
@@ -15,8 +16,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 /// Between two statements, so that the application does not take the whole machine.
 const THINK_TIME: Duration = Duration::from_millis(1);
 
-/// Added to what a plan may make a statement wait: the whole suite shares a few cores with its servers, so that a
-/// statement may be late although nothing holds it.
+/// Added to what a plan may make a statement wait, besides the longest delay of the session that touches no table:
+/// the whole suite shares a few cores with its servers, so that a statement may be late although nothing holds it.
 const SCHEDULING_NOISE: Duration = Duration::from_millis(400);
 
 /// Beyond `lock_timeout`, during which one attempt may make others queue: the statements under the lock.
@@ -208,6 +209,8 @@ impl Workload {
 pub struct Balance {
     pub statements: u64,
     pub slowest: Duration,
+    /// Statements that were late if nothing but the plan made them wait.
+    late: Vec<(Duration, String)>,
     /// Failed, late and lost: must be empty.
     pub complaints: Vec<String>,
 }
@@ -220,6 +223,17 @@ impl Balance {
         if took > longest {
             self.complaints
                 .push(format!("waited {took:?}, which is more than {longest:?}: {sql}"));
+        }
+    }
+
+    /// Complains about what was late, less the delay that everybody suffered.
+    fn blame(&mut self, longest: Duration, noise: Duration) {
+        for (took, sql) in std::mem::take(&mut self.late) {
+            if took > longest + noise {
+                self.complaints.push(format!(
+                    "waited {took:?}, which is more than {longest:?} and {noise:?}: {sql}"
+                ));
+            }
         }
     }
 
@@ -416,6 +430,19 @@ pub struct Traffic {
     read: watch::Receiver<u64>,
     writer: JoinHandle<Writer>,
     reader: JoinHandle<Reader>,
+    noise: JoinHandle<Duration>,
+}
+
+/// The longest time that a statement took which nobody can make wait.
+async fn measure_noise(client: Client, stopped: watch::Receiver<bool>) -> Duration {
+    let mut longest = Duration::ZERO;
+    while !*stopped.borrow() {
+        let began = Instant::now();
+        client.simple_query("SELECT 1").await.unwrap();
+        longest = longest.max(began.elapsed());
+        tokio::time::sleep(THINK_TIME * 5).await;
+    }
+    longest
 }
 
 impl Traffic {
@@ -467,7 +494,10 @@ impl Traffic {
             owed: None,
         };
         let stopped_too = stopped.clone();
+        let idle = database.server.connect(&database.name).await;
+        let noise = tokio::spawn(measure_noise(idle, stopped.clone()));
         Self {
+            noise,
             stop,
             written,
             read,
@@ -517,6 +547,8 @@ impl Traffic {
         balance.statements += reader.balance.statements;
         balance.slowest = balance.slowest.max(reader.balance.slowest);
         balance.complaints.extend(reader.balance.complaints);
+        balance.late.extend(reader.balance.late);
+        balance.blame(writer.workload.longest, self.noise.await.unwrap());
         for (target, rows) in writer.workload.targets.iter().zip(&writer.account) {
             let table = &now.tables[&target.table];
             let types: Vec<&str> = target

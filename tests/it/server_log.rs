@@ -1,0 +1,153 @@
+//! What a plan prints is what runs: the server's own log of a run against the plan.
+
+use crate::harness::{Database, TestServer};
+use pgmorph::executor::timeouts_sql;
+use pgmorph::plan::{Action, ExecutionPlan, Phase, Transaction, Work};
+
+/// The texts that our working sessions sent, in order.
+fn sent(log: &str) -> Vec<String> {
+    let mut texts: Vec<Option<String>> = Vec::new();
+    for line in log.lines() {
+        // A text of several lines goes on after a tab.
+        if let Some(rest) = line.strip_prefix('\t') {
+            if let Some(Some(text)) = texts.last_mut() {
+                text.push('\n');
+                text.push_str(rest);
+            }
+            continue;
+        }
+        let ours = line.strip_prefix("pgmorph|LOG:  ");
+        let text = ours.and_then(|entry| {
+            let statement = entry.strip_prefix("statement: ");
+            statement.or_else(|| {
+                entry
+                    .strip_prefix("execute ")?
+                    .split_once(": ")
+                    .map(|(_, text)| text)
+            })
+        });
+        texts.push(text.map(str::to_owned));
+    }
+    texts.into_iter().flatten().collect()
+}
+
+/// What is not a plan's: sessions being prepared and given back, and reads of the catalog between the steps. Each
+/// rule names what it leaves out.
+fn is_beside_the_plan(text: &str) -> bool {
+    // A session is taken from the pool, and cleaned when it is given back.
+    let of_the_pool = text.starts_with("ROLLBACK; CLOSE ALL;")
+        || text == "SET client_connection_check_interval = '1s'"
+        || text.starts_with("SELECT pg_backend_pid()")
+        || text.starts_with("SELECT pg_catalog.pg_backend_pid()");
+    // The catalog is read in transactions that can only read and are rolled back.
+    let of_a_reader = text.starts_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        || text.starts_with("BEGIN READ ONLY")
+        || text == "ROLLBACK"
+        || (text.starts_with("SELECT") && !text.contains("row_to_json(q)"))
+        || text.starts_with("WITH");
+    // A step outside a transaction is recorded by itself.
+    let of_the_ledger = text.starts_with("/* pgmorph ledger */") && !text.ends_with("COMMIT");
+    of_the_pool || of_a_reader || of_the_ledger
+}
+
+/// Without what is recorded in the same transaction, and with the numbers of a batch's pages left out.
+fn comparable(text: &str) -> String {
+    let text = match text.split_once("/* pgmorph ledger */") {
+        // A batch also asks which file the table is in, which goes into its cursor.
+        Some((before, _)) => match before.split_once("SELECT pg_catalog.pg_relation_filenode(") {
+            Some((before, _)) => format!("{before}COMMIT"),
+            None => format!("{before}COMMIT"),
+        },
+        None => text.to_owned(),
+    };
+    let mut shown = String::new();
+    let mut rest = text.as_str();
+    while let Some(at) = rest.find("ctid >= '(") {
+        let end = rest[at..]
+            .find(",0)' AND (")
+            .map_or(rest.len(), |length| at + length);
+        shown.push_str(&rest[..at]);
+        shown.push_str("PAGES");
+        rest = &rest[end..];
+    }
+    shown + rest
+}
+
+fn expected_of(work: &Work) -> Vec<String> {
+    match (&work.action, work.transaction) {
+        (Action::Sql(statements), Transaction::Single) => {
+            let mut texts = vec![format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"))];
+            texts.extend(statements.iter().cloned());
+            texts.push("COMMIT".into());
+            texts
+        }
+        (Action::Sql(statements), Transaction::None) => {
+            let mut texts = vec![timeouts_sql(work, "SET")];
+            texts.extend(statements.iter().cloned());
+            texts
+        }
+        (Action::Check(check), _) => vec![format!(
+            "SELECT row_to_json(q)::text FROM ({}\n) AS q LIMIT 11",
+            check.query
+        )],
+        (Action::Backfill(backfill), _) => {
+            assert!(backfill.suppress_triggers);
+            vec![format!(
+                "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '{}ms'; \
+                 SET LOCAL session_replication_role = replica; UPDATE ONLY {} SET {} WHERE PAGES,0)' AND ({}); COMMIT",
+                work.timeouts.statement_ms, backfill.table, backfill.set, backfill.needs
+            )]
+        }
+    }
+}
+
+fn expected(plan: &ExecutionPlan) -> Vec<String> {
+    plan.steps
+        .iter()
+        .flat_map(|step| expected_of(&step.work))
+        .collect()
+}
+
+const PLAN: &str = "
+name: all of it
+settings: {small_table: 0, lock_timeout: 150ms, statement_timeout: 20s}
+changes:
+  - widen_column: {table: orders, column: version, type: bigint}
+  - create_index: {table: orders, columns: [note], where: note <> 'it''s'}
+  - set_not_null: {table: orders, column: note}
+  - add_check: {table: orders, name: 'od\"d', expression: length(note) < 100}
+  - drop_index: {name: by_customer}
+  - sql:
+      run: |
+        CREATE VIEW noted AS
+        SELECT note
+          FROM public.orders
+      undo: DROP VIEW IF EXISTS noted
+      phase: expand
+      expect: to_regclass('public.noted') IS NOT NULL
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_printed_is_what_runs() {
+    let server = TestServer::start(&[("log_statement", "all"), ("log_line_prefix", "%a|")]);
+    let setup = "
+        CREATE TABLE orders (id integer PRIMARY KEY, customer_id integer, version integer NOT NULL, note text);
+        CREATE INDEX by_customer ON orders (customer_id);
+        INSERT INTO orders SELECT i, i % 10, i, 'note ' || i FROM generate_series(1, 3000) AS i";
+    let database = Database::create(&server, setup).await;
+    let plan = database.planned(PLAN).await;
+    let before = server.log().len();
+    database.apply(&plan, Phase::Contract).await.unwrap();
+    let log = server.log();
+    let mut found: Vec<String> = sent(&log[before..])
+        .iter()
+        .filter(|text| !is_beside_the_plan(text))
+        .map(|text| comparable(text))
+        .collect();
+    // A backfill is as many batches as it takes.
+    found.dedup();
+    let expected = expected(&plan);
+    let (expected, found) = (expected.join("\n;\n"), found.join("\n;\n"));
+    let diff = similar::TextDiff::from_lines(&expected, &found);
+    assert!(expected == found, "{}", diff.unified_diff().header("plan", "log"));
+}
