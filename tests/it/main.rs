@@ -4,6 +4,7 @@
 
 mod catalog;
 mod cli;
+mod crash;
 mod embedded;
 mod fixtures;
 mod harness;
