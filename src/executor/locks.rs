@@ -8,6 +8,10 @@ use tokio_postgres::{GenericClient, Row};
 /// `pgmorph` in ASCII: the advisory lock that one runner per database holds.
 pub const RUN_LOCK: i64 = 0x0070_676d_6f72_7068;
 
+/// Each working session shares this one, for as long as it lives. Who takes the run lock waits until nobody has it any
+/// more: a session of a runner that was killed may still be committing what the next one is about to do again.
+pub(super) const WORKERS_LOCK: i64 = RUN_LOCK + 1;
+
 /// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. Sessions of others hide
 /// their times from unprivileged roles; then the age is unknown.
 const COLUMNS: &str = "\
@@ -113,15 +117,20 @@ pub(super) async fn ask_to_yield(observer: &impl GenericClient, pid: i32) -> boo
 /// # Errors
 /// Lost connections.
 pub async fn runner(client: &impl GenericClient) -> Result<Option<Blocker>, Error> {
+    Ok(holders_of(client, RUN_LOCK).await?.into_iter().next())
+}
+
+/// Who holds one of our advisory locks.
+pub(super) async fn holders_of(client: &impl GenericClient, key: i64) -> Result<Vec<Blocker>, Error> {
     let sql = format!(
         "SELECT {COLUMNS}, '' AS relation FROM pg_catalog.pg_locks l {JOINS} \
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
           AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
     );
-    let row = client
-        .query_opt(&sql, &[&RUN_LOCK])
+    let rows = client
+        .query(&sql, &[&key])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who runs a plan", error))?;
-    Ok(row.as_ref().map(|row| holder(row).blocker))
+    Ok(rows.iter().map(|row| holder(row).blocker).collect())
 }

@@ -120,7 +120,10 @@ impl Executor {
             ledger::create(&lock.client).await?;
         }
         // The server ends a statement whose client is gone instead of finishing it unseen.
-        let setup = vec!["SET client_connection_check_interval = '1s'".to_owned()];
+        let setup = vec![format!(
+            "SET client_connection_check_interval = '1s'; SELECT pg_advisory_lock_shared({})",
+            locks::WORKERS_LOCK
+        )];
         let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
@@ -439,28 +442,51 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
     .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
 }
 
+/// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
+    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+        let holder = locks::runner(&lock.client).await?;
+        return Err(
+            Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
+                .details(holder.iter().map(session::holder_line))
+                .help("wait until it is finished, or end that session; then run the same command again"),
+        );
+    }
+    if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+        let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
+        return Err(Error::new(
+            ErrorKind::Busy,
+            "a session of an earlier pgmorph run is still at work",
+        )
+        .details(holders.iter().map(session::holder_line))
+        .help("wait until it has ended, or end it; then run the same command again"));
+    }
+    lock.client
+        .execute("SELECT pg_advisory_unlock($1)", &[&locks::WORKERS_LOCK])
+        .await
+        .map(drop)
+        .map_err(|error| Error::postgres(ErrorKind::Connection, "taking the run lock", error))
+}
+
+/// A crashed runner's session may take a moment to end, and its statements notice within a second.
+const CRASHED_FOR: Duration = Duration::from_secs(2);
+const ORPHANED_FOR: Duration = Duration::from_secs(10);
+
+async fn taken_within(lock: &Session, key: i64, patience: Duration) -> Result<bool, Error> {
     let failed = |error| Error::postgres(ErrorKind::Connection, "taking the run lock", error);
-    // A crashed runner's session may take a moment to end.
-    let patience = Instant::now() + Duration::from_secs(2);
+    let began = Instant::now();
     loop {
         let row = lock
             .client
-            .query_one("SELECT pg_try_advisory_lock($1)", &[&locks::RUN_LOCK])
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&key])
             .await
             .map_err(failed)?;
         if row.get(0) {
-            return Ok(());
+            return Ok(true);
         }
-        if Instant::now() > patience {
-            break;
+        if began.elapsed() > patience {
+            return Ok(false);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let holder = locks::runner(&lock.client).await?;
-    Err(
-        Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
-            .details(holder.iter().map(session::blocker_line))
-            .help("wait until it is finished, or end that session; then run the same command again"),
-    )
 }

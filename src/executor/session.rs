@@ -167,6 +167,11 @@ impl Runner {
             tokio::select! {
                 result = &mut statement => return result,
                 _ = ticks.tick() => {
+                    // Without the run lock another runner may begin: what runs now must not go on beside it.
+                    if !cancelled && self.check_run_lock().is_err() {
+                        cancelled = true;
+                        self.cancel(pid).await;
+                    }
                     let seen = self.observe(key, pid, every).await;
                     if let Some(seen) = seen && !seen.is_empty() {
                         *blockers = seen;
@@ -248,6 +253,7 @@ impl Runner {
             Failure::Other(error) => return Err(error),
             Failure::Server(error, blockers) => (error, blockers),
         };
+        self.check_run_lock()?;
         let sqlstate = error.as_db_error().map(|db| db.code().code().to_owned());
         let reaction = reaction(sqlstate.as_deref());
         let error = Error::postgres(ErrorKind::StepFailed, &work.summary, error);
@@ -303,8 +309,9 @@ impl Runner {
         ledger::record_attempt(&self.lock.client, attempt).await
     }
 
-    /// Sleeps, unless the user wants to stop.
+    /// Sleeps, unless the user wants to stop or somebody else may be running by now.
     pub(super) async fn pause(&self, ms: u64) -> Result<(), Error> {
+        self.check_run_lock()?;
         let mut interrupts = self.interrupts.clone();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(()),
@@ -566,7 +573,7 @@ impl Runner {
         match result {
             Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
             Err(_) if self.interrupted() == Interrupt::Now => Err(interrupted()),
-            Err(error) => Err(failed(error)),
+            Err(error) => self.check_run_lock().and(Err(failed(error))),
         }
     }
 
@@ -639,6 +646,11 @@ fn exhausted(work: &Work, tries: &Tries, blockers: &[Blocker]) -> Error {
 
 /// A blocker in one line.
 pub fn blocker_line(blocker: &Blocker) -> String {
+    format!("blocked by {}", holder_line(blocker))
+}
+
+/// Who somebody is, in one line.
+pub(super) fn holder_line(blocker: &Blocker) -> String {
     let who = match blocker.pid {
         Some(pid) => format!("pid {pid}"),
         None => "a prepared transaction".into(),
@@ -649,7 +661,7 @@ pub fn blocker_line(blocker: &Blocker) -> String {
         format!(" ({})", blocker.application)
     };
     format!(
-        "blocked by {who} of {}{application}, {}, for {}",
+        "{who} of {}{application}, {}, for {}",
         blocker.user,
         blocker.state,
         units::duration(Duration::from_millis(blocker.age_ms))
