@@ -8,6 +8,7 @@ mod crash;
 mod embedded;
 mod fixtures;
 mod harness;
+mod portfolio;
 mod settings;
 mod tidy;
 mod types;
