@@ -12,15 +12,16 @@ pub const RUN_LOCK: i64 = 0x0070_676d_6f72_7068;
 /// more: a session of a runner that was killed may still be committing what the next one is about to do again.
 pub(super) const WORKERS_LOCK: i64 = RUN_LOCK + 1;
 
-/// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. Sessions of others hide
-/// their times from unprivileged roles; then the age is unknown.
+/// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. The age is
+/// that of the transaction or, without one, of the session. Sessions of others hide their times from unprivileged roles;
+/// then the age is unknown.
 const COLUMNS: &str = "\
     l.pid, coalesce(a.usename, p.owner, '?')::text AS usename, coalesce(a.application_name, '') AS application, \
     coalesce(a.client_addr::text, 'local') AS client, \
     CASE WHEN l.pid IS NULL THEN 'prepared transaction' \
          WHEN a.backend_type <> 'client backend' THEN a.backend_type ELSE coalesce(a.state, 'unknown') END AS state, \
     coalesce(l.mode, '') AS mode, \
-    (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000)::bigint AS age_ms, \
+    (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared, a.backend_start)) * 1000)::bigint AS age_ms, \
     coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum, \
     coalesce(a.query LIKE '%(to prevent wraparound)', false) AS wraparound";
 

@@ -353,11 +353,11 @@ impl Runner {
         };
         self.tell(Event::StepStarted {
             step: step.id.clone(),
-            summary: format!("undo: {}", step.work.summary),
+            summary: step.work.summary.clone(),
             undo: true,
         });
         let began = Instant::now();
-        let mut attempts = 0;
+        let mut attempts = 1;
         for (position, work) in works.iter().enumerate().skip(undone) {
             let key = Key {
                 run,
@@ -365,8 +365,8 @@ impl Runner {
                 undo: Some((position + 1, position + 1 == works.len())),
             };
             match self.work(key, work).await {
-                Ok(tries) => attempts += tries,
-                Err(error) => return Err(self.undo_failed(run, step, error).await),
+                Ok(tries) => attempts += tries - 1,
+                Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
         if works.len() <= undone {
@@ -403,19 +403,20 @@ impl Runner {
             // Best effort: a failure that cannot be recorded still ends the run, and the step counts as running.
             let _ = ledger::step_failed(&self.lock.client, run, &step.id, &error.message).await;
         }
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
-        });
-        error
+        self.stopped_at(step, error)
     }
 
-    async fn undo_failed(&self, run: i64, step: &Step, error: Error) -> Error {
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
+    /// Tells what stopped the run: its own failure, or somebody who wanted it stopped.
+    fn stopped_at(&self, step: &Step, error: Error) -> Error {
+        self.tell(match error.kind {
+            ErrorKind::Interrupted => Event::Interrupted {
+                reason: format!("stopped during {}", step.id),
+            },
+            _ => Event::StepFailed {
+                step: step.id.clone(),
+                message: error.message.clone(),
+            },
         });
-        let _ = run;
         error
     }
 }

@@ -195,10 +195,12 @@ impl Runner {
 
     async fn observe(&self, key: Key<'_>, pid: i32, every: Duration) -> Option<Vec<Blocker>> {
         let observer = self.observers.get().await.ok()?;
-        if every == WATCH_LONG {
+        let blockers = locks::blockers_of(&**observer, pid).await.ok()?;
+        // While it waits, for whom is the news.
+        if every == WATCH_LONG && blockers.is_empty() {
             self.tell_index_progress(key, pid, &observer).await;
         }
-        locks::blockers_of(&**observer, pid).await.ok()
+        Some(blockers)
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {

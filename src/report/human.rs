@@ -176,6 +176,10 @@ fn lasting(event: &Event) -> Option<String> {
             format!("{} ({})", style::heading(phase), units::counted(*steps, "step"))
         }
         Event::Interrupted { reason } => format!("{}: {reason}", style::careful("interrupted")),
+        // A run stays begun until its last phase is done.
+        Event::RunFinished { state } if state == "started" => {
+            format!("{} as far as asked, with more to come", style::good("finished"))
+        }
         Event::RunFinished { state } => format!("{} {}", style::good("finished:"), state.replace('_', " ")),
         of_step => {
             let (step, what) = step_line(of_step)?;
@@ -298,13 +302,15 @@ fn by(blockers: &[Blocker]) -> String {
             "" => String::new(),
             name => format!(" ({name})"),
         };
+        // Who waits for a row or for an old snapshot waits for a whole transaction, not for a lock on a relation.
+        let what = match blocker.relation.as_str() {
+            "" => "its transaction must end first".to_owned(),
+            relation => format!("holds {} on {relation}", blocker.mode),
+        };
+        let age = units::millis(blocker.age_ms);
         format!(
-            "{who} of {}{application}, {} for {}, holds {} on {}",
-            blocker.user,
-            blocker.state,
-            units::millis(blocker.age_ms),
-            blocker.mode,
-            blocker.relation
+            "{who} of {}{application}, {} for {age}, {what}",
+            blocker.user, blocker.state
         )
     };
     match blockers {
