@@ -341,6 +341,11 @@ async fn one_runner_at_a_time_and_somebody_to_talk_to() {
     first.end().await.expect(0);
 }
 
+async fn pid_of(session: &tokio_postgres::Client) -> i32 {
+    let row = session.query_one("SELECT pg_backend_pid()", &[]).await;
+    row.unwrap().get(0)
+}
+
 /// How long a transaction holds a table in our way; `PGMORPH_HOLD_SECONDS` makes it longer.
 fn hold() -> Duration {
     let given = std::env::var("PGMORPH_HOLD_SECONDS").ok();
@@ -359,11 +364,7 @@ async fn the_application_does_not_queue_behind_us() {
         let scene = Scene::set(&server, 1_000).await;
         let holder = scene.database.session().await;
         holder.batch_execute(&format!("BEGIN; {lock}")).await.unwrap();
-        let pid: i32 = holder
-            .query_one("SELECT pg_backend_pid()", &[])
-            .await
-            .unwrap()
-            .get(0);
+        let pid = pid_of(&holder).await;
         let application = Application::start(&scene.database, &mut Chance(3)).await;
         let began = Instant::now();
         let apply = scene.start(&["apply", "plan.yaml", "--yes"]);
@@ -386,9 +387,11 @@ async fn a_running_statement_can_be_cancelled() {
     let holder = scene.database.session().await;
     let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM pg_class LIMIT 1";
     holder.batch_execute(snapshot).await.unwrap();
+    let pid = pid_of(&holder).await;
     for signals in [&["TERM"][..], &["INT", "INT"]] {
         let apply = scene.start(&["apply", "plan.yaml", "--yes"]);
         scene.runs("CREATE%INDEX CONCURRENTLY%").await;
+        apply.says(&format!("pid {pid} of postgres")).await;
         for (position, signal) in signals.iter().enumerate() {
             apply.signal(signal).await;
             if position + 1 < signals.len() {

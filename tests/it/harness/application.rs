@@ -14,7 +14,7 @@ use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 /// for a machine whose few cores the whole suite shares.
 pub const LONGEST: Duration = Duration::from_millis(200 + 100 + 400);
 
-const THINK_TIME: Duration = Duration::from_millis(2);
+const THINK_TIME: Duration = Duration::from_millis(4);
 const WRITERS: usize = 3;
 
 pub const TABLES: [&str; 3] = ["forecast_snapshots", "investment_lots", "reserve_allocations"];
