@@ -174,6 +174,15 @@ impl From<SettingsError> for Error {
     }
 }
 
+impl From<crate::postgres::embedded::EmbeddedError> for Error {
+    fn from(error: crate::postgres::embedded::EmbeddedError) -> Self {
+        let help = error.hint();
+        Self::new(ErrorKind::Precondition, error.to_string())
+            .source(error)
+            .help(help)
+    }
+}
+
 impl From<crate::catalog::load::LoadError> for Error {
     fn from(error: crate::catalog::load::LoadError) -> Self {
         use crate::catalog::load::LoadErrorKind;

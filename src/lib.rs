@@ -66,5 +66,8 @@ pub mod executor;
 /// What people and machines see.
 pub mod report;
 
+/// The temporary server and the application that the demo changes a schema under.
+pub mod demo;
+
 /// The command line: one file per command.
 pub mod cli;

@@ -143,7 +143,7 @@ impl Apply {
         if !pending.is_empty() {
             let _ = writeln!(
                 text,
-                "It stops after {}; {} stay.",
+                "It stops after {}; still to do then: {}.",
                 Phase::from(self.through),
                 units::counted(pending.len(), "step")
             );
@@ -250,13 +250,16 @@ impl<'a> Summary<'a> {
         let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
         phases.dedup();
         let names: Vec<_> = phases.iter().map(ToString::to_string).collect();
-        let (verb, last) = (if names.len() == 1 { "is" } else { "are" }, phases.last());
-        if let Some(last) = last {
+        if let Some(first) = phases.first() {
+            let verb = if phases.len() == 1 { "is" } else { "are" };
+            // What removes things is only ever suggested by itself.
+            let through = if *first == Phase::Contract {
+                " --through contract"
+            } else {
+                ""
+            };
             let names = names.join(", ");
-            let _ = write!(
-                text,
-                "; {names} {verb} pending: pgmorph apply {path} --through {last}"
-            );
+            let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
         }
         text.push('\n');
         text

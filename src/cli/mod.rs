@@ -12,6 +12,7 @@ use std::sync::Arc;
 mod apply;
 mod completions;
 mod confirm;
+mod demo;
 mod explain;
 mod input;
 mod interrupts;
@@ -74,6 +75,7 @@ pub enum Format {
 pub enum Command {
     Apply(apply::Apply),
     Completions(completions::Completions),
+    Demo(demo::Demo),
     Explain(explain::Explain),
     Plan(plan::Plan),
     Rollback(rollback::Rollback),
@@ -145,6 +147,7 @@ impl Command {
         match self {
             Self::Apply(command) => command.run(global).await,
             Self::Completions(command) => command.run(),
+            Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
             Self::Plan(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,

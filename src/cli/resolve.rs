@@ -36,9 +36,13 @@ pub async fn recorded(client: &Client, name: &str) -> Result<Option<Run>, Error>
 pub async fn way(client: &Client, input: &Input) -> Result<Way, Failure> {
     let run = recorded(client, input.name()).await?;
     let changes = input.changes();
-    let Some(run) = run.filter(|run| run.state != RunState::RolledBack) else {
+    let Some(run) = run else {
         return Ok(Way::Begin(Box::new(begin(client, input, 0).await?)));
     };
+    if run.state == RunState::RolledBack {
+        let plan = begin(client, input, in_place(&run, &changes)).await?;
+        return Ok(Way::Begin(Box::new(plan)));
+    }
     let relation = ledger::relation(&run.plan.changes, &changes);
     Ok(match (run.state, relation) {
         (RunState::RollingBack, _) => {
@@ -50,12 +54,35 @@ pub async fn way(client: &Client, input: &Input) -> Result<Way, Failure> {
             Way::Refused(Box::new(error), Box::new(run))
         }
         (RunState::Completed, PlanRelation::Same) => Way::Finished(Box::new(run)),
-        (RunState::Completed, PlanRelation::Extended { recorded }) => {
-            Way::Begin(Box::new(begin(client, input, recorded).await?))
+        (RunState::Completed, PlanRelation::Extended { .. }) => {
+            let plan = begin(client, input, in_place(&run, &changes)).await?;
+            Way::Begin(Box::new(plan))
         }
         (_, PlanRelation::Same) => Way::Resume(Box::new(run)),
         _ => Way::Refused(Box::new(changed(&run, &changes)), Box::new(run)),
     })
+}
+
+/// How many of the given changes are in the catalog already, when this is the latest run of the plan.
+pub fn in_place(run: &Run, given: &[PlannedChange]) -> usize {
+    let recorded = &run.plan.changes;
+    let before = match run.state {
+        RunState::Completed => recorded.len(),
+        // A run that only added to a completed one has no steps for what that one did, and left it in place.
+        RunState::RolledBack => run
+            .plan
+            .steps
+            .iter()
+            .map(|step| step.change - 1)
+            .min()
+            .unwrap_or(0),
+        RunState::Started | RunState::RollingBack => 0,
+    };
+    if given.starts_with(&recorded[..before.min(recorded.len())]) {
+        before
+    } else {
+        0
+    }
 }
 
 impl Input {

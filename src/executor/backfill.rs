@@ -6,11 +6,13 @@
 
 use super::ledger::{self, Cursor};
 use super::retry::{Reaction, reaction};
-use super::session::{Key, Tries, millis};
+use super::session::{Key, Tries, WATCH_BRIEF, interrupted, millis};
 use super::{Interrupt, Runner};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Unit};
 use crate::plan::{Backfill, Work};
+use crate::sql::literal;
+use deadpool_postgres::Object;
 use std::time::{Duration, Instant};
 use tokio_postgres::SimpleQueryMessage;
 
@@ -34,7 +36,8 @@ pub(super) fn next_pages(pages: i64, took: Duration) -> i64 {
     wanted.clamp(1, PAGES_MAX)
 }
 
-/// One batch, in one text: one round trip, one transaction, with its cursor.
+/// One batch, in one text: one round trip, one transaction, with its cursor. It also tells the file node, which
+/// changes when the table is rewritten meanwhile.
 fn batch_sql(backfill: &Backfill, work: &Work, range: (i64, i64), record: &str) -> String {
     let Backfill {
         table,
@@ -53,13 +56,29 @@ fn batch_sql(backfill: &Backfill, work: &Work, range: (i64, i64), record: &str) 
         "BEGIN; SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT_MS}ms'; \
          SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
          UPDATE ONLY {table} SET {set} WHERE ctid >= '({first},0)' AND ctid < '({end},0)' AND ({needs}); \
-         {record}; COMMIT"
+         SELECT pg_catalog.pg_relation_filenode(to_regclass({})); {record}; COMMIT",
+        literal(&table.to_string())
     )
 }
 
-struct Progress {
-    began: Instant,
+/// What a batch did.
+enum Filled {
+    /// The file node at that time.
+    At(Option<u32>),
+    /// Somebody holds a row of the range.
+    PutAside,
+}
+
+/// One walk over the table on one session.
+struct Walk<'a> {
+    key: Key<'a>,
+    backfill: &'a Backfill,
+    work: &'a Work,
+    session: Object,
+    pid: i32,
+    cursor: Cursor,
     rows_before: i64,
+    began: Instant,
     told: Instant,
 }
 
@@ -76,6 +95,7 @@ impl Runner {
             match self.walk(key, backfill, work).await {
                 Ok(()) => break,
                 Err(error) if error.kind == ErrorKind::Connection => {
+                    self.check_run_lock()?;
                     let retry_in_ms = tries.delay().ok_or(error)?;
                     let reason = "the connection broke".into();
                     self.tell(Event::Reconnecting {
@@ -93,60 +113,63 @@ impl Runner {
     }
 
     async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {
-        let mut cursor = self.start_cursor(key, backfill).await?;
-        let mut pages = PAGES_FIRST;
+        let cursor = self.start_cursor(key, backfill).await?;
+        let (session, pid) = self.worker().await?;
         let now = Instant::now();
-        let mut progress = Progress {
+        let rows_before = cursor.rows_done;
+        let mut walk = Walk {
+            key,
+            backfill,
+            work,
+            session,
+            pid,
+            cursor,
+            rows_before,
             began: now,
-            rows_before: cursor.rows_done,
             told: now,
         };
-        while cursor.next_page < cursor.end_page {
-            let range = (cursor.next_page, (cursor.next_page + pages).min(cursor.end_page));
-            cursor.next_page = range.1;
+        let mut pages = PAGES_FIRST;
+        while walk.cursor.next_page < walk.cursor.end_page {
+            let first = walk.cursor.next_page;
+            let end = (first + pages).min(walk.cursor.end_page);
+            walk.cursor.next_page = end;
             let began = Instant::now();
-            if self.batch(key, backfill, work, range, &mut cursor).await? {
-                pages = next_pages(pages, began.elapsed());
+            match self.batch(&mut walk, (first, end)).await? {
+                Filled::At(file_node) if file_node != Some(walk.cursor.file_node) => {
+                    walk.cursor = self.new_cursor(backfill).await?;
+                }
+                Filled::At(_) => pages = next_pages(pages, began.elapsed()),
+                Filled::PutAside => {}
             }
-            self.tell_progress(key, &cursor, &mut progress);
+            self.tell_progress(&mut walk);
             self.stop_if_wanted()?;
-            if !self.same_file(backfill, &cursor).await? {
-                cursor = self.new_cursor(backfill).await?;
-            }
         }
-        self.visit_deferred(key, backfill, work, &mut cursor).await
+        self.visit_deferred(&mut walk).await?;
+        // A batch commits its cursor before its rows are counted: this adds those of the last one.
+        walk.session
+            .batch_execute(&ledger::cursor_sql(key.run, key.step, &walk.cursor))
+            .await
+            .map_err(|error| Error::postgres(ErrorKind::Connection, &work.summary, error))
     }
 
     /// Ranges with locked rows, again and again, each time a little later, until the deadline.
-    async fn visit_deferred(
-        &self,
-        key: Key<'_>,
-        backfill: &Backfill,
-        work: &Work,
-        cursor: &mut Cursor,
-    ) -> Result<(), Error> {
+    async fn visit_deferred(&self, walk: &mut Walk<'_>) -> Result<(), Error> {
         let mut tries = Tries::new(self.deadline);
-        while !cursor.deferred.is_empty() {
-            let ranges = std::mem::take(&mut cursor.deferred);
-            let waiting = ranges.len();
-            for (position, range) in ranges.iter().enumerate() {
-                // What is not visited yet must be in the cursor that the batch commits.
-                let rest = &ranges[position + 1..];
-                cursor.deferred.extend_from_slice(rest);
-                let done = self.batch(key, backfill, work, *range, cursor).await?;
-                cursor.deferred.retain(|other| !rest.contains(other));
-                if !done && !cursor.deferred.contains(range) {
-                    cursor.deferred.push(*range);
-                }
+        while !walk.cursor.deferred.is_empty() {
+            let waiting = walk.cursor.deferred.len();
+            for _ in 0..waiting {
+                // It leaves the cursor with the batch that fills it, or goes back to its end.
+                let range = walk.cursor.deferred.remove(0);
+                self.batch(walk, range).await?;
                 self.stop_if_wanted()?;
             }
-            if cursor.deferred.len() == waiting {
+            if walk.cursor.deferred.len() == waiting {
                 let Some(delay) = tries.delay() else {
                     return Err(Error::new(
                         ErrorKind::Exhausted,
                         format!(
                             "{}: rows on {waiting} page ranges stay locked by others",
-                            work.summary
+                            walk.work.summary
                         ),
                     )
                     .help("end the transactions that hold them, then run the same command again"));
@@ -159,7 +182,7 @@ impl Runner {
 
     fn stop_if_wanted(&self) -> Result<(), Error> {
         if self.interrupted() > Interrupt::None {
-            return Err(super::session::interrupted());
+            return Err(interrupted());
         }
         self.check_run_lock()
     }
@@ -203,81 +226,72 @@ impl Runner {
         Ok(self.file_and_pages(backfill).await?.0 == cursor.file_node)
     }
 
-    /// Fills one range. False when it was put aside.
-    async fn batch(
-        &self,
-        key: Key<'_>,
-        backfill: &Backfill,
-        work: &Work,
-        range: (i64, i64),
-        cursor: &mut Cursor,
-    ) -> Result<bool, Error> {
-        let (session, pid) = self.worker().await?;
-        cursor.batches += 1;
-        let record = ledger::cursor_sql(key.run, key.step, cursor);
-        let sql = batch_sql(backfill, work, range, &record);
-        let watched = self
-            .watch(
-                key,
-                pid,
-                Duration::from_millis(50),
-                session.simple_query(&sql),
-                &mut Vec::new(),
-            )
-            .await;
-        match watched {
+    /// Fills one range, or puts it aside.
+    async fn batch(&self, walk: &mut Walk<'_>, range: (i64, i64)) -> Result<Filled, Error> {
+        walk.cursor.batches += 1;
+        let record = ledger::cursor_sql(walk.key.run, walk.key.step, &walk.cursor);
+        let sql = batch_sql(walk.backfill, walk.work, range, &record);
+        let sent = walk.session.simple_query(&sql);
+        match self
+            .watch(walk.key, walk.pid, WATCH_BRIEF, sent, &mut Vec::new())
+            .await
+        {
             Ok(messages) => {
-                cursor.rows_done += rows_of_update(&messages);
-                Ok(true)
+                walk.cursor.rows_done += rows_of_update(&messages);
+                Ok(Filled::At(file_node_of(&messages)))
             }
             Err(error) => {
-                let _ = session.batch_execute("ROLLBACK").await;
+                let _ = walk.session.batch_execute("ROLLBACK").await;
                 self.check_run_lock()?;
                 let code = error.as_db_error().map(|db| db.code().code().to_owned());
                 match reaction(code.as_deref()) {
                     Reaction::Contention => {
-                        cursor.deferred.push(range);
-                        Ok(false)
+                        walk.cursor.deferred.push(range);
+                        Ok(Filled::PutAside)
                     }
-                    Reaction::Cancelled if self.interrupted() == Interrupt::Now => {
-                        Err(super::session::interrupted())
-                    }
-                    Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &work.summary, error)),
-                    _ => Err(Error::postgres(ErrorKind::StepFailed, &work.summary, error)),
+                    Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
+                    Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &walk.work.summary, error)),
+                    _ => Err(Error::postgres(ErrorKind::StepFailed, &walk.work.summary, error)),
                 }
             }
         }
     }
 
     #[allow(clippy::cast_precision_loss)]
-    fn tell_progress(&self, key: Key<'_>, cursor: &Cursor, progress: &mut Progress) {
+    fn tell_progress(&self, walk: &mut Walk<'_>) {
+        let cursor = &walk.cursor;
         let finished = cursor.next_page >= cursor.end_page;
-        if progress.told.elapsed() < PROGRESS_EVERY && !finished {
+        if walk.told.elapsed() < PROGRESS_EVERY && !finished {
             return;
         }
-        progress.told = Instant::now();
-        let rows = cursor.rows_done - progress.rows_before;
-        let seconds = (millis(progress.began.elapsed()).max(1)) as f64 / 1_000.0;
+        walk.told = Instant::now();
+        let seconds = millis(walk.began.elapsed()).max(1) as f64 / 1_000.0;
         self.tell(Event::Progress {
-            step: key.step.into(),
+            step: walk.key.step.into(),
             stage: "filling rows".into(),
             unit: Unit::Pages,
             done: u64::try_from(cursor.next_page).unwrap_or(0),
             total: u64::try_from(cursor.end_page).unwrap_or(0),
             rows: u64::try_from(cursor.rows_done).unwrap_or(0),
-            per_second: rows as f64 / seconds,
+            per_second: (cursor.rows_done - walk.rows_before) as f64 / seconds,
         });
     }
 }
 
-/// The largest count is the UPDATE's: everything else in the text touches one row or none.
+fn file_node_of(messages: &[SimpleQueryMessage]) -> Option<u32> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
+    })
+}
+
 fn rows_of_update(messages: &[SimpleQueryMessage]) -> i64 {
     let count = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
         _ => None,
     };
-    // BEGIN, SET, SET, [SET,] UPDATE, ledger, COMMIT: the UPDATE is the third from the end.
-    messages.iter().filter_map(count).rev().nth(2).unwrap_or(0)
+    // BEGIN, SET, SET, [SET,] UPDATE, SELECT, ledger, COMMIT: the UPDATE is the fourth from the end.
+    messages.iter().filter_map(count).rev().nth(3).unwrap_or(0)
 }
 
 #[cfg(test)]

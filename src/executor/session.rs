@@ -22,7 +22,7 @@ use tokio::sync::watch;
 const OLD_MS: u64 = 1_000;
 
 /// How often a waiting statement of ours is looked at.
-const WATCH_BRIEF: Duration = Duration::from_millis(50);
+pub(super) const WATCH_BRIEF: Duration = Duration::from_millis(50);
 const WATCH_LONG: Duration = Duration::from_millis(500);
 
 /// Offending rows shown at most.

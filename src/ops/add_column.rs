@@ -214,18 +214,24 @@ impl AddColumn {
         complaints
     }
 
-    /// The column as it will be, whether the server said so, and whether its default needs no rewrite.
+    /// The column as it will be, whether the server said so, and whether the statement
+    /// would rewrite the table.
     fn predicted(&self, context: &Context<'_>) -> Result<(Column, bool, bool), Diagnostic> {
         let name = &self.column.value;
         let outcome = context.accepted(&self.probe(), self.data_type.span)?;
         let Some((outcome, column)) =
             outcome.and_then(|outcome| Some((outcome, outcome.table.column(name)?)))
         else {
-            let fast = self.default_sql().is_none_or(is_constant);
-            return Ok((self.guessed(), false, fast));
+            let column = self.guessed();
+            let rewrites = !self.default_sql().is_none_or(is_constant)
+                || column
+                    .generated
+                    .as_ref()
+                    .is_some_and(|generated| generated.stored)
+                || (is_constrained(context, &column) && context.major() < 19);
+            return Ok((column, false, rewrites));
         };
-        let fast = column.default.is_none() || outcome.fast_defaults.contains(name);
-        Ok((column.clone(), true, fast))
+        Ok((column.clone(), true, outcome.rewritten))
     }
 
     fn guessed(&self) -> Column {
@@ -258,7 +264,7 @@ impl AddColumn {
         context: &Context<'_>,
         table: &Table,
         column: &Column,
-        fast: bool,
+        rewrites: bool,
     ) -> Result<Way, Diagnostic> {
         let name = &self.table.value;
         let stored = stored_tables(context.catalog, name);
@@ -275,7 +281,7 @@ impl AddColumn {
             Err(Diagnostic::new(code, message).at(self.column.span).help(help))
         };
         if let Some(generated) = &column.generated {
-            let reads_rows = generated.stored || self.not_null;
+            let reads_rows = rewrites || generated.stored || self.not_null;
             return match (reads_rows, small) {
                 (false, _) => Ok(Way::Instant),
                 (true, true) => Ok(Way::Rewrite),
@@ -295,9 +301,8 @@ impl AddColumn {
                 "give a default; drop_default can take it away later".into(),
             );
         }
-        let domain = column.data_type.parse::<QualifiedName>().ok();
-        let domain = domain.and_then(|name| context.catalog.types.get(&name));
-        if domain.is_some_and(|domain| domain.constrained) && context.major() < 19 {
+        // Not the default but the type: a domain with constraints, which the server checks row by row.
+        if rewrites && (column.default.is_none() || is_constrained(context, column)) {
             return match small {
                 true => Ok(Way::Rewrite),
                 false => refuse(
@@ -311,7 +316,7 @@ impl AddColumn {
             };
         }
         // A stored row type cannot take a default for rows that are there, even in the catalog.
-        if fast && (column.default.is_none() || table.row_type_used_by.is_empty()) {
+        if !rewrites && (column.default.is_none() || table.row_type_used_by.is_empty()) {
             return Ok(Way::Instant);
         }
         self.filling(context, &column.name, &stored).map(Way::Fill)
@@ -398,6 +403,12 @@ fn stored_tables(catalog: &CatalogSnapshot, table: &QualifiedName) -> Vec<Qualif
             .is_some_and(|table| table.kind == TableKind::Table)
     });
     tables
+}
+
+fn is_constrained(context: &Context<'_>, column: &Column) -> bool {
+    let domain = column.data_type.parse::<QualifiedName>().ok();
+    let domain = domain.and_then(|name| context.catalog.types.get(&name));
+    domain.is_some_and(|domain| domain.constrained)
 }
 
 fn fill_estimate(catalog: &CatalogSnapshot, table: &QualifiedName) -> Estimate {
@@ -779,7 +790,7 @@ impl Operation for AddColumn {
         };
         complaints.extend(self.table_complaints(context, table));
         let predicted = self.predicted(context);
-        let (mut column, exact, fast) = match predicted {
+        let (mut column, exact, rewrites) = match predicted {
             Ok(predicted) if complaints.is_empty() => predicted,
             Ok(_) => return Err(complaints),
             Err(complaint) => {
@@ -791,7 +802,7 @@ impl Operation for AddColumn {
             }
         };
         let way = self
-            .way(context, table, &column, fast)
+            .way(context, table, &column, rewrites)
             .map_err(|complaint| vec![complaint])?;
         column.not_null = self.not_null;
         column.comment.clone_from(&self.comment);

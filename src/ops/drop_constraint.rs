@@ -238,6 +238,11 @@ impl Key {
             (false, false) => "",
         };
         let quoted = ident(name);
+        // Only an index that has to be renamed is locked more than for reading.
+        let index_mode = match index.name == *name {
+            true => LockMode::AccessShare,
+            false => LockMode::ShareUpdateExclusive,
+        };
         let mut statements = vec![format!(
             "ALTER TABLE {table} ADD CONSTRAINT {quoted} {} USING INDEX {}{deferral}",
             self.kind(),
@@ -258,7 +263,7 @@ impl Key {
             statements,
             vec![
                 Lock::new(table, LockMode::AccessExclusive),
-                Lock::new(&index, LockMode::ShareUpdateExclusive),
+                Lock::new(&index, index_mode),
             ],
             vec![Expectation::Constraint {
                 table: table.clone(),
@@ -482,7 +487,7 @@ mod tests {
           undo CREATE UNIQUE INDEX CONCURRENTLY orders_code_key ON public.orders USING btree (code);
           undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
           undo ALTER TABLE public.orders ADD CONSTRAINT orders_code_key UNIQUE USING INDEX orders_code_key DEFERRABLE;
-          undo   locks: public.orders ACCESS EXCLUSIVE, public.orders_code_key SHARE UPDATE EXCLUSIVE (lock_timeout 200ms)
+          undo   locks: public.orders ACCESS EXCLUSIVE, public.orders_code_key ACCESS SHARE (lock_timeout 200ms)
           hazard index_goes_too: the index of orders_code_key goes with it; pg_stat_user_indexes tells how often queries use it
           hazard on_conflict: INSERT … ON CONFLICT that relies on orders_code_key fails
         ");

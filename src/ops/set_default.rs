@@ -1,12 +1,10 @@
 //! `set_default`: new rows get another value when they do not bring one.
 
-use super::{Context, Operation, StepDraft};
+use super::{Context, Operation, StepDraft, parts};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
-use crate::plan::{
-    Action, ColumnFacts, Estimate, Expectation, Lock, LockMode, Phase, Settings, Transaction, Undo, Work,
-};
+use crate::plan::{ColumnFacts, Estimate, Expectation, LockMode, Phase, Settings, Undo};
 use crate::sql::{QualifiedName, ident};
 
 const MANUAL: &str = "\
@@ -17,7 +15,7 @@ value get the new one. The default is an SQL expression, as it would stand after
 - set_default: {table: orders, column: status, default: \"'new'\"}
 ```
 
-Locks: ACCESS EXCLUSIVE on the table, for an instant (catalog only).
+Locks: ACCESS EXCLUSIVE on the table and all below it, for an instant (catalog only).
 Undo: the default before, or none.
 ";
 
@@ -35,7 +33,8 @@ pub struct Target {
     default: String,
     /// As the server prints it, once it was asked.
     printed: String,
-    previous: Option<String>,
+    /// The table and everything below it, which a default reaches too, each with its own default before.
+    previous: Vec<(QualifiedName, Option<String>)>,
 }
 
 impl SetDefault {
@@ -50,6 +49,31 @@ impl SetDefault {
             ),
         }
     }
+}
+
+fn previous_defaults(
+    context: &Context<'_>,
+    table: &QualifiedName,
+    column: &str,
+) -> Vec<(QualifiedName, Option<String>)> {
+    let default_of = |name: &QualifiedName| {
+        let column = context
+            .catalog
+            .tables
+            .get(name)
+            .and_then(|table| table.column(column));
+        column.and_then(|column| column.default.clone())
+    };
+    let with_default = |name| {
+        let default = default_of(&name);
+        (name, default)
+    };
+    context
+        .catalog
+        .tree(table)
+        .into_iter()
+        .map(with_default)
+        .collect()
 }
 
 impl Operation for SetDefault {
@@ -107,19 +131,20 @@ impl Operation for SetDefault {
             column: column.name.clone(),
             default: self.default.value.clone(),
             printed,
-            previous: column.default.clone(),
+            previous: previous_defaults(context, &self.table.value, &column.name),
         })
     }
 
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
-        let Target { table, column, .. } = target;
-        let alter = |what: String| {
-            Action::Sql(vec![format!(
-                "ALTER TABLE {table} ALTER COLUMN {} {what}",
-                ident(column)
-            )])
-        };
-        let has_default = |has_default| Expectation::Column {
+        let Target {
+            table,
+            column,
+            previous,
+            ..
+        } = target;
+        let quoted = ident(column);
+        let locks = parts::locks(previous.iter().map(|(name, _)| name), LockMode::AccessExclusive);
+        let expect = |has_default| Expectation::Column {
             table: table.clone(),
             column: column.clone(),
             facts: ColumnFacts {
@@ -127,33 +152,33 @@ impl Operation for SetDefault {
                 ..ColumnFacts::default()
             },
         };
-        let work = |summary: String, what: String, has: bool| Work {
-            summary,
-            action: alter(what),
-            transaction: Transaction::Single,
-            locks: vec![Lock::new(table, LockMode::AccessExclusive)],
-            timeouts: settings.brief(),
-            expect: vec![has_default(has)],
-            on_violation: None,
-        };
-        let restore = match &target.previous {
-            Some(previous) => format!("SET DEFAULT {previous}"),
-            None => "DROP DEFAULT".into(),
-        };
+        let restore = previous.iter().map(|(name, default)| match default {
+            Some(default) => format!("ALTER TABLE ONLY {name} ALTER COLUMN {quoted} SET DEFAULT {default}"),
+            None => format!("ALTER TABLE ONLY {name} ALTER COLUMN {quoted} DROP DEFAULT"),
+        });
+        let had_default = previous.first().is_some_and(|(_, default)| default.is_some());
+        let undo = parts::brief(
+            settings,
+            format!("restore the default of {table}.{quoted}"),
+            restore.collect(),
+            locks.clone(),
+            vec![expect(had_default)],
+        );
         vec![StepDraft {
             id: "set".into(),
             phase: Phase::Expand,
-            work: work(
-                format!("set the default of {table}.{}", ident(column)),
-                format!("SET DEFAULT {}", target.default),
-                true,
+            work: parts::brief(
+                settings,
+                format!("set the default of {table}.{quoted}"),
+                vec![format!(
+                    "ALTER TABLE {table} ALTER COLUMN {quoted} SET DEFAULT {}",
+                    target.default
+                )],
+                locks,
+                vec![expect(true)],
             ),
             hazards: Vec::new(),
-            undo: Undo::Work(vec![work(
-                format!("restore the default of {table}.{}", ident(column)),
-                restore,
-                target.previous.is_some(),
-            )]),
+            undo: Undo::Work(vec![undo]),
             estimate: Estimate::INSTANT,
         }]
     }
@@ -187,7 +212,7 @@ mod tests {
         01-set_default-set [expand] set the default of public."Or ders"."State"
           ALTER TABLE public."Or ders" ALTER COLUMN "State" SET DEFAULT 'new';
             locks: public."Or ders" ACCESS EXCLUSIVE (lock_timeout 200ms)
-          undo ALTER TABLE public."Or ders" ALTER COLUMN "State" DROP DEFAULT;
+          undo ALTER TABLE ONLY public."Or ders" ALTER COLUMN "State" DROP DEFAULT;
           undo   locks: public."Or ders" ACCESS EXCLUSIVE (lock_timeout 200ms)
         "#);
     }

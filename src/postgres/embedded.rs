@@ -363,10 +363,10 @@ impl Server {
         server.initialize(&configuration)?;
         let mut supervisor = server.lock();
         server.launch(&mut supervisor)?;
-        if options.keep {
-            supervisor.release()?;
-        }
         drop(supervisor);
+        if options.keep {
+            server.keep()?;
+        }
         Ok(server)
     }
 
@@ -505,6 +505,11 @@ impl Server {
             self.end(&mut supervisor, "INT")?;
         }
         self.launch(&mut supervisor)
+    }
+
+    /// Lets the server outlive us from now on; see [`Server::stop_command`].
+    pub fn keep(&self) -> Result<()> {
+        self.lock_supervised()?.release()
     }
 
     /// Shuts down cleanly, removes the directory, and reports what dropping would have to swallow.

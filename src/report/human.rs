@@ -101,6 +101,8 @@ impl Listener for BarReporter {
         match event {
             Event::StepStarted { step, summary, .. } => {
                 self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+                // In this order no frame shows the new step with the words of the last one.
+                self.bar.set_message("");
                 self.bar.set_prefix(step.clone());
                 self.bar.set_message(summary.clone());
             }
@@ -176,11 +178,8 @@ fn lasting(event: &Event) -> Option<String> {
             format!("{} ({})", style::heading(phase), units::counted(*steps, "step"))
         }
         Event::Interrupted { reason } => format!("{}: {reason}", style::careful("interrupted")),
-        // A run stays begun until its last phase is done.
-        Event::RunFinished { state } if state == "started" => {
-            format!("{} as far as asked, with more to come", style::good("finished"))
-        }
-        Event::RunFinished { state } => format!("{} {}", style::good("finished:"), state.replace('_', " ")),
+        Event::RunFinished { state } if state == "started" => style::good("these phases are done"),
+        Event::RunFinished { state } => style::good(state.replace('_', " ")),
         of_step => {
             let (step, what) = step_line(of_step)?;
             format!("  {} {what}", style::name(step))
@@ -193,7 +192,11 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
         Event::StepStarted { step, summary, undo } => (
             step,
-            format!("{}: {summary}", if *undo { "undoing" } else { "begun" }),
+            format!(
+                "{}: {}",
+                if *undo { "undoing" } else { "begun" },
+                summary.trim_start_matches("undo: ")
+            ),
         ),
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {

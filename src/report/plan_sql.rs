@@ -162,10 +162,16 @@ mod tests {
     use super::*;
     use crate::report::sample;
 
-    #[test]
-    fn one_of_everything() {
+    /// One of everything, in two parts.
+    fn rendered() -> (String, String) {
         let text = plan(&sample::plan());
-        insta::assert_snapshot!(text, @r"
+        let (first, second) = text.split_once("\n-- VALIDATE").unwrap();
+        (first.to_owned(), second.to_owned())
+    }
+
+    #[test]
+    fn through_backfill() {
+        insta::assert_snapshot!(rendered().0, @r"
         -- Plan widen for PostgreSQL 15.18
         -- Room for more versions
         -- Digest: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
@@ -185,7 +191,7 @@ mod tests {
         END
         $pgmorph$;
 
-        -- EXPAND: adds beside what is there; the application notices nothing
+        -- EXPAND: adds beside what is there; nothing that the application uses is taken away
 
         -- 01-widen_column-build: build index orders_new_idx
         -- lock: SHARE UPDATE EXCLUSIVE on public.orders: blocks nothing
@@ -223,8 +229,13 @@ mod tests {
         RESET session_replication_role;
         RESET lock_timeout;
         RESET statement_timeout;
+        ");
+    }
 
-        -- VALIDATE: proves what was added, without blocking reads or writes
+    #[test]
+    fn from_validate_on() {
+        insta::assert_snapshot!(rendered().1, @r"
+        : proves what was added, without blocking reads or writes
 
         -- 01-widen_column-compare: compare all rows
         -- lock: ACCESS SHARE on public.orders: blocks nothing

@@ -8,7 +8,7 @@ use crate::units;
 /// What a phase is for, in a sentence.
 pub fn purpose(phase: Phase) -> &'static str {
     match phase {
-        Phase::Expand => "adds beside what is there; the application notices nothing",
+        Phase::Expand => "adds beside what is there; nothing that the application uses is taken away",
         Phase::Backfill => "fills what was added, in short batches",
         Phase::Validate => "proves what was added, without blocking reads or writes",
         Phase::Cutover => "makes it what the application uses",

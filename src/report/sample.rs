@@ -43,7 +43,7 @@ fn orders() -> QualifiedName {
 fn steps() -> Vec<Step> {
     let settings = Settings::default();
     let (brief, patient) = (settings.brief(), settings.patient());
-    let (weak, strong) = (LockMode::ShareUpdateExclusive, LockMode::AccessExclusive);
+    let weak = LockMode::ShareUpdateExclusive;
     let drop = work(
         "drop index orders_new_idx",
         sql("DROP INDEX CONCURRENTLY public.orders_new_idx"),
@@ -74,16 +74,7 @@ fn steps() -> Vec<Step> {
         help: String::new(),
     });
     let reason = |text: &str| Undo::NotNeeded { reason: text.into() };
-    let swap = Action::Sql(vec![
-        "ALTER TABLE public.orders RENAME COLUMN version TO old".into(),
-        "ALTER TABLE public.orders RENAME COLUMN new TO version".into(),
-    ]);
-    let back = sql("ALTER TABLE public.orders RENAME COLUMN version TO new");
-    let gone = Undo::Irreversible {
-        reason: "the values of the old column are gone".into(),
-    };
     let scan = Estimate::scan(1_000_000, 100 << 20, 0);
-    let remove = sql("ALTER TABLE public.orders DROP COLUMN old");
     vec![
         index,
         step(
@@ -100,21 +91,38 @@ fn steps() -> Vec<Step> {
             reason("it changes nothing"),
             scan,
         ),
-        step(
-            "01-widen_column-swap",
-            Phase::Cutover,
-            work("swap the columns", swap, strong, brief),
-            Undo::Work(vec![work("swap them back", back, strong, brief)]),
-            Estimate::INSTANT,
-        ),
-        step(
-            "01-widen_column-drop",
-            Phase::Contract,
-            work("drop the old column", remove, strong, brief),
-            gone,
-            Estimate::INSTANT,
-        ),
+        swap(brief),
+        remove(brief),
     ]
+}
+
+fn swap(brief: Timeouts) -> Step {
+    let swap = Action::Sql(vec![
+        "ALTER TABLE public.orders RENAME COLUMN version TO old".into(),
+        "ALTER TABLE public.orders RENAME COLUMN new TO version".into(),
+    ]);
+    let back = sql("ALTER TABLE public.orders RENAME COLUMN version TO new");
+    let strong = LockMode::AccessExclusive;
+    step(
+        "01-widen_column-swap",
+        Phase::Cutover,
+        work("swap the columns", swap, strong, brief),
+        Undo::Work(vec![work("swap them back", back, strong, brief)]),
+        Estimate::INSTANT,
+    )
+}
+
+fn remove(brief: Timeouts) -> Step {
+    let remove = sql("ALTER TABLE public.orders DROP COLUMN old");
+    step(
+        "01-widen_column-drop",
+        Phase::Contract,
+        work("drop the old column", remove, LockMode::AccessExclusive, brief),
+        Undo::Irreversible {
+            reason: "the values of the old column are gone".into(),
+        },
+        Estimate::INSTANT,
+    )
 }
 
 pub(super) fn plan() -> ExecutionPlan {

@@ -51,12 +51,12 @@ pub fn human(runs: &[RunStatus], runner: Option<&Blocker>, steps: bool, now: Tim
     }
     for status in runs {
         text.push('\n');
-        one_run(&mut text, status, steps, now);
+        one_run(&mut text, status, steps, runner.is_some(), now);
     }
     text
 }
 
-fn one_run(text: &mut String, status: &RunStatus, steps: bool, now: Timestamp) {
+fn one_run(text: &mut String, status: &RunStatus, steps: bool, running: bool, now: Timestamp) {
     let run = &status.run;
     let done = run
         .steps
@@ -83,20 +83,23 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, now: Timestamp) {
         time(run.updated_at),
     );
     if steps || matches!(run.state, RunState::Started | RunState::RollingBack) {
-        steps_table(text, run, now);
+        steps_table(text, run, running, now);
         attempts(text, &status.attempts);
     }
 }
 
-fn steps_table(text: &mut String, run: &Run, now: Timestamp) {
+fn steps_table(text: &mut String, run: &Run, running: bool, now: Timestamp) {
     let mut table = plan_human::table(&["Step", "Phase", "State", "Attempts", "Took", "Last error"]);
     for step in &run.steps {
+        // Recorded as running, with nobody there to run it: the next call goes on there.
+        let stopped = step.state == StepState::Running && !running;
+        let took = elapsed_ms(step, now).filter(|_| !stopped);
         table.add_row([
             step.id.clone(),
             phase_of(run, step).to_owned(),
-            step.state.name().to_owned(),
+            if stopped { "stopped" } else { step.state.name() }.to_owned(),
             step.attempts.to_string(),
-            elapsed_ms(step, now).map_or(String::new(), units::millis),
+            took.map_or(String::new(), units::millis),
             step.error.clone().unwrap_or_default(),
         ]);
     }

@@ -278,6 +278,10 @@ async fn walk(operation: &str) {
         });
     let mut results: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
     results.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, took, result) in &results {
+        let verdict = if result.is_ok() { "ok" } else { "FAILED" };
+        println!("{operation}/{name}: {verdict} after {took:.1?}");
+    }
     let failed: Vec<&str> = results
         .iter()
         .filter(|(_, _, result)| result.is_err())
@@ -314,13 +318,20 @@ macro_rules! operations {
 }
 
 operations![
+    add_check,
+    add_column,
+    add_foreign_key,
     add_primary_key,
     add_unique,
     create_index,
+    drop_column,
+    drop_constraint,
+    drop_default,
     drop_index,
     drop_not_null,
     replace_index,
     set_default,
     set_not_null,
+    sql,
     widen_column,
 ];

@@ -5,6 +5,7 @@
 mod catalog;
 mod cli;
 mod crash;
+mod disk;
 mod embedded;
 mod fixtures;
 mod harness;

@@ -134,6 +134,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "rs")
             && !path.ends_with("ops/testing.rs")
+            && !path.ends_with("report/sample.rs")
         {
             files.push(path);
         }

@@ -5,7 +5,7 @@
 //! shadow column gets its final name. So of every change only the last phase that has done steps counts, and of
 //! several promises about one object only the last; one that a step begun since speaks about counts no more.
 
-use super::differences::{describe_difference, leftovers};
+use super::differences::{describe_difference, is_implied, leftovers};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::{ExecutionPlan, Expectation, Phase, Step};
 use crate::report::verification::{Finding, FindingKind, StepLine, Verdict, Verification};
@@ -199,15 +199,20 @@ fn untouched(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Verdict {
             Verdict::Drifted
         };
     }
-    findings.extend(ahead.iter().map(|mismatch| {
-        let mut finding = describe_difference(mismatch);
-        finding.remedy = if moved.contains(mismatch) || moved.is_empty() {
-            "pgmorph apply makes it so".into()
-        } else {
-            "the catalog has changed since the plan was made; make the plan again".into()
-        };
-        finding
-    }));
+    findings.extend(
+        ahead
+            .iter()
+            .filter(|mismatch| !is_implied(mismatch))
+            .map(|mismatch| {
+                let mut finding = describe_difference(mismatch);
+                finding.remedy = if moved.contains(mismatch) || moved.is_empty() {
+                    "pgmorph apply makes it so".into()
+                } else {
+                    "the catalog has changed since the plan was made; make the plan again".into()
+                };
+                finding
+            }),
+    );
     findings.extend(questions);
     Verdict::NotApplied
 }
@@ -224,7 +229,7 @@ fn ended(facts: &Facts<'_>, wanted: &crate::catalog::model::CatalogSnapshot) -> 
     findings.extend(
         differences
             .iter()
-            .filter(|mismatch| is_new(&mismatch.object))
+            .filter(|mismatch| is_new(&mismatch.object) && !is_implied(mismatch))
             .map(describe_difference),
     );
     findings

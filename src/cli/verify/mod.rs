@@ -46,11 +46,7 @@ impl Verify {
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
         let through = self.through.map(Phase::from);
-        let verification = match Box::pin(subject(client, &input)).await {
-            Ok(subject) => Box::pin(verify(client, subject, through)).await?,
-            Err(Failure::Plan(plan)) => not_compiled(input.name(), through, &plan.diagnostics),
-            Err(failure) => return Err(failure),
-        };
+        let verification = Box::pin(verification(client, &input, through)).await?;
         if global.is_json() {
             out::json(&verification)?;
         } else {
@@ -61,6 +57,18 @@ impl Verify {
         } else {
             ErrorKind::Findings.exit_code()
         })
+    }
+}
+
+pub(super) async fn verification(
+    client: &Client,
+    input: &Input,
+    through: Option<Phase>,
+) -> Result<Verification, Failure> {
+    match Box::pin(subject(client, input)).await {
+        Ok(subject) => Box::pin(verify(client, subject, through)).await,
+        Err(Failure::Plan(plan)) => Ok(not_compiled(input.name(), through, &plan.diagnostics)),
+        Err(failure) => Err(failure),
     }
 }
 
@@ -77,18 +85,20 @@ async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
                     notes,
                 });
             }
-            PlanRelation::Extended { recorded: done } if run.state == RunState::Completed => {
-                recorded = done;
+            _ => {
+                recorded = resolve::in_place(&run, &input.changes());
                 notes.push(format!(
-                    "run {} completed the first {done} changes of this plan",
+                    "run {} was made from another version of this plan file",
                     run.id
                 ));
             }
-            _ => notes.push(format!(
-                "run {} was made from another version of this plan file",
-                run.id
-            )),
         }
+    }
+    if recorded > 0 {
+        notes.push(format!(
+            "the first {} of this plan are in place already",
+            crate::units::counted(recorded, "change")
+        ));
     }
     let plan = match input {
         Input::Saved(plan) => (**plan).clone(),

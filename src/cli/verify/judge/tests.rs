@@ -181,11 +181,7 @@ fn a_leftover_is_told_once() {
         .iter()
         .map(|finding| finding.object.as_str())
         .collect();
-    assert_eq!(objects[0], "table public.t: column \"~pgmorph_a_old\"");
-    assert!(
-        !objects[1..].iter().any(|object| object.contains("column \"")),
-        "{objects:?}"
-    );
+    assert_eq!(objects, ["table public.t: column \"~pgmorph_a_old\""]);
 }
 
 #[test]
