@@ -192,11 +192,7 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
         Event::StepStarted { step, summary, undo } => (
             step,
-            format!(
-                "{}: {}",
-                if *undo { "undoing" } else { "begun" },
-                summary.trim_start_matches("undo: ")
-            ),
+            format!("{}: {}", if *undo { "undoing" } else { "begun" }, summary),
         ),
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {
