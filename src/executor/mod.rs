@@ -365,7 +365,8 @@ impl Runner {
                 undo: Some((position + 1, position + 1 == works.len())),
             };
             match self.work(key, work).await {
-                Ok(tries) => attempts += tries - 1,
+                // Nothing is tried where nothing was left to undo.
+                Ok(tries) => attempts += tries.saturating_sub(1),
                 Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
