@@ -273,6 +273,7 @@ impl Runner {
             }
             Err(error) => {
                 let _ = walk.session.batch_execute("ROLLBACK").await;
+                self.check_run_lock()?;
                 let code = error.as_db_error().map(|db| db.code().code().to_owned());
                 match reaction(code.as_deref()) {
                     Reaction::Contention => {

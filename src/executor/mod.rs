@@ -119,7 +119,9 @@ impl Executor {
         if !ledger::exists(&lock.client).await? {
             ledger::create(&lock.client).await?;
         }
-        let workers = settings.pool("pgmorph", POOL_SIZE, worker_setup())?;
+        let mut setup = worker_setup();
+        setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
+        let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
@@ -424,11 +426,11 @@ impl Runner {
         };
         self.tell(Event::StepStarted {
             step: step.id.clone(),
-            summary: format!("undo: {}", step.work.summary),
+            summary: step.work.summary.clone(),
             undo: true,
         });
         let began = Instant::now();
-        let mut attempts = 0;
+        let mut attempts = 1;
         for (position, work) in works.iter().enumerate().skip(undone) {
             let undo = Some((position + 1, position + 1 == works.len()));
             let key = Key {
@@ -438,8 +440,9 @@ impl Runner {
                 undo,
             };
             match self.work(key, work).await {
-                Ok(tries) => attempts += tries,
-                Err(error) => return Err(self.undo_failed(run, step, error).await),
+                // Nothing is tried where nothing was left to undo.
+                Ok(tries) => attempts += tries.saturating_sub(1),
+                Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
         if works.len() <= undone {
@@ -477,19 +480,20 @@ impl Runner {
             // Best effort: a failure that cannot be recorded still ends the run, and the step counts as running.
             let _ = ledger::step_failed(&self.lock.client, run, &step.id, &error.message).await;
         }
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
-        });
-        error
+        self.stopped_at(step, error)
     }
 
-    async fn undo_failed(&self, run: i64, step: &Step, error: Error) -> Error {
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
+    /// Tells what stopped the run: its own failure, or somebody who wanted it stopped.
+    fn stopped_at(&self, step: &Step, error: Error) -> Error {
+        self.tell(match error.kind {
+            ErrorKind::Interrupted => Event::Interrupted {
+                reason: format!("stopped during {}", step.id),
+            },
+            _ => Event::StepFailed {
+                step: step.id.clone(),
+                message: error.message.clone(),
+            },
         });
-        let _ = run;
         error
     }
 }
@@ -531,28 +535,51 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
     .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
 }
 
+/// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
+    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+        let holder = locks::runner(&lock.client).await?;
+        return Err(
+            Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
+                .details(holder.iter().map(session::holder_line))
+                .help("wait until it is finished, or end that session; then run the same command again"),
+        );
+    }
+    if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+        let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
+        return Err(Error::new(
+            ErrorKind::Busy,
+            "a session of an earlier pgmorph run is still at work",
+        )
+        .details(holders.iter().map(session::holder_line))
+        .help("wait until it has ended, or end it; then run the same command again"));
+    }
+    lock.client
+        .execute("SELECT pg_advisory_unlock($1)", &[&locks::WORKERS_LOCK])
+        .await
+        .map(drop)
+        .map_err(|error| Error::postgres(ErrorKind::Connection, "taking the run lock", error))
+}
+
+/// A crashed runner's session may take a moment to end, and its statements notice within a second.
+const CRASHED_FOR: Duration = Duration::from_secs(2);
+const ORPHANED_FOR: Duration = Duration::from_secs(10);
+
+async fn taken_within(lock: &Session, key: i64, patience: Duration) -> Result<bool, Error> {
     let failed = |error| Error::postgres(ErrorKind::Connection, "taking the run lock", error);
-    // A crashed runner's session may take a moment to end.
-    let patience = Instant::now() + Duration::from_secs(2);
+    let began = Instant::now();
     loop {
         let row = lock
             .client
-            .query_one("SELECT pg_try_advisory_lock($1)", &[&locks::RUN_LOCK])
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&key])
             .await
             .map_err(failed)?;
         if row.get(0) {
-            return Ok(());
+            return Ok(true);
         }
-        if Instant::now() > patience {
-            break;
+        if began.elapsed() > patience {
+            return Ok(false);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let holder = locks::runner(&lock.client).await?;
-    Err(
-        Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
-            .details(holder.iter().map(session::blocker_line))
-            .help("wait until it is finished, or end that session; then run the same command again"),
-    )
 }

@@ -1,6 +1,6 @@
 //! What to do about an error of the server, and how long to wait before another attempt. Pure: chance is passed in.
 
-use crate::error::is_lost;
+use crate::error::ends_session;
 
 /// What an error asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub fn reaction(sqlstate: Option<&str>) -> Reaction {
     match code {
         // lock_not_available, deadlock_detected, serialization_failure.
         "55P03" | "40P01" | "40001" => Reaction::Contention,
-        _ if is_lost(code) => Reaction::Lost,
         "57014" => Reaction::Cancelled,
+        _ if ends_session(code) => Reaction::Lost,
         _ if code.starts_with("23") => Reaction::Integrity,
         _ => Reaction::Fatal,
     }

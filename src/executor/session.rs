@@ -236,6 +236,11 @@ impl Runner {
             tokio::select! {
                 result = &mut statement => return result,
                 _ = ticks.tick() => {
+                    // Without the run lock another runner may begin: what runs now must not go on beside it.
+                    if !cancelled && self.check_run_lock().is_err() {
+                        cancelled = true;
+                        self.cancel(pid).await;
+                    }
                     let seen = self.observe(key, pid, every).await;
                     if let Some(seen) = seen && !seen.is_empty() {
                         *blockers = seen;
@@ -259,10 +264,12 @@ impl Runner {
 
     async fn observe(&self, key: Key<'_>, pid: i32, every: Duration) -> Option<Vec<Blocker>> {
         let observer = self.observers.get().await.ok()?;
-        if every == WATCH_LONG {
+        let blockers = locks::blockers_of(&**observer, pid).await.ok()?;
+        // While it waits, for whom is the news.
+        if every == WATCH_LONG && blockers.is_empty() {
             self.tell_index_progress(key, pid, &observer).await;
         }
-        locks::blockers_of(&**observer, pid).await.ok()
+        Some(blockers)
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
@@ -320,6 +327,7 @@ impl Runner {
             Failure::Other(error) => return Err(error),
             Failure::Server(error, blockers) => (error, blockers),
         };
+        self.check_run_lock()?;
         let sqlstate = error.as_db_error().map(|db| db.code().code().to_owned());
         let mut reaction = reaction(sqlstate.as_deref());
         // Only locking is bounded so tightly that its end by timeout means that somebody was in the way.
@@ -391,7 +399,7 @@ impl Runner {
         ledger::record_attempt(&self.lock.client, attempt).await
     }
 
-    /// Sleeps, unless the user wants to stop.
+    /// Sleeps, unless the user wants to stop or somebody else may be running by now.
     pub(super) async fn pause(&self, ms: u64) -> Result<(), Error> {
         self.check_run_lock()?;
         let mut interrupts = self.interrupts.clone();
@@ -647,7 +655,7 @@ impl Runner {
         match result {
             Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
             Err(_) if self.interrupted() == Interrupt::Now => Err(interrupted()),
-            Err(error) => Err(failed(error)),
+            Err(error) => self.check_run_lock().and(Err(failed(error))),
         }
     }
 
@@ -736,6 +744,11 @@ fn exhausted(work: &Work, tries: &Tries, blockers: &[Blocker]) -> Error {
 
 /// A blocker in one line.
 pub fn blocker_line(blocker: &Blocker) -> String {
+    format!("blocked by {}", holder_line(blocker))
+}
+
+/// Who somebody is, in one line.
+pub(super) fn holder_line(blocker: &Blocker) -> String {
     let who = match blocker.pid {
         Some(pid) => format!("pid {pid}"),
         None => "a prepared transaction".into(),
@@ -746,7 +759,7 @@ pub fn blocker_line(blocker: &Blocker) -> String {
         format!(" ({})", blocker.application)
     };
     format!(
-        "blocked by {who} of {}{application}, {}, for {}",
+        "{who} of {}{application}, {}, for {}",
         blocker.user,
         blocker.state,
         units::duration(Duration::from_millis(blocker.age_ms))

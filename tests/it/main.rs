@@ -4,10 +4,12 @@
 
 mod catalog;
 mod cli;
+mod crash;
 mod disk;
 mod embedded;
 mod fixtures;
 mod harness;
+mod portfolio;
 mod refusals;
 mod server_log;
 mod settings;
