@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 const MANUAL: &str = "\
 Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
-numeric(10,2) → numeric(12,2), real → double precision, date → timestamp…. The default may change with it.
+numeric(10,2) → numeric(12,2), real → double precision…. The default may change with it.
 
 ```yaml
 - widen_column: {table: orders, column: version, type: bigint, default: \"0\"}
@@ -389,7 +389,14 @@ impl WidenColumn {
                 .into_iter()
                 .collect());
         }
-        let complaints = self.shadow_complaints(context, table, column);
+        let mut complaints = self.shadow_complaints(context, table, column);
+        if types::fits_predicate(&column.data_type, printed, &column.name).is_none() {
+            // After the cutover a write of such a value would fail instead of leaving the old column behind.
+            complaints.extend(self.refused(
+                "it cannot be told which values fit the old type, which a shadow column must",
+                vec![format!("{} to {printed}", column.data_type)],
+            ));
+        }
         if !complaints.is_empty() {
             return Err(complaints);
         }
@@ -691,6 +698,14 @@ mod tests {
         assert!(to("smallint").contains("not_a_widening"), "{}", to("smallint"));
         assert!(to("int4").contains("no_change"), "{}", to("int4"));
         assert!(to("nonsense").contains("unknown_type"), "{}", to("nonsense"));
+    }
+
+    #[test]
+    fn arrays_get_no_shadow_column() {
+        let orders = table(&["version integer[]"]);
+        let change = "  - widen_column: {table: orders, column: version, type: 'bigint[]'}\n";
+        let text = plan_text(&catalog().with("orders", orders), change);
+        assert!(text.contains("integer[] to bigint[]"), "{text}");
     }
 
     #[test]
