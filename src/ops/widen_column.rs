@@ -288,6 +288,16 @@ impl WidenColumn {
             "these triggers would run after ours and could change the value again",
             later,
         ));
+        let foreign = table
+            .triggers
+            .values()
+            .filter(|it| !it.function_owned && !it.function.starts_with("pg_catalog."))
+            .map(|it| format!("function {}()", it.function))
+            .collect();
+        found.extend(self.refused(
+            "sessions must compile these trigger functions again at the cutover, which takes their owner",
+            foreign,
+        ));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(
                 "the backfill would not see all rows",
@@ -629,7 +639,7 @@ impl Target {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::model::Dependent;
+    use crate::catalog::model::{Dependent, Trigger};
     use crate::ops::testing::{catalog, index, plan_text, table};
 
     const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
@@ -706,6 +716,23 @@ mod tests {
         let change = "  - widen_column: {table: orders, column: version, type: 'bigint[]'}\n";
         let text = plan_text(&catalog().with("orders", orders), change);
         assert!(text.contains("integer[] to bigint[]"), "{text}");
+    }
+
+    #[test]
+    fn trigger_functions_of_others_are_refused() {
+        let mut orders = table(&["version integer"]);
+        let trigger = Trigger {
+            definition: "CREATE TRIGGER touch BEFORE INSERT".into(),
+            enabled: "origin".into(),
+            before_row_write: true,
+            columns: Vec::new(),
+            function: "public.touch".into(),
+            function_owned: false,
+            comment: None,
+        };
+        orders.triggers.insert("touch".into(), trigger);
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(text.contains("function public.touch()"), "{text}");
     }
 
     #[test]
