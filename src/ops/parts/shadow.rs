@@ -419,7 +419,14 @@ impl Shadow {
         }
         if self.column.not_null {
             // Proven by the validated CHECK, hence without a scan; dropping that in the same command would scan.
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"));
+            statements.push(match &self.column.not_null_constraint {
+                // From PostgreSQL 18 on it has a name, which went with the one on the other column.
+                Some(constraint) => format!(
+                    "ALTER TABLE {table} ADD CONSTRAINT {} NOT NULL {column}",
+                    ident(&constraint.name)
+                ),
+                None => format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"),
+            });
             statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {}", ident(proof)));
         }
         statements
