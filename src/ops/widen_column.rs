@@ -320,13 +320,21 @@ impl WidenColumn {
 
     fn shadow(&self, context: &Context<'_>, table: &Table, column: &Column, printed: &str) -> Shadow {
         let suppress_triggers = context.now.role.may_set_replication_role;
-        let mut hazards = vec![Hazard::new(
-            "extra_column",
-            format!(
-                "until contract, SELECT * on {} also returns the column that is not in use",
-                self.table.value
+        let name = &self.table.value;
+        let mut hazards = vec![
+            Hazard::new(
+                "extra_column",
+                format!(
+                    "until contract, SELECT * on {name} also returns the column that is not in use, and COPY and INSERT without a column list see one more column"
+                ),
             ),
-        )];
+            Hazard::new(
+                "prepared_statements",
+                format!(
+                    "prepared SELECT * and RETURNING * on {name} fail with 0A000 after this step, after the cutover and after contract, until they are prepared again"
+                ),
+            ),
+        ];
         let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
         if !suppress_triggers && !firing.is_empty() {
             let message = format!(

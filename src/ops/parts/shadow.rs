@@ -596,7 +596,12 @@ impl Shadow {
                     },
                 ],
             ),
-            hazards: Vec::new(),
+            hazards: vec![Hazard::new(
+                "prepared_statements",
+                format!(
+                    "prepared SELECT * and RETURNING * on {table} fail with 0A000 until they are prepared again"
+                ),
+            )],
             undo: Undo::Irreversible {
                 reason: format!("the {} values are gone", self.column.data_type),
             },
