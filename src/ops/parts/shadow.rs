@@ -3,7 +3,7 @@
 //! Until the swap a trigger keeps the shadow equal to the column; from then on another keeps the old column equal to
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
-use super::{brief, concurrent};
+use super::{brief, concurrent, storage};
 use crate::catalog::model::{Column, Table};
 use crate::catalog::types;
 use crate::ops::StepDraft;
@@ -189,10 +189,20 @@ impl Shadow {
 
     fn add(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
+        let collation = self.column.collation.as_ref();
+        let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
         let mut statements = vec![
             format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
-            format!("ALTER TABLE {table} ADD COLUMN {shadow} {}", self.new_type),
+            format!(
+                "ALTER TABLE {table} ADD COLUMN {shadow} {}{collate}",
+                self.new_type
+            ),
         ];
+        let kept = storage::settings(&self.column, &self.new_type);
+        statements.extend(
+            kept.iter()
+                .map(|what| format!("ALTER TABLE {table} ALTER COLUMN {shadow} {what}")),
+        );
         statements.extend(self.forward_sync());
         if self.column.not_null {
             statements.push(format!(
