@@ -8,6 +8,7 @@ pub mod key;
 pub mod not_null;
 pub mod shadow;
 pub mod statement;
+pub mod storage;
 
 use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::QualifiedName;
