@@ -330,6 +330,18 @@ impl AddColumn {
         stored: &[QualifiedName],
     ) -> Result<Fill, Diagnostic> {
         let name = &self.table.value;
+        let forced = |name: &&QualifiedName| {
+            let table = context.catalog.tables.get(name);
+            table.is_some_and(|table| table.force_row_security)
+        };
+        if let Some(table) = stored.iter().find(forced)
+            && !context.now.role.superuser
+        {
+            let message = format!("the backfill would not see all rows: FORCE ROW LEVEL SECURITY on {table}");
+            return Err(Diagnostic::new("forced_row_security", message)
+                .at(self.column.span)
+                .help("connect as a superuser, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY meanwhile"));
+        }
         let schema = context.catalog.schemas.get(&name.schema);
         if schema.is_some_and(|schema| !schema.may_create) {
             let message = format!(
@@ -1040,6 +1052,32 @@ mod tests {
           hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.orders see a new column
           hazard rewrite: public.orders is small: its rows are read or rewritten while reads and writes wait
         ");
+    }
+
+    #[test]
+    fn rows_that_a_policy_hides_cannot_be_filled() {
+        let mut catalog = orders();
+        catalog.role.superuser = false;
+        for table in catalog.tables.values_mut() {
+            table.force_row_security = true;
+        }
+        insta::assert_snapshot!(
+            plan_text(&catalog, "- add_column: {table: orders, column: luck, type: float8, default: random()}"), @"3:39 forced_row_security: the backfill would not see all rows: FORCE ROW LEVEL SECURITY on public.orders (connect as a superuser, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY meanwhile)");
+        assert!(
+            compile(
+                &catalog,
+                "- add_column: {table: orders, column: n, type: int, default: 1}"
+            )
+            .is_ok()
+        );
+        catalog.role.superuser = true;
+        assert!(
+            compile(
+                &catalog,
+                "- add_column: {table: orders, column: n, type: float8, default: random()}"
+            )
+            .is_ok()
+        );
     }
 
     #[test]
