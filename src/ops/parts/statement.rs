@@ -67,6 +67,11 @@ pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
     }
 }
 
+/// Whether an expression names anything by its schema: what the server prints without one is its own.
+pub fn names_a_schema(expression: &str) -> bool {
+    tokens(expression).any(|(token, _)| token == Token::Symbol('.'))
+}
+
 /// Takes no lock that blocks reads or writes of a table.
 fn unlocked(kind: &'static str) -> Recognised {
     Recognised {
