@@ -986,6 +986,7 @@ mod tests {
           undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS orders_token_pgmorph_not_null;
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for token are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-add_column-not-null-validate [validate] check that no row of public.orders.token is null
           ALTER TABLE public.orders VALIDATE CONSTRAINT orders_token_pgmorph_not_null;
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)

@@ -1,6 +1,6 @@
 //! CHECK and foreign key constraints: added NOT VALID, validated apart, dropped; always parents' tables first.
 
-use super::{SAMPLE_ROWS, brief, locks};
+use super::{SAMPLE_ROWS, brief, locks, updates_fail};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::ops::{Context, StepDraft};
@@ -262,7 +262,11 @@ impl NewConstraint {
                 id: format!("add{suffix}"),
                 phase: Phase::Expand,
                 work: self.add(reach, settings),
-                hazards: Vec::new(),
+                hazards: match self.is_foreign_key() {
+                    // Asked only when an update changes the key.
+                    true => Vec::new(),
+                    false => vec![updates_fail("23514")],
+                },
                 undo: Undo::Work(vec![self.removal_from(reach, settings)]),
                 estimate: Estimate::INSTANT,
             },
