@@ -121,7 +121,17 @@ fn adds_check(work: &Work) -> bool {
             && kind("ADD CONSTRAINT")
             && !kind("FOREIGN KEY")
     };
-    matches!(&work.action, Action::Sql(statements) if statements.iter().any(adds))
+    let locks = |statement: &String| statement.starts_with("LOCK TABLE ");
+    match &work.action {
+        // A step that also adds what the backfill fills must stay before it.
+        Action::Sql(statements) => {
+            statements.iter().any(adds)
+                && statements
+                    .iter()
+                    .all(|statement| adds(statement) || locks(statement))
+        }
+        _ => false,
+    }
 }
 
 /// The entries of a plan file as a run remembers them.
