@@ -28,8 +28,7 @@ pub fn compare(path: &Path, major: u32, text: &str) -> Result<(), String> {
 
 pub fn difference(expected: &str, found: &str) -> String {
     let diff = TextDiff::from_lines(expected, found);
-    let text = diff.unified_diff().header("expected", "found").to_string();
-    text
+    diff.unified_diff().header("expected", "found").to_string()
 }
 
 /// Everything of a plan that a reviewer reads: not the estimates, which depend on statistics.
