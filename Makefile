@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ci
+.PHONY: help demo test soak lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -14,6 +14,11 @@ demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 test: ## run all tests
 	@scripts/servers ensure
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+
+soak: ## strike running plans at random moments, for about half an hour (rounds of each kind: make soak ROUNDS=50)
+	@scripts/servers ensure
+	PGMORPH_CRASH_ROUNDS=$(or $(ROUNDS),50) PGMORPH_HOLD_SECONDS=30 \
+		cargo test --locked --test it -- --nocapture --test-threads 2 crash:: portfolio::
 
 lint: ## check format, lints, and what we depend on
 	cargo fmt --check

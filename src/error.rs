@@ -101,6 +101,8 @@ impl Error {
                 .source(error)
                 .help("run the same command again: what was done is recorded");
         };
+        let lost = ends_session(db.code().code());
+        let kind = if lost { ErrorKind::Connection } else { kind };
         let mut made = Self::new(
             kind,
             format!("{what}: {} (SQLSTATE {})", db.message(), db.code().code()),
@@ -115,16 +117,24 @@ impl Error {
     }
 }
 
+/// Whether the server says with this SQLSTATE that the session is over: connection exceptions, admin_shutdown,
+/// crash_shutdown, cannot_connect_now, idle_session, idle_in_transaction_session and transaction timeouts.
+pub fn ends_session(sqlstate: &str) -> bool {
+    sqlstate.starts_with("08") || ["57P01", "57P02", "57P03", "57P05", "25P03", "25P04"].contains(&sqlstate)
+}
+
 /// What to do about the refusals that a schema change typically meets, by SQLSTATE.
 pub fn remedy(sqlstate: &str) -> Option<&'static str> {
     Some(match sqlstate {
         "42501" => {
             "connect as the owner of the table, or grant what is missing, and run the same command again"
         }
+        "57P01" | "57P02" | "57P03" => "run the same command again: what was done is recorded",
         "25006" => "connect to the primary: this server only reads",
         "53100" => {
             "free disk space on the server, then run the same command again: it goes on where it stopped"
         }
+        _ if ends_session(sqlstate) => "run the same command again: what was done is recorded",
         "53200" | "53300" => "wait until the server has resources again, then run the same command again",
         "57014" => {
             "the statement was cancelled or ran into its timeout; raise it in `settings` if the table needs longer"

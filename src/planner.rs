@@ -4,7 +4,7 @@ use crate::catalog::model::{CatalogSnapshot, Probe, Table};
 use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::Diagnostic;
 use crate::ops::{Compilation, StepDraft};
-use crate::plan::{ExecutionPlan, PLAN_FORMAT, PlannedChange, Step};
+use crate::plan::{Action, ExecutionPlan, PLAN_FORMAT, Phase, PlannedChange, Step, Work};
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
@@ -69,6 +69,7 @@ pub fn plan_from(
     if !complaints.is_empty() {
         return Err(complaints);
     }
+    check_after_backfills(&mut steps);
     steps.sort_by_key(|step| (step.phase, step.change));
     let touched = touched_tables(&steps, now, &catalog);
     let mut compiled = ExecutionPlan {
@@ -87,6 +88,40 @@ pub fn plan_from(
     };
     compiled.digest = compiled.computed_digest();
     Ok(compiled)
+}
+
+/// Even unvalidated, a CHECK or NOT NULL refuses every new version of a row that violates it: the application's, and
+/// those that a backfill writes to repair it. Where the plan fills rows of the table, it comes after that.
+fn check_after_backfills(steps: &mut [Step]) {
+    let fills = |step: &&Step| {
+        step.phase == Phase::Backfill
+            && (step.operation == "sql" || matches!(step.work.action, Action::Backfill(_)))
+    };
+    let filled: BTreeSet<QualifiedName> = steps
+        .iter()
+        .filter(fills)
+        .flat_map(|step| step.work.locks.iter().map(|lock| lock.relation.clone()))
+        .collect();
+    for step in steps {
+        let locked = &mut step.work.locks.iter();
+        if step.phase == Phase::Expand
+            && adds_check(&step.work)
+            && locked.any(|lock| filled.contains(&lock.relation))
+        {
+            step.phase = Phase::Validate;
+        }
+    }
+}
+
+fn adds_check(work: &Work) -> bool {
+    let adds = |statement: &String| {
+        let kind = |word| statement.contains(&format!(" {word} "));
+        statement.starts_with("ALTER TABLE ")
+            && statement.ends_with(" NOT VALID")
+            && kind("ADD CONSTRAINT")
+            && !kind("FOREIGN KEY")
+    };
+    matches!(&work.action, Action::Sql(statements) if statements.iter().any(adds))
 }
 
 /// The entries of a plan file as a run remembers them.
@@ -219,6 +254,28 @@ mod tests {
     use super::*;
     use crate::change_plan;
     use crate::ops::testing::{catalog, table};
+
+    #[test]
+    fn rows_are_repaired_before_they_are_checked() {
+        let phases = |changes: &str| {
+            let source = format!("name: x\nchanges:\n{changes}");
+            let now = catalog().with("t", table(&["a bigint", "b bigint"]));
+            let steps = plan(&change_plan::parse(&source).unwrap(), &now).unwrap().steps;
+            let shown = steps.iter().map(|step| format!("{} {}", step.phase, step.id));
+            shown.collect::<Vec<_>>().join("\n")
+        };
+        let repair = "- sql: {run: UPDATE t SET a = 0 WHERE a IS NULL, no_undo: harmless, phase: backfill}\n";
+        let checks = "- set_not_null: {table: t, column: a}\n- add_check: {table: t, expression: b > 0}\n";
+        insta::assert_snapshot!(phases(&format!("{repair}{checks}")), @"
+        backfill 01-sql-run
+        validate 02-set_not_null-add
+        validate 02-set_not_null-validate
+        validate 03-add_check-add
+        validate 03-add_check-validate
+        cutover 02-set_not_null-set
+        ");
+        assert!(phases(checks).starts_with("expand 01-set_not_null-add\nexpand 02-add_check-add\n"));
+    }
 
     #[test]
     fn an_extended_plan_has_steps_for_what_was_added_only() {

@@ -242,6 +242,17 @@ pub fn structure(table: &Table) -> Value {
         fields.remove("size");
         // Views and functions of others come and go beside a plan; what they stop is found when planning.
         fields.remove("dependents");
+        // What the role may do beside the table is found when planning, too.
+        for trigger in fields
+            .get_mut("triggers")
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if let Value::Object(trigger) = trigger {
+                trigger.remove("function_owned");
+            }
+        }
         let by_name = fields.get("columns").and_then(Value::as_array).map(|columns| {
             let named = |column: &Value| {
                 let name = column.get("name").and_then(Value::as_str)?.to_owned();

@@ -120,10 +120,20 @@ impl Play<'_> {
             stage.server.socket_dir().display()
         ));
         let summary = Box::pin(self.on(&stage)).await;
-        let kept = self.end(stage).await;
-        let mut summary = summary?;
-        summary.kept = kept?;
-        Ok(summary)
+        let kept = self.end(stage).await?;
+        match summary {
+            Ok(mut summary) => {
+                summary.kept = kept;
+                Ok(summary)
+            }
+            Err(failure) => {
+                // Whoever keeps it wants to see why.
+                if let Some(kept) = kept {
+                    self.note(&kept.human());
+                }
+                Err(failure)
+            }
+        }
     }
 
     /// Takes the server away, or leaves it.
@@ -151,11 +161,6 @@ impl Play<'_> {
         let rows = self.demo.rows;
         self.heading(&format!("Three tables with {} rows each", units::count(rows)));
         let began = Instant::now();
-        self.reporter.tell(&Event::StepStarted {
-            step: LOADING.into(),
-            summary: "rows, indexes, VACUUM".into(),
-            undo: false,
-        });
         let reporter = self.reporter.clone();
         let progress = move |done: u64| {
             reporter.tell(&Event::Progress {
@@ -168,14 +173,41 @@ impl Play<'_> {
                 per_second: done as f64 / began.elapsed().as_secs_f64(),
             });
         };
-        stage.load(rows, progress).await?;
+        self.scene(LOADING, "rows, indexes, VACUUM", stage.load(rows, progress))
+            .await
+    }
+
+    /// Shows as a step what is none of the plan's.
+    async fn scene(
+        &self,
+        name: &str,
+        summary: &str,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        self.reporter.tell(&Event::StepStarted {
+            step: name.into(),
+            summary: summary.into(),
+            undo: false,
+        });
+        let began = Instant::now();
+        work.await?;
         self.reporter.tell(&Event::StepDone {
-            step: LOADING.into(),
+            step: name.into(),
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             attempts: 1,
             undo: false,
         });
         Ok(())
+    }
+
+    /// Lets the application do its work for a while.
+    async fn watch(&self, name: &str, time: Duration) -> Result<(), Error> {
+        let sleep = async {
+            tokio::time::sleep(time).await;
+            Ok(())
+        };
+        self.scene(name, "the application alone, to compare with", sleep)
+            .await
     }
 
     /// Lets the application run, changes the schema beneath it, and stops it a little later.
@@ -186,11 +218,7 @@ impl Play<'_> {
         ));
         let application = Traffic::start(&stage.settings).await?;
         let traffic = Instant::now();
-        self.note(&format!(
-            "  watching it for {} to compare with",
-            units::duration(watched)
-        ));
-        tokio::time::sleep(watched).await;
+        self.watch("before", watched).await?;
 
         let began = Instant::now();
         let session = self.global.observer(&stage.settings).await?;
@@ -206,7 +234,8 @@ impl Play<'_> {
         let finished = Instant::now();
 
         // Plans and pages that the change made cold would show now.
-        tokio::time::sleep(watched / 4).await;
+        self.heading("The application on the changed tables");
+        self.watch("after", watched / 4).await?;
         let stopped = Instant::now();
         let record = application.stop().await?;
         let times = Times {
@@ -224,12 +253,21 @@ impl Play<'_> {
         })
     }
 
+    /// All of it is hundreds of lines, of which a first look sees the overview.
     fn show(&self, plan: &ExecutionPlan) {
         if self.global.is_json() {
             return;
         }
         self.heading(&format!("pgmorph plan {PLAN_PATH}"));
-        self.note(&plan_human::plan(plan));
+        if self.global.verbose > 0 {
+            return self.note(&plan_human::plan(plan));
+        }
+        self.note(&format!(
+            "  {} become {}; demo -v shows each, with its SQL\n\n{}",
+            units::counted(plan.changes.len(), "change"),
+            units::counted(plan.steps.len(), "step"),
+            plan_human::overview(plan).trim_end()
+        ));
     }
 
     fn summary(&self, stage: &Stage, changed: Changed, before: [Holding; 3], after: [Holding; 3]) -> Summary {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-/// From now on signals do not end the process but ask the run to stop: the first at the next safe place, the second
-/// at once.
+/// From now on signals do not end the process but ask the run to stop: the first Ctrl-C at the next safe place,
+/// the second, or a SIGTERM, at once.
 ///
 /// # Errors
 /// When the system lets no handler be set.
@@ -21,7 +21,8 @@ pub fn watch(reporter: Arc<dyn Reporter>) -> Result<watch::Receiver<Interrupt>, 
         loop {
             let wanted = tokio::select! {
                 _ = interrupt.recv() => after_another_ctrl_c(*sender.borrow()),
-                _ = terminate.recv() => Interrupt::Gracefully,
+                // Who sends this kills soon after, and a statement that we cancel leaves less behind.
+                _ = terminate.recv() => Interrupt::Now,
             };
             let before = *sender.borrow();
             if wanted > before {

@@ -202,7 +202,8 @@ impl Global {
     fn start_logging(&self) {
         let level = match (self.quiet, self.verbose) {
             (true, _) => "error",
-            (false, 0) => "warn",
+            // What libraries warn of, like a pool's broken session, we report ourselves.
+            (false, 0) => "error,pgmorph=warn",
             (false, 1) => "pgmorph=info,warn",
             (false, 2) => "pgmorph=debug,info",
             (false, _) => "trace",

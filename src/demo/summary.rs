@@ -33,6 +33,15 @@ pub struct Kept {
     pub stop: String,
 }
 
+impl Kept {
+    pub fn human(&self) -> String {
+        format!(
+            "The server is still running.\n  look:  {}\n  stop:  {}\n",
+            self.psql, self.stop
+        )
+    }
+}
+
 pub struct Summary {
     pub server: String,
     pub rows: u64,
@@ -177,11 +186,7 @@ impl Summary {
             }
         );
         if let Some(kept) = &self.kept {
-            let _ = write!(
-                text,
-                "\nThe server is still running.\n  look:  {}\n  stop:  {}\n",
-                kept.psql, kept.stop
-            );
+            let _ = write!(text, "\n{}", kept.human());
         }
         text
     }

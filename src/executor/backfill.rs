@@ -21,7 +21,11 @@ const BATCH_TARGET: Duration = Duration::from_millis(10);
 
 /// Pages per batch: small enough to start with on any storage, large enough to be worth a commit.
 const PAGES_FIRST: i64 = 16;
-const PAGES_MAX: i64 = 4_096;
+const PAGES_MAX: i64 = 128;
+
+/// The hard end of a batch: rows that it has locked are not held longer, whatever the next row's lock takes and
+/// however full the next pages are.
+const BATCH_TIMEOUT_MS: u64 = 250;
 
 /// How long a batch waits for a row that somebody holds before it puts the range aside.
 const ROW_LOCK_TIMEOUT_MS: u64 = 100;
@@ -38,7 +42,7 @@ pub(super) fn next_pages(pages: i64, took: Duration) -> i64 {
 
 /// One batch, in one text: one round trip, one transaction, with its cursor. It also tells the file node, which
 /// changes when the table is rewritten meanwhile.
-fn batch_sql(backfill: &Backfill, work: &Work, range: (i64, i64), record: &str) -> String {
+fn batch_sql(backfill: &Backfill, range: (i64, i64), timeout_ms: u64, record: &str) -> String {
     let Backfill {
         table,
         set,
@@ -51,10 +55,9 @@ fn batch_sql(backfill: &Backfill, work: &Work, range: (i64, i64), record: &str) 
     } else {
         ""
     };
-    let statement_ms = work.timeouts.statement_ms;
     format!(
         "BEGIN; SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT_MS}ms'; \
-         SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
+         SET LOCAL statement_timeout = '{timeout_ms}ms'; {replica}\
          UPDATE ONLY {table} SET {set} WHERE ctid >= '({first},0)' AND ctid < '({end},0)' AND ({needs}); \
          SELECT pg_catalog.pg_relation_filenode(to_regclass({})); {record}; COMMIT",
         literal(&table.to_string())
@@ -67,6 +70,8 @@ enum Filled {
     At(Option<u32>),
     /// Somebody holds a row of the range.
     PutAside,
+    /// It did not end in time; nothing of it is done.
+    TooLong,
 }
 
 /// One walk over the table on one session.
@@ -128,23 +133,14 @@ impl Runner {
             began: now,
             told: now,
         };
-        let mut pages = PAGES_FIRST;
-        while walk.cursor.next_page < walk.cursor.end_page {
-            let first = walk.cursor.next_page;
-            let end = (first + pages).min(walk.cursor.end_page);
-            walk.cursor.next_page = end;
-            let began = Instant::now();
-            match self.batch(&mut walk, (first, end)).await? {
-                Filled::At(file_node) if file_node != Some(walk.cursor.file_node) => {
-                    walk.cursor = self.new_cursor(backfill).await?;
-                }
-                Filled::At(_) => pages = next_pages(pages, began.elapsed()),
-                Filled::PutAside => {}
+        loop {
+            self.walk_pages(&mut walk).await?;
+            // A table that was rewritten meanwhile has its rows on other pages.
+            if self.visit_deferred(&mut walk).await? {
+                break;
             }
-            self.tell_progress(&mut walk);
-            self.stop_if_wanted()?;
+            walk.cursor = self.new_cursor(backfill).await?;
         }
-        self.visit_deferred(&mut walk).await?;
         // A batch commits its cursor before its rows are counted: this adds those of the last one.
         walk.session
             .batch_execute(&ledger::cursor_sql(key.run, key.step, &walk.cursor))
@@ -152,18 +148,53 @@ impl Runner {
             .map_err(|error| Error::postgres(ErrorKind::Connection, &work.summary, error))
     }
 
-    /// Ranges with locked rows, again and again, each time a little later, until the deadline.
-    async fn visit_deferred(&self, walk: &mut Walk<'_>) -> Result<(), Error> {
+    async fn walk_pages(&self, walk: &mut Walk<'_>) -> Result<(), Error> {
+        let mut pages = PAGES_FIRST;
+        while walk.cursor.next_page < walk.cursor.end_page {
+            let first = walk.cursor.next_page;
+            let end = (first + pages).min(walk.cursor.end_page);
+            walk.cursor.next_page = end;
+            let began = Instant::now();
+            match self.batch(walk, (first, end), BATCH_TIMEOUT_MS).await? {
+                Filled::At(file_node) if file_node != Some(walk.cursor.file_node) => {
+                    walk.cursor = self.new_cursor(walk.backfill).await?;
+                }
+                Filled::At(_) => pages = next_pages(pages, began.elapsed()),
+                Filled::PutAside => {}
+                Filled::TooLong => {
+                    walk.cursor.next_page = first;
+                    pages = (pages / 4).max(1);
+                }
+            }
+            self.tell_progress(walk);
+            self.stop_if_wanted()?;
+        }
+        Ok(())
+    }
+
+    /// Ranges with locked rows, again and again, each time a little later, until the deadline. False when the table
+    /// was rewritten meanwhile.
+    async fn visit_deferred(&self, walk: &mut Walk<'_>) -> Result<bool, Error> {
         let mut tries = Tries::new(self.deadline);
         while !walk.cursor.deferred.is_empty() {
             let waiting = walk.cursor.deferred.len();
             for _ in 0..waiting {
                 // It leaves the cursor with the batch that fills it, or goes back to its end.
                 let range = walk.cursor.deferred.remove(0);
-                self.batch(walk, range).await?;
+                // A page whose rows take so long by themselves, because of slow triggers, gets the time it needs.
+                let timeout_ms = if range.1 - range.0 <= 1 {
+                    walk.work.timeouts.statement_ms
+                } else {
+                    BATCH_TIMEOUT_MS
+                };
+                match self.batch(walk, range, timeout_ms).await? {
+                    Filled::At(file_node) if file_node != Some(walk.cursor.file_node) => return Ok(false),
+                    Filled::TooLong => walk.cursor.deferred.extend(halves(range)),
+                    Filled::At(_) | Filled::PutAside => {}
+                }
                 self.stop_if_wanted()?;
             }
-            if walk.cursor.deferred.len() == waiting {
+            if walk.cursor.deferred.len() >= waiting {
                 let Some(delay) = tries.delay() else {
                     return Err(Error::new(
                         ErrorKind::Exhausted,
@@ -177,7 +208,7 @@ impl Runner {
                 self.pause(delay).await?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn stop_if_wanted(&self) -> Result<(), Error> {
@@ -227,10 +258,10 @@ impl Runner {
     }
 
     /// Fills one range, or puts it aside.
-    async fn batch(&self, walk: &mut Walk<'_>, range: (i64, i64)) -> Result<Filled, Error> {
+    async fn batch(&self, walk: &mut Walk<'_>, range: (i64, i64), timeout_ms: u64) -> Result<Filled, Error> {
         walk.cursor.batches += 1;
         let record = ledger::cursor_sql(walk.key.run, walk.key.step, &walk.cursor);
-        let sql = batch_sql(walk.backfill, walk.work, range, &record);
+        let sql = batch_sql(walk.backfill, range, timeout_ms, &record);
         let sent = walk.session.simple_query(&sql);
         match self
             .watch(walk.key, walk.pid, WATCH_BRIEF, sent, &mut Vec::new())
@@ -242,6 +273,7 @@ impl Runner {
             }
             Err(error) => {
                 let _ = walk.session.batch_execute("ROLLBACK").await;
+                self.check_run_lock()?;
                 let code = error.as_db_error().map(|db| db.code().code().to_owned());
                 match reaction(code.as_deref()) {
                     Reaction::Contention => {
@@ -249,6 +281,12 @@ impl Runner {
                         Ok(Filled::PutAside)
                     }
                     Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
+                    // A single page that takes so long has a row that somebody holds.
+                    Reaction::Cancelled if range.1 - range.0 <= 1 => {
+                        walk.cursor.deferred.push(range);
+                        Ok(Filled::PutAside)
+                    }
+                    Reaction::Cancelled => Ok(Filled::TooLong),
                     Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &walk.work.summary, error)),
                     _ => Err(Error::postgres(ErrorKind::StepFailed, &walk.work.summary, error)),
                 }
@@ -275,6 +313,11 @@ impl Runner {
             per_second: (cursor.rows_done - walk.rows_before) as f64 / seconds,
         });
     }
+}
+
+fn halves((first, end): (i64, i64)) -> [(i64, i64); 2] {
+    let middle = first + (end - first) / 2;
+    [(first, middle), (middle, end)]
 }
 
 fn file_node_of(messages: &[SimpleQueryMessage]) -> Option<u32> {

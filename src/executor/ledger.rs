@@ -399,17 +399,24 @@ pub(super) async fn set_run_state(
     Ok(())
 }
 
-pub(super) async fn step_running(client: &tokio_postgres::Client, run: i64, step: &str) -> Result<(), Error> {
+/// Records that a step is begun, and gives the number of this attempt: the token that its transaction must find
+/// again. `None` when the step is done already, by a worker that outlived its run.
+pub(super) async fn step_running(
+    client: &tokio_postgres::Client,
+    run: i64,
+    step: &str,
+) -> Result<Option<i32>, Error> {
     let sql = "UPDATE pgmorph.steps SET state = 'running', attempts = attempts + 1, error = NULL, \
                started_at = coalesce(started_at, clock_timestamp()), finished_at = NULL \
-               WHERE run_id = $1 AND step_id = $2";
-    client
-        .execute(sql, &[&run, &step])
+               WHERE run_id = $1 AND step_id = $2 AND state <> 'done' RETURNING attempts";
+    let row = client
+        .query_opt(sql, &[&run, &step])
         .await
         .map_err(failed("recording a step"))?;
-    Ok(())
+    Ok(row.map(|row| row.get(0)))
 }
 
+/// Never turns a done step into a failed one: what is committed is committed.
 pub(super) async fn step_failed(
     client: &tokio_postgres::Client,
     run: i64,
@@ -417,12 +424,22 @@ pub(super) async fn step_failed(
     message: &str,
 ) -> Result<(), Error> {
     let sql = "UPDATE pgmorph.steps SET state = 'failed', error = $3, finished_at = clock_timestamp() \
-               WHERE run_id = $1 AND step_id = $2";
+               WHERE run_id = $1 AND step_id = $2 AND state <> 'done'";
     client
         .execute(sql, &[&run, &step, &message])
         .await
         .map_err(failed("recording a failure"))?;
     Ok(())
+}
+
+/// Locks the record of a step within its transaction, so that a worker that outlived its run and its successor
+/// cannot both do it.
+pub(super) fn fence_sql(run: i64, step: &str) -> String {
+    format!(
+        "/* pgmorph ledger */ SELECT state, attempts, undone_works FROM pgmorph.steps \
+         WHERE run_id = {run} AND step_id = {} FOR UPDATE",
+        literal(step)
+    )
 }
 
 /// The record that a step is done, as text, to be committed with its effect.

@@ -8,15 +8,20 @@ use tokio_postgres::{GenericClient, Row};
 /// `pgmorph` in ASCII: the advisory lock that one runner per database holds.
 pub const RUN_LOCK: i64 = 0x0070_676d_6f72_7068;
 
-/// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. Sessions of others hide
-/// their times from unprivileged roles; then the age is unknown.
+/// Each working session shares this one, for as long as it lives. Who takes the run lock waits until nobody has it any
+/// more: a session of a runner that was killed may still be committing what the next one is about to do again.
+pub(super) const WORKERS_LOCK: i64 = RUN_LOCK + 1;
+
+/// Columns of a [`Blocker`] from `pg_locks l`, `pg_stat_activity a` and `pg_prepared_xacts p`. The age is
+/// that of the transaction or, without one, of the session. Sessions of others hide their times from unprivileged roles;
+/// then the age is unknown.
 const COLUMNS: &str = "\
     l.pid, coalesce(a.usename, p.owner, '?')::text AS usename, coalesce(a.application_name, '') AS application, \
     coalesce(a.client_addr::text, 'local') AS client, \
     CASE WHEN l.pid IS NULL THEN 'prepared transaction' \
          WHEN a.backend_type <> 'client backend' THEN a.backend_type ELSE coalesce(a.state, 'unknown') END AS state, \
-    coalesce(l.mode, '') AS mode, \
-    (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared)) * 1000)::bigint AS age_ms, \
+    coalesce(l.mode, '') AS mode, coalesce(l.virtualtransaction, '') AS virtualtransaction, \
+    (extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared, a.backend_start)) * 1000)::bigint AS age_ms, \
     coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum, \
     coalesce(a.query LIKE '%(to prevent wraparound)', false) AS wraparound";
 
@@ -30,6 +35,8 @@ const JOINS: &str = "\
 pub(super) struct Holder {
     pub(super) blocker: Blocker,
     pub(super) age_ms: Option<u64>,
+    /// Which of the session's transactions it is: its virtual id.
+    pub(super) transaction: String,
     pub(super) autovacuum: bool,
     /// An autovacuum that prevents transaction id wraparound is never disturbed.
     pub(super) wraparound: bool,
@@ -51,6 +58,7 @@ fn holder(row: &Row) -> Holder {
             age_ms: age_ms.unwrap_or(0),
         },
         age_ms,
+        transaction: row.get("virtualtransaction"),
         autovacuum: row.get("autovacuum"),
         wraparound: row.get("wraparound"),
     }
@@ -113,15 +121,20 @@ pub(super) async fn ask_to_yield(observer: &impl GenericClient, pid: i32) -> boo
 /// # Errors
 /// Lost connections.
 pub async fn runner(client: &impl GenericClient) -> Result<Option<Blocker>, Error> {
+    Ok(holders_of(client, RUN_LOCK).await?.into_iter().next())
+}
+
+/// Who holds one of our advisory locks.
+pub(super) async fn holders_of(client: &impl GenericClient, key: i64) -> Result<Vec<Blocker>, Error> {
     let sql = format!(
         "SELECT {COLUMNS}, '' AS relation FROM pg_catalog.pg_locks l {JOINS} \
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
           AND (l.classid::bigint << 32 | l.objid::bigint) = $1 \
           AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
     );
-    let row = client
-        .query_opt(&sql, &[&RUN_LOCK])
+    let rows = client
+        .query(&sql, &[&key])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who runs a plan", error))?;
-    Ok(row.as_ref().map(|row| holder(row).blocker))
+    Ok(rows.iter().map(|row| holder(row).blocker).collect())
 }

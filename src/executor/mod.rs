@@ -3,14 +3,14 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
-use crate::plan::{ExecutionPlan, Phase, Step, Undo};
+use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
-use crate::verifier;
+use crate::verifier::{self, Standing};
 use deadpool_postgres::Pool;
 use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
-use session::Key;
+use session::{Key, Tries};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,8 +119,8 @@ impl Executor {
         if !ledger::exists(&lock.client).await? {
             ledger::create(&lock.client).await?;
         }
-        // The server ends a statement whose client is gone instead of finishing it unseen.
-        let setup = vec!["SET client_connection_check_interval = '1s'".to_owned()];
+        let mut setup = worker_setup();
+        setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
@@ -260,6 +260,9 @@ impl Executor {
             .rev()
             .filter(|step| needs_undo(state(step), step))
             .collect();
+        if run.state != RunState::RollingBack {
+            runner.leading_checks(&due).await?;
+        }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
             plan: run.plan.name.clone(),
@@ -269,12 +272,13 @@ impl Executor {
             resumed: run.state == RunState::RollingBack,
         });
         for step in &due {
-            let undone = recorded
-                .get(step.id.as_str())
-                .map_or(0, |record| record.undone_works);
-            runner
-                .undo(run.id, step, usize::try_from(undone).unwrap_or(0))
-                .await?;
+            let record = recorded.get(step.id.as_str());
+            let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
+            if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
+                runner.forget(run.id, step).await?;
+                continue;
+            }
+            runner.undo(run.id, step, undone).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
@@ -321,10 +325,18 @@ impl Runner {
             undo: false,
         });
         let began = Instant::now();
-        ledger::step_running(&self.lock.client, run, &step.id).await?;
+        let Some(token) = self.begin_step(run, step).await? else {
+            let reason = "it was done by a worker that outlived its run".into();
+            self.tell(Event::StepSkipped {
+                step: step.id.clone(),
+                reason,
+            });
+            return Ok(());
+        };
         let key = Key {
             run,
             step: &step.id,
+            token,
             undo: None,
         };
         match self.work(key, &step.work).await {
@@ -342,6 +354,70 @@ impl Runner {
         }
     }
 
+    /// Records the step as running. A transaction of a worker that outlived its run may still hold the record.
+    async fn begin_step(&self, run: i64, step: &Step) -> Result<Option<i32>, Error> {
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            match ledger::step_running(&self.lock.client, run, &step.id).await {
+                Err(error) if error.sqlstate.as_deref() == Some("55P03") => match tries.delay() {
+                    Some(delay) => self.pause(delay).await?,
+                    None => return Err(error),
+                },
+                result => return result,
+            }
+        }
+    }
+
+    /// What a rollback asks before its first effect is asked before anything is recorded, so that a refusal leaves
+    /// the run as it was and it can still go forwards.
+    async fn leading_checks(&self, due: &[&Step]) -> Result<(), Error> {
+        for step in due {
+            let Undo::Work(works) = &step.undo else { continue };
+            for work in works {
+                let Action::Check(check) = &work.action else {
+                    return Ok(());
+                };
+                if let Err(mut error) = self.check(check).await {
+                    if error.kind == ErrorKind::StepFailed {
+                        error.kind = ErrorKind::Precondition;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a step that was begun and not finished left anything of its own. An object of that name with another
+    /// definition, or on another table, is somebody else's.
+    async fn left_something(&self, step: &Step) -> Result<bool, Error> {
+        if step.work.expect.is_empty() {
+            return Ok(true);
+        }
+        let standing = self.standing(&step.work.expect).await?;
+        Ok(matches!(standing, Standing::Holds | Standing::HalfDone(_)))
+    }
+
+    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+        let works = match &step.undo {
+            Undo::Work(works) => works.len(),
+            _ => 0,
+        };
+        self.record(Key {
+            run,
+            step: &step.id,
+            token: 0,
+            undo: Some((works, true)),
+        })
+        .await?;
+        let reason = "it left nothing behind".into();
+        self.tell(Event::StepSkipped {
+            step: step.id.clone(),
+            reason,
+        });
+        Ok(())
+    }
+
     async fn undo(&self, run: i64, step: &Step, undone: usize) -> Result<(), Error> {
         self.stop_before(step)?;
         let works = match &step.undo {
@@ -350,26 +426,30 @@ impl Runner {
         };
         self.tell(Event::StepStarted {
             step: step.id.clone(),
-            summary: format!("undo: {}", step.work.summary),
+            summary: step.work.summary.clone(),
             undo: true,
         });
         let began = Instant::now();
-        let mut attempts = 0;
+        let mut attempts = 1;
         for (position, work) in works.iter().enumerate().skip(undone) {
+            let undo = Some((position + 1, position + 1 == works.len()));
             let key = Key {
                 run,
                 step: &step.id,
-                undo: Some((position + 1, position + 1 == works.len())),
+                token: 0,
+                undo,
             };
             match self.work(key, work).await {
-                Ok(tries) => attempts += tries,
-                Err(error) => return Err(self.undo_failed(run, step, error).await),
+                // Nothing is tried where nothing was left to undo.
+                Ok(tries) => attempts += tries.saturating_sub(1),
+                Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
         if works.len() <= undone {
             self.record(Key {
                 run,
                 step: &step.id,
+                token: 0,
                 undo: Some((works.len(), true)),
             })
             .await?;
@@ -400,21 +480,37 @@ impl Runner {
             // Best effort: a failure that cannot be recorded still ends the run, and the step counts as running.
             let _ = ledger::step_failed(&self.lock.client, run, &step.id, &error.message).await;
         }
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
-        });
-        error
+        self.stopped_at(step, error)
     }
 
-    async fn undo_failed(&self, run: i64, step: &Step, error: Error) -> Error {
-        self.tell(Event::StepFailed {
-            step: step.id.clone(),
-            message: error.message.clone(),
+    /// Tells what stopped the run: its own failure, or somebody who wanted it stopped.
+    fn stopped_at(&self, step: &Step, error: Error) -> Error {
+        self.tell(match error.kind {
+            ErrorKind::Interrupted => Event::Interrupted {
+                reason: format!("stopped during {}", step.id),
+            },
+            _ => Event::StepFailed {
+                step: step.id.clone(),
+                message: error.message.clone(),
+            },
         });
-        let _ = run;
         error
     }
+}
+
+/// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows
+/// from a backfill or a check: with it off, a statement that it would filter fails instead.
+fn worker_setup() -> Vec<String> {
+    let unlimited = "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings \
+                     WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
+    vec![
+        // The server ends a statement whose client is gone instead of finishing it unseen.
+        "SET client_connection_check_interval = '1s'".to_owned(),
+        "SET default_transaction_isolation = 'read committed'".to_owned(),
+        "SET row_security = off".to_owned(),
+        "SET statement_timeout = '30s'".to_owned(),
+        unlimited.to_owned(),
+    ]
 }
 
 async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
@@ -439,28 +535,51 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
     .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
 }
 
+/// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
+    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+        let holder = locks::runner(&lock.client).await?;
+        return Err(
+            Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
+                .details(holder.iter().map(session::holder_line))
+                .help("wait until it is finished, or end that session; then run the same command again"),
+        );
+    }
+    if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+        let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
+        return Err(Error::new(
+            ErrorKind::Busy,
+            "a session of an earlier pgmorph run is still at work",
+        )
+        .details(holders.iter().map(session::holder_line))
+        .help("wait until it has ended, or end it; then run the same command again"));
+    }
+    lock.client
+        .execute("SELECT pg_advisory_unlock($1)", &[&locks::WORKERS_LOCK])
+        .await
+        .map(drop)
+        .map_err(|error| Error::postgres(ErrorKind::Connection, "taking the run lock", error))
+}
+
+/// A crashed runner's session may take a moment to end, and its statements notice within a second.
+const CRASHED_FOR: Duration = Duration::from_secs(2);
+const ORPHANED_FOR: Duration = Duration::from_secs(10);
+
+async fn taken_within(lock: &Session, key: i64, patience: Duration) -> Result<bool, Error> {
     let failed = |error| Error::postgres(ErrorKind::Connection, "taking the run lock", error);
-    // A crashed runner's session may take a moment to end.
-    let patience = Instant::now() + Duration::from_secs(2);
+    let began = Instant::now();
     loop {
         let row = lock
             .client
-            .query_one("SELECT pg_try_advisory_lock($1)", &[&locks::RUN_LOCK])
+            .query_one("SELECT pg_try_advisory_lock($1)", &[&key])
             .await
             .map_err(failed)?;
         if row.get(0) {
-            return Ok(());
+            return Ok(true);
         }
-        if Instant::now() > patience {
-            break;
+        if began.elapsed() > patience {
+            return Ok(false);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let holder = locks::runner(&lock.client).await?;
-    Err(
-        Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
-            .details(holder.iter().map(session::blocker_line))
-            .help("wait until it is finished, or end that session; then run the same command again"),
-    )
 }

@@ -1,5 +1,7 @@
 //! What to do about an error of the server, and how long to wait before another attempt. Pure: chance is passed in.
 
+use crate::error::ends_session;
+
 /// What an error asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
@@ -22,12 +24,10 @@ pub fn reaction(sqlstate: Option<&str>) -> Reaction {
         return Reaction::Lost;
     };
     match code {
-        // lock_not_available and deadlock_detected.
-        "55P03" | "40P01" => Reaction::Contention,
-        // admin_shutdown, crash_shutdown, cannot_connect_now, idle_in_transaction and transaction timeouts.
-        "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Reaction::Lost,
+        // lock_not_available, deadlock_detected, serialization_failure.
+        "55P03" | "40P01" | "40001" => Reaction::Contention,
         "57014" => Reaction::Cancelled,
-        _ if code.starts_with("08") => Reaction::Lost,
+        _ if ends_session(code) => Reaction::Lost,
         _ if code.starts_with("23") => Reaction::Integrity,
         _ => Reaction::Fatal,
     }

@@ -16,10 +16,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+use tokio_postgres::SimpleQueryMessage;
 
 /// A transaction of this age that holds a conflicting lock is waited for without queueing; a younger one is
 /// expected to be gone before `lock_timeout`.
 const OLD_MS: u64 = 1_000;
+
+/// A wait shorter than this is not worth a word: it ends before anybody has read it.
+const WORTH_TELLING: Duration = Duration::from_millis(300);
 
 /// How often a waiting statement of ours is looked at.
 pub(super) const WATCH_BRIEF: Duration = Duration::from_millis(50);
@@ -33,8 +37,17 @@ const SAMPLE_ROWS: usize = 10;
 pub(super) struct Key<'a> {
     pub(super) run: i64,
     pub(super) step: &'a str,
+    /// The attempt of the step that this is; whoever has counted further has taken the run over.
+    pub(super) token: i32,
     /// Number of this work among the works of the undo, from 1, and whether it is the last; `None` forwards.
     pub(super) undo: Option<(usize, bool)>,
+}
+
+/// What the record of a step says to a transaction that is about to do it.
+enum Fence {
+    Open,
+    /// A worker that outlived its run has done it.
+    Done,
 }
 
 impl Key<'_> {
@@ -87,7 +100,7 @@ impl Runner {
     async fn in_transaction(&self, key: Key<'_>, work: &Work, statements: &[String]) -> Result<u32, Error> {
         let mut tries = Tries::new(self.deadline);
         loop {
-            self.wait_until_clear(key, work, &tries).await?;
+            self.wait_until_clear(key, work, &mut tries).await?;
             tries.attempt += 1;
             let began = Instant::now();
             match self.attempt(key, work, statements).await {
@@ -115,21 +128,77 @@ impl Runner {
 
     async fn attempt(&self, key: Key<'_>, work: &Work, statements: &[String]) -> Result<(), Failure> {
         let (session, pid) = self.worker().await?;
-        let begin = format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"));
-        let result = async {
-            self.send(key, &session, pid, &begin, WATCH_BRIEF).await?;
-            for statement in statements {
-                self.send(key, &session, pid, statement, WATCH_BRIEF).await?;
-            }
-            let commit = format!("{}; COMMIT", key.record_sql());
-            self.send(key, &session, pid, &commit, WATCH_BRIEF).await
-        }
-        .await;
+        let result = self.transaction(key, work, statements, &session, pid).await;
         if result.is_err() {
             // The pool rolls back too, but locks should be gone before anything is reported.
             let _ = session.batch_execute("ROLLBACK").await;
         }
         result
+    }
+
+    async fn transaction(
+        &self,
+        key: Key<'_>,
+        work: &Work,
+        statements: &[String],
+        session: &Object,
+        pid: i32,
+    ) -> Result<(), Failure> {
+        let begin = format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"));
+        self.send(key, session, pid, &begin, WATCH_BRIEF).await?;
+        if let Fence::Done = self.fence(key, session, pid).await? {
+            let ended = session.batch_execute("ROLLBACK").await;
+            return ended.map_err(|error| Failure::Server(error, Vec::new()));
+        }
+        for statement in statements {
+            self.send(key, session, pid, &as_sent(work, statement), WATCH_BRIEF)
+                .await?;
+        }
+        for expectation in &work.expect {
+            // The user's own question is the only thing known about his statements: without it nothing is committed.
+            if let Expectation::Query { query } = expectation
+                && !self.answers_true(session, query).await?
+            {
+                return Err(unmet(key.step, &work.expect, "nothing of it was committed").into());
+            }
+        }
+        let commit = format!("{}; COMMIT", key.record_sql());
+        self.send(key, session, pid, &commit, WATCH_BRIEF).await
+    }
+
+    async fn fence(&self, key: Key<'_>, session: &Object, pid: i32) -> Result<Fence, Failure> {
+        let sql = ledger::fence_sql(key.run, key.step);
+        let mut blockers = Vec::new();
+        let asked = self
+            .watch(key, pid, WATCH_BRIEF, session.simple_query(&sql), &mut blockers)
+            .await;
+        let messages = asked.map_err(|error| Failure::Server(error, blockers))?;
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let Some(row) = row else {
+            return Err(Error::new(
+                ErrorKind::StepFailed,
+                format!("the record of step {} is gone", key.step),
+            )
+            .into());
+        };
+        let number = |column: &str| {
+            row.get(column)
+                .and_then(|text| text.parse::<i32>().ok())
+                .unwrap_or_default()
+        };
+        let works_done = usize::try_from(number("undone_works")).unwrap_or_default();
+        match key.undo {
+            None if row.get("state") == Some("done") => Ok(Fence::Done),
+            None if number("attempts") == key.token => Ok(Fence::Open),
+            Some((work, _)) if works_done >= work => Ok(Fence::Done),
+            Some((work, _)) if works_done + 1 == work => Ok(Fence::Open),
+            _ => Err(Error::new(ErrorKind::Busy, "another run has taken over")
+                .help("look at `pgmorph status`, then run the same command again")
+                .into()),
+        }
     }
 
     /// Sends one text and watches it: who blocks, how far it is, whether the user wants it stopped.
@@ -167,6 +236,11 @@ impl Runner {
             tokio::select! {
                 result = &mut statement => return result,
                 _ = ticks.tick() => {
+                    // Without the run lock another runner may begin: what runs now must not go on beside it.
+                    if !cancelled && self.check_run_lock().is_err() {
+                        cancelled = true;
+                        self.cancel(pid).await;
+                    }
                     let seen = self.observe(key, pid, every).await;
                     if let Some(seen) = seen && !seen.is_empty() {
                         *blockers = seen;
@@ -190,10 +264,12 @@ impl Runner {
 
     async fn observe(&self, key: Key<'_>, pid: i32, every: Duration) -> Option<Vec<Blocker>> {
         let observer = self.observers.get().await.ok()?;
-        if every == WATCH_LONG {
+        let blockers = locks::blockers_of(&**observer, pid).await.ok()?;
+        // While it waits, for whom is the news.
+        if every == WATCH_LONG && blockers.is_empty() {
             self.tell_index_progress(key, pid, &observer).await;
         }
-        locks::blockers_of(&**observer, pid).await.ok()
+        Some(blockers)
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
@@ -245,42 +321,62 @@ impl Runner {
         tries: &mut Tries,
     ) -> Result<(), Error> {
         let (error, blockers) = match failure {
+            Failure::Other(error) if error.kind == ErrorKind::Connection => {
+                return self.reconnect(key, tries, error).await;
+            }
             Failure::Other(error) => return Err(error),
             Failure::Server(error, blockers) => (error, blockers),
         };
+        self.check_run_lock()?;
         let sqlstate = error.as_db_error().map(|db| db.code().code().to_owned());
-        let reaction = reaction(sqlstate.as_deref());
+        let mut reaction = reaction(sqlstate.as_deref());
+        // Only locking is bounded so tightly that its end by timeout means that somebody was in the way.
+        if reaction == Reaction::Cancelled && !blockers.is_empty() && work.timeouts.lock_ms.is_some() {
+            reaction = Reaction::Contention;
+        }
+        if self.interrupted() == Interrupt::Now {
+            reaction = Reaction::Cancelled;
+        }
         let error = Error::postgres(ErrorKind::StepFailed, &work.summary, error);
         self.record_attempt(key, began, sqlstate.as_deref(), &error.message, &blockers)
             .await?;
         match reaction {
             Reaction::Contention => {
-                let retry_in_ms = tries.delay().ok_or_else(|| exhausted(work, tries, &blockers))?;
+                let Some(retry_in_ms) = tries.delay() else {
+                    return Err(exhausted(work, tries, &blockers));
+                };
                 self.tell(Event::LockTimeout {
                     step: key.step.into(),
                     attempt: tries.attempt,
                     sqlstate: sqlstate.unwrap_or_default(),
                     retry_in_ms,
-                    waited_ms: millis(tries.began.elapsed()),
+                    waited_ms: millis(tries.hindered_for()),
                     blockers,
                 });
                 self.pause(retry_in_ms).await
             }
-            Reaction::Lost => {
-                let retry_in_ms = tries.delay().ok_or(error)?;
-                let reason =
-                    sqlstate.map_or("the connection broke".into(), |code| format!("SQLSTATE {code}"));
-                self.tell(Event::Reconnecting {
-                    step: key.step.into(),
-                    reason,
-                    retry_in_ms,
-                });
-                self.pause(retry_in_ms).await
-            }
+            Reaction::Lost => self.reconnect(key, tries, error).await,
             Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
             Reaction::Integrity => Err(self.with_offending_rows(error, work).await),
             Reaction::Cancelled | Reaction::Fatal => Err(error),
         }
+    }
+
+    /// Waits before another session is opened, until the deadline.
+    pub(super) async fn reconnect(&self, key: Key<'_>, tries: &mut Tries, error: Error) -> Result<(), Error> {
+        self.check_run_lock()?;
+        let Some(retry_in_ms) = tries.delay() else {
+            return Err(error);
+        };
+        let reason = error
+            .sqlstate
+            .map_or("the connection broke".into(), |code| format!("SQLSTATE {code}"));
+        self.tell(Event::Reconnecting {
+            step: key.step.into(),
+            reason,
+            retry_in_ms,
+        });
+        self.pause(retry_in_ms).await
     }
 
     async fn record_attempt(
@@ -303,8 +399,9 @@ impl Runner {
         ledger::record_attempt(&self.lock.client, attempt).await
     }
 
-    /// Sleeps, unless the user wants to stop.
+    /// Sleeps, unless the user wants to stop or somebody else may be running by now.
     pub(super) async fn pause(&self, ms: u64) -> Result<(), Error> {
+        self.check_run_lock()?;
         let mut interrupts = self.interrupts.clone();
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(ms)) => Ok(()),
@@ -314,22 +411,24 @@ impl Runner {
 
     /// While an old transaction holds a conflicting lock, queueing behind it would make everybody else queue behind
     /// us. So we wait beside the queue and say for whom.
-    async fn wait_until_clear(&self, key: Key<'_>, work: &Work, tries: &Tries) -> Result<(), Error> {
+    async fn wait_until_clear(&self, key: Key<'_>, work: &Work, tries: &mut Tries) -> Result<(), Error> {
+        self.pause(0).await?;
         if work.timeouts.lock_ms.is_none() || work.locks.is_empty() {
-            return self.pause(0).await;
+            return Ok(());
         }
         let began = Instant::now();
-        let mut first_seen: HashMap<Option<i32>, Instant> = HashMap::new();
         let mut told: Option<Instant> = None;
         loop {
-            let old = self.old_holders(work, &mut first_seen).await?;
+            let old = self.old_holders(work, tries).await?;
             if old.is_empty() {
                 return Ok(());
             }
             if tries.is_over() {
                 return Err(exhausted(work, tries, &old));
             }
-            if told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1)) {
+            if began.elapsed() >= WORTH_TELLING
+                && told.is_none_or(|told| told.elapsed() >= Duration::from_secs(1))
+            {
                 told = Some(Instant::now());
                 self.tell(Event::Waiting {
                     step: key.step.into(),
@@ -341,23 +440,24 @@ impl Runner {
         }
     }
 
-    async fn old_holders(
-        &self,
-        work: &Work,
-        first_seen: &mut HashMap<Option<i32>, Instant>,
-    ) -> Result<Vec<Blocker>, Error> {
+    /// Holders that are not expected to be gone within `lock_timeout`. One whose age is hidden from this role counts
+    /// as such until it has been gone for once.
+    async fn old_holders(&self, work: &Work, tries: &mut Tries) -> Result<Vec<Blocker>, Error> {
         let observer = self.observers.get().await.map_err(pool_error)?;
         let mut old = Vec::new();
         for mut holder in locks::conflicting_holders(&**observer, &work.locks).await? {
             let pid = holder.blocker.pid;
-            let seen_ms = millis(first_seen.entry(pid).or_insert_with(Instant::now).elapsed());
-            holder.blocker.age_ms = holder.age_ms.unwrap_or(seen_ms);
+            let seen = tries
+                .first_seen
+                .entry((pid, holder.transaction))
+                .or_insert_with(Instant::now);
+            holder.blocker.age_ms = holder.age_ms.unwrap_or(millis(seen.elapsed()));
             if let (true, false, Some(pid)) = (holder.autovacuum, holder.wraparound, pid)
                 && locks::ask_to_yield(&**observer, pid).await
             {
                 continue;
             }
-            if holder.autovacuum || holder.blocker.age_ms >= OLD_MS {
+            if holder.autovacuum || holder.age_ms.is_none() || holder.blocker.age_ms >= OLD_MS {
                 old.push(holder.blocker);
             }
         }
@@ -483,16 +583,10 @@ impl Runner {
     }
 
     async fn answers_true(&self, session: &Object, query: &str) -> Result<bool, Error> {
-        let failed = |error| Error::postgres(ErrorKind::StepFailed, "asking the expectation query", error);
-        session
-            .batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '30s'")
-            .await
-            .map_err(failed)?;
         let rows = session
             .query(&format!("SELECT ({query})::boolean"), &[])
             .await
-            .map_err(failed)?;
-        let _ = session.batch_execute("COMMIT").await;
+            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking the expectation query", error))?;
         Ok(rows
             .first()
             .and_then(|row| row.get::<_, Option<bool>>(0))
@@ -504,13 +598,7 @@ impl Runner {
         if self.standing(expectations).await? == Standing::Holds {
             return Ok(());
         }
-        let unmet = expectations.iter().map(verifier::describe).collect::<Vec<_>>();
-        Err(Error::new(
-            ErrorKind::StepFailed,
-            format!("step {step} ran, but what it promises does not hold"),
-        )
-        .details(unmet)
-        .help("somebody else may be changing the schema; look at the objects named, then run again"))
+        Err(unmet(step, expectations, "it is recorded as done"))
     }
 
     /// Asks a question that must have no rows as answer.
@@ -557,6 +645,7 @@ impl Runner {
         let key = Key {
             run: 0,
             step: &check.name,
+            token: 0,
             undo: None,
         };
         let result = self
@@ -566,7 +655,7 @@ impl Runner {
         match result {
             Ok(rows) => Ok(rows.iter().map(|row| row.get(0)).collect()),
             Err(_) if self.interrupted() == Interrupt::Now => Err(interrupted()),
-            Err(error) => Err(failed(error)),
+            Err(error) => self.check_run_lock().and(Err(failed(error))),
         }
     }
 
@@ -597,26 +686,42 @@ async fn is_absent(session: &Object, relation: &QualifiedName) -> Result<bool, E
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, format!("looking for {relation}"), error))
 }
 
-/// The attempts at one work, all under one deadline.
+fn unmet(step: &str, expectations: &[Expectation], recorded: &str) -> Error {
+    let message = format!("step {step} ran, but what it promises does not hold; {recorded}");
+    Error::new(ErrorKind::StepFailed, message)
+        .details(expectations.iter().map(verifier::describe))
+        .help("somebody else may be changing the schema: look at the objects named, then run the same command again")
+}
+
+/// The attempts at one work. The deadline counts from when something first stood in the way: an index build of an
+/// hour has not used up anything.
 pub(super) struct Tries {
     pub(super) attempt: u32,
-    pub(super) began: Instant,
     deadline: Duration,
+    hindered: Option<Instant>,
     backoff: Backoff,
+    /// When a transaction was first seen to hold a lock, for roles that are not shown its age.
+    first_seen: HashMap<(Option<i32>, String), Instant>,
 }
 
 impl Tries {
     pub(super) fn new(deadline: Duration) -> Self {
         Self {
             attempt: 0,
-            began: Instant::now(),
             deadline,
+            hindered: None,
             backoff: Backoff::new(50, 5_000),
+            first_seen: HashMap::new(),
         }
     }
 
-    pub(super) fn is_over(&self) -> bool {
-        self.began.elapsed() >= self.deadline
+    /// How long something has been in the way.
+    pub(super) fn hindered_for(&self) -> Duration {
+        self.hindered.map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    pub(super) fn is_over(&mut self) -> bool {
+        self.hindered.get_or_insert_with(Instant::now).elapsed() >= self.deadline
     }
 
     /// How long to wait before the next attempt; `None` when there is none.
@@ -630,7 +735,7 @@ fn exhausted(work: &Work, tries: &Tries, blockers: &[Blocker]) -> Error {
         "{}: no lock within {} attempts in {}",
         work.summary,
         tries.attempt,
-        units::duration(tries.began.elapsed())
+        units::duration(tries.hindered_for())
     );
     Error::new(ErrorKind::Exhausted, message)
         .details(blockers.iter().map(blocker_line))
@@ -639,6 +744,11 @@ fn exhausted(work: &Work, tries: &Tries, blockers: &[Blocker]) -> Error {
 
 /// A blocker in one line.
 pub fn blocker_line(blocker: &Blocker) -> String {
+    format!("blocked by {}", holder_line(blocker))
+}
+
+/// Who somebody is, in one line.
+pub(super) fn holder_line(blocker: &Blocker) -> String {
     let who = match blocker.pid {
         Some(pid) => format!("pid {pid}"),
         None => "a prepared transaction".into(),
@@ -649,7 +759,7 @@ pub fn blocker_line(blocker: &Blocker) -> String {
         format!(" ({})", blocker.application)
     };
     format!(
-        "blocked by {who} of {}{application}, {}, for {}",
+        "{who} of {}{application}, {}, for {}",
         blocker.user,
         blocker.state,
         units::duration(Duration::from_millis(blocker.age_ms))
@@ -682,6 +792,20 @@ pub(super) fn pool_error(error: deadpool_postgres::PoolError) -> Error {
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A statement as it is sent. Locking several tables waits for one after the other, each up to `lock_timeout`, while
+/// the first ones are held already: so all of it together is bounded by that time too.
+pub fn as_sent(work: &Work, statement: &str) -> String {
+    match work.timeouts.lock_ms {
+        Some(lock) if statement.starts_with("LOCK TABLE ") => {
+            let statement_ms = work.timeouts.statement_ms;
+            format!(
+                "SET LOCAL statement_timeout = '{lock}ms'; {statement}; SET LOCAL statement_timeout = '{statement_ms}ms'"
+            )
+        }
+        _ => statement.to_owned(),
+    }
 }
 
 /// What bounds every statement of a work.

@@ -188,6 +188,7 @@ mod tests {
             locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           undo ALTER TABLE public.orders DROP CONSTRAINT orders_quantity_check;
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-add_check-validate [validate] validate check orders_quantity_check on the rows of public.orders
           ALTER TABLE public.orders VALIDATE CONSTRAINT orders_quantity_check;
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
@@ -229,6 +230,7 @@ mod tests {
             locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
           undo ALTER TABLE public."Parted" DROP CONSTRAINT positive;
           undo   locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-add_check-validate [validate] validate check positive on the rows of public."Parted"
           ALTER TABLE public."Parted" VALIDATE CONSTRAINT positive;
             locks: public."Parted" SHARE UPDATE EXCLUSIVE, public."part 1" SHARE UPDATE EXCLUSIVE (lock_timeout -)

@@ -2,7 +2,7 @@
 
 use super::parts::constraint::scan_estimate;
 use super::parts::not_null::NotNull;
-use super::parts::{brief, locks};
+use super::parts::{brief, locks, statement};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Generated, Probe, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located};
@@ -78,6 +78,30 @@ struct Fill {
     suppress_triggers: bool,
     function: QualifiedName,
     trigger: String,
+    rights: Rights,
+}
+
+/// As whom the fill trigger evaluates the default. It must never fail an UPDATE of the application.
+enum Rights {
+    /// The role that fills, with a pinned search_path: nothing but PostgreSQL's own functions runs, and a writer may
+    /// lack what the default needs (USAGE on a sequence).
+    Runner,
+    /// The writer, with the search_path of the writer, as for the default of an INSERT: functions of others must
+    /// not get our rights. Where that fails, the row is left to a second walk.
+    Writer,
+}
+
+impl Rights {
+    /// Everything but PostgreSQL's own objects is printed with its schema, outside of literals.
+    fn of(default: &str, exact: bool) -> Self {
+        let known = ["random()", "gen_random_uuid()", "clock_timestamp()"].contains(&default);
+        // A name that is looked up while the default is evaluated, by the search_path of that moment.
+        let looks_up = default.contains(")::reg");
+        match known || (exact && !looks_up && !statement::names_a_schema(default)) {
+            true => Self::Runner,
+            false => Self::Writer,
+        }
+    }
 }
 
 const SERIALS: &[(&str, &str)] = &[
@@ -264,7 +288,7 @@ impl AddColumn {
         context: &Context<'_>,
         table: &Table,
         column: &Column,
-        rewrites: bool,
+        (exact, rewrites): (bool, bool),
     ) -> Result<Way, Diagnostic> {
         let name = &self.table.value;
         let stored = stored_tables(context.catalog, name);
@@ -319,7 +343,9 @@ impl AddColumn {
         if !rewrites && (column.default.is_none() || table.row_type_used_by.is_empty()) {
             return Ok(Way::Instant);
         }
-        self.filling(context, &column.name, &stored).map(Way::Fill)
+        let rights = Rights::of(column.default.as_deref().unwrap_or_default(), exact);
+        self.filling(context, &column.name, &stored, rights)
+            .map(Way::Fill)
     }
 
     /// Where every row needs a value of its own.
@@ -328,8 +354,21 @@ impl AddColumn {
         context: &Context<'_>,
         column: &str,
         stored: &[QualifiedName],
+        rights: Rights,
     ) -> Result<Fill, Diagnostic> {
         let name = &self.table.value;
+        let forced = |name: &&QualifiedName| {
+            let table = context.catalog.tables.get(name);
+            table.is_some_and(|table| table.force_row_security)
+        };
+        if let Some(table) = stored.iter().find(forced)
+            && !context.now.role.superuser
+        {
+            let message = format!("the backfill would not see all rows: FORCE ROW LEVEL SECURITY on {table}");
+            return Err(Diagnostic::new("forced_row_security", message)
+                .at(self.column.span)
+                .help("connect as a superuser, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY meanwhile"));
+        }
         let schema = context.catalog.schemas.get(&name.schema);
         if schema.is_some_and(|schema| !schema.may_create) {
             let message = format!(
@@ -350,6 +389,7 @@ impl AddColumn {
             suppress_triggers: context.now.role.may_set_replication_role,
             function: name.sibling(trigger.clone()),
             trigger,
+            rights,
         })
     }
 
@@ -598,26 +638,14 @@ impl Target {
     /// The empty column, its default for new rows, and the trigger that fills rows which move behind the walk.
     fn add_empty(&self, fill: &Fill, settings: &Settings) -> StepDraft {
         let (table, column, trigger) = (&self.table, ident(&self.column.name), ident(&fill.trigger));
-        let value = self.column.default.as_deref().unwrap_or("NULL");
-        let body = format!("BEGIN NEW.{column} := {value}; RETURN NEW; END");
         let mut statements = vec![
             format!("ALTER TABLE {table} ADD COLUMN {}", self.definition),
             format!(
                 "ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {}",
                 self.default.as_deref().unwrap_or("NULL")
             ),
-            format!(
-                "CREATE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql{} AS {}",
-                fill.function,
-                // The server's own text names everything in full, so that no setting of a caller matters.
-                if self.exact {
-                    " SET search_path = pg_catalog, pg_temp"
-                } else {
-                    ""
-                },
-                literal(&body)
-            ),
         ];
+        statements.extend(self.fill_function(fill));
         let mut expect = vec![self.exists()];
         for (name, _) in &fill.tables {
             statements.push(format!(
@@ -653,7 +681,38 @@ impl Target {
         }
     }
 
+    fn fill_function(&self, fill: &Fill) -> Vec<String> {
+        let (function, column) = (&fill.function, ident(&self.column.name));
+        let value = self.column.default.as_deref().unwrap_or("NULL");
+        match fill.rights {
+            Rights::Runner => vec![
+                format!(
+                    "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER \
+                     SET search_path = pg_catalog, pg_temp AS {}",
+                    literal(&format!("BEGIN NEW.{column} := {value}; RETURN NEW; END"))
+                ),
+                format!("REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC"),
+            ],
+            Rights::Writer => vec![format!(
+                "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {}",
+                literal(&format!(
+                    "BEGIN NEW.{column} := {value}; RETURN NEW; EXCEPTION WHEN OTHERS THEN RETURN NEW; END"
+                ))
+            )],
+        }
+    }
+
     fn fill(&self, fill: &Fill, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.walk("fill", "", fill, settings);
+        if matches!(fill.rights, Rights::Writer) {
+            let missed = " where an update moved a row that its trigger could not fill";
+            steps.extend(self.walk("fill-rest", missed, fill, settings));
+        }
+        steps.push(self.settle(fill, settings));
+        steps
+    }
+
+    fn walk(&self, id: &str, why: &str, fill: &Fill, settings: &Settings) -> Vec<StepDraft> {
         let column = ident(&self.column.name);
         let value = self.column.default.as_deref().unwrap_or("NULL");
         let many = fill.tables.len() > 1;
@@ -663,13 +722,13 @@ impl Target {
             .enumerate()
             .map(|(position, (table, estimate))| StepDraft {
                 id: if many {
-                    format!("fill-{}", position + 1)
+                    format!("{id}-{}", position + 1)
                 } else {
-                    "fill".into()
+                    id.into()
                 },
                 phase: Phase::Backfill,
                 work: Work {
-                    summary: format!("fill {column} of {table}"),
+                    summary: format!("fill {column} of {table}{why}"),
                     action: Action::Backfill(Backfill {
                         table: table.clone(),
                         set: format!("{column} = {value}"),
@@ -688,9 +747,7 @@ impl Target {
                 },
                 estimate: *estimate,
             });
-        let mut steps: Vec<StepDraft> = steps.collect();
-        steps.push(self.settle(fill, settings));
-        steps
+        steps.collect()
     }
 
     fn settle(&self, fill: &Fill, settings: &Settings) -> StepDraft {
@@ -802,7 +859,7 @@ impl Operation for AddColumn {
             }
         };
         let way = self
-            .way(context, table, &column, rewrites)
+            .way(context, table, &column, (exact, rewrites))
             .map_err(|complaint| vec![complaint])?;
         column.not_null = self.not_null;
         column.comment.clone_from(&self.comment);
@@ -862,7 +919,7 @@ impl Operation for AddColumn {
 
 #[cfg(test)]
 mod tests {
-    use super::{canonical_type, is_constant};
+    use super::{Rights, canonical_type, is_constant};
     use crate::catalog::model::{CatalogSnapshot, TableKind, UserType};
     use crate::ops::testing::{catalog, compile, plan_text, table};
     use crate::sql::QualifiedName;
@@ -903,7 +960,8 @@ mod tests {
         01-add_column-add [expand] add public.orders.token without values, with its default for new rows
           ALTER TABLE public.orders ADD COLUMN token uuid;
           ALTER TABLE public.orders ALTER COLUMN token SET DEFAULT gen_random_uuid();
-          CREATE FUNCTION public.orders_token_pgmorph_fill() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.token := gen_random_uuid(); RETURN NEW; END';
+          CREATE FUNCTION public.orders_token_pgmorph_fill() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN NEW.token := gen_random_uuid(); RETURN NEW; END';
+          REVOKE EXECUTE ON FUNCTION public.orders_token_pgmorph_fill() FROM PUBLIC;
           CREATE TRIGGER orders_token_pgmorph_fill BEFORE UPDATE ON public.orders FOR EACH ROW WHEN (NEW.token IS NULL) EXECUTE FUNCTION public.orders_token_pgmorph_fill();
           ALTER TABLE ONLY public.orders ENABLE ALWAYS TRIGGER orders_token_pgmorph_fill;
             locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
@@ -928,6 +986,7 @@ mod tests {
           undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS orders_token_pgmorph_not_null;
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for token are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-add_column-not-null-validate [validate] check that no row of public.orders.token is null
           ALTER TABLE public.orders VALIDATE CONSTRAINT orders_token_pgmorph_not_null;
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
@@ -961,7 +1020,8 @@ mod tests {
         01-add_column-add [expand] add public.parted."Luck" without values, with its default for new rows
           ALTER TABLE public.parted ADD COLUMN "Luck" float8;
           ALTER TABLE public.parted ALTER COLUMN "Luck" SET DEFAULT random();
-          CREATE FUNCTION public."parted_Luck_pgmorph_fill"() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW."Luck" := random(); RETURN NEW; END';
+          CREATE FUNCTION public."parted_Luck_pgmorph_fill"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN NEW."Luck" := random(); RETURN NEW; END';
+          REVOKE EXECUTE ON FUNCTION public."parted_Luck_pgmorph_fill"() FROM PUBLIC;
           CREATE TRIGGER "parted_Luck_pgmorph_fill" BEFORE UPDATE ON public.p1 FOR EACH ROW WHEN (NEW."Luck" IS NULL) EXECUTE FUNCTION public."parted_Luck_pgmorph_fill"();
           ALTER TABLE ONLY public.p1 ENABLE ALWAYS TRIGGER "parted_Luck_pgmorph_fill";
           CREATE TRIGGER "parted_Luck_pgmorph_fill" BEFORE UPDATE ON public.p2 FOR EACH ROW WHEN (NEW."Luck" IS NULL) EXECUTE FUNCTION public."parted_Luck_pgmorph_fill"();
@@ -1040,6 +1100,49 @@ mod tests {
           hazard column_list: `SELECT *`, INSERT without a column list and prepared statements of public.orders see a new column
           hazard rewrite: public.orders is small: its rows are read or rewritten while reads and writes wait
         ");
+    }
+
+    #[test]
+    fn only_builtin_functions_get_the_rights_of_the_runner() {
+        let runner = |default, exact| matches!(Rights::of(default, exact), Rights::Runner);
+        assert!(runner("nextval('public.tokens'::regclass)", true));
+        assert!(runner("(random() * (100)::double precision)", true));
+        assert!(runner("random()", false));
+        assert!(!runner("public.token()", true));
+        assert!(!runner("(1 OPERATOR(public.+) 2)", true));
+        assert!(!runner("nextval(('tokens'::text)::regclass)", true));
+        assert!(!runner("token()", false));
+        let changes = "- add_column: {table: orders, column: token, type: text, default: token()}";
+        let plan = plan_text(&orders(), changes);
+        assert!(plan.contains("EXCEPTION WHEN OTHERS THEN RETURN NEW"), "{plan}");
+        assert!(plan.contains("01-add_column-fill-rest [backfill]"), "{plan}");
+        assert!(!plan.contains("SECURITY DEFINER"), "{plan}");
+    }
+
+    #[test]
+    fn rows_that_a_policy_hides_cannot_be_filled() {
+        let mut catalog = orders();
+        catalog.role.superuser = false;
+        for table in catalog.tables.values_mut() {
+            table.force_row_security = true;
+        }
+        insta::assert_snapshot!(
+            plan_text(&catalog, "- add_column: {table: orders, column: luck, type: float8, default: random()}"), @"3:39 forced_row_security: the backfill would not see all rows: FORCE ROW LEVEL SECURITY on public.orders (connect as a superuser, or ALTER TABLE … NO FORCE ROW LEVEL SECURITY meanwhile)");
+        assert!(
+            compile(
+                &catalog,
+                "- add_column: {table: orders, column: n, type: int, default: 1}"
+            )
+            .is_ok()
+        );
+        catalog.role.superuser = true;
+        assert!(
+            compile(
+                &catalog,
+                "- add_column: {table: orders, column: n, type: float8, default: random()}"
+            )
+            .is_ok()
+        );
     }
 
     #[test]

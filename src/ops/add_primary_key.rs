@@ -69,6 +69,7 @@ mod tests {
           undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS orders_id_pgmorph_not_null;
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for id are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-add_primary_key-build [expand] build public.orders_pkey concurrently
           CREATE UNIQUE INDEX CONCURRENTLY orders_pkey ON public.orders USING btree (shop, id);
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)

@@ -85,6 +85,7 @@ mod tests {
           undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS "orders_State_pgmorph_not_null";
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for "State" are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-set_not_null-validate [validate] check that no row of public.orders."State" is null
           ALTER TABLE public.orders VALIDATE CONSTRAINT "orders_State_pgmorph_not_null";
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
@@ -120,6 +121,7 @@ mod tests {
           undo ALTER TABLE public.orders DROP CONSTRAINT IF EXISTS orders_state_not_null;
           undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for state are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23502)
         01-set_not_null-validate [validate] check that no row of public.orders.state is null
           ALTER TABLE public.orders VALIDATE CONSTRAINT orders_state_not_null;
             locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -)
@@ -169,6 +171,7 @@ mod tests {
           undo ALTER TABLE public.events DROP CONSTRAINT IF EXISTS events_note_pgmorph_not_null;
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for note are refused
+          hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)
         01-set_not_null-validate [validate] check that no row of public.events.note is null
           ALTER TABLE public.events VALIDATE CONSTRAINT events_note_pgmorph_not_null;
             locks: public.events SHARE UPDATE EXCLUSIVE, public."Ev 1" SHARE UPDATE EXCLUSIVE, public.ev_2 SHARE UPDATE EXCLUSIVE, public.ev_2_a SHARE UPDATE EXCLUSIVE, public.ev_2_b SHARE UPDATE EXCLUSIVE (lock_timeout -)

@@ -6,8 +6,8 @@ use crate::catalog::model::CatalogSnapshot;
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::plan::{
-    Action, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction, Undo,
-    Work,
+    Action, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Timeouts,
+    Transaction, Undo, Work,
 };
 use crate::sql::QualifiedName;
 use std::collections::BTreeMap;
@@ -33,7 +33,8 @@ PostgreSQL refuses there (CREATE INDEX CONCURRENTLY, VACUUM…), which stand alo
 give `irreversible: reason` (phase contract only) or `no_undo: reason`. BEGIN, COMMIT and SET are refused.
 `verify` does not compare the tables that such statements change with a prediction; it asks `expect`.
 
-Locks: as declared or recognised; under lock_timeout where they block reads or writes.
+Locks: as declared or recognised. In a transaction always under lock_timeout, and under statement_timeout where they
+block reads or writes.
 ";
 
 /// Statements that would end or bypass the transaction and the timeouts around them.
@@ -77,6 +78,7 @@ pub struct Target {
     undo: Declared,
     phase: Phase,
     locks: Vec<Lock>,
+    undo_locks: Vec<Lock>,
     outside_transaction: bool,
     undo_outside_transaction: bool,
     expect: Option<String>,
@@ -237,6 +239,38 @@ impl Sql {
             .collect()
     }
 
+    /// What was declared holds for the way back too, and what is recognised there comes on top.
+    fn undo_locks(
+        &self,
+        known: &[Option<Recognised>],
+        locks: &[Lock],
+        complaints: &mut Vec<Diagnostic>,
+    ) -> Vec<Lock> {
+        let mut taken = match &self.locks {
+            Some(_) => locks.to_vec(),
+            None => Vec::new(),
+        };
+        if let (Declared::Statements(list), None) = (&self.undo, &self.locks)
+            && let Some(position) = known.iter().position(Option::is_none)
+        {
+            let help =
+                "declare `lock: {table: MODE}` with the strongest lock it takes, or `lock: {}` for none";
+            let message = "it is not known what this undo locks";
+            complaints.push(
+                Diagnostic::new("unknown_lock", message)
+                    .at(list[position].span)
+                    .help(help),
+            );
+        }
+        for (table, mode) in known.iter().flatten().flat_map(|known| &known.locks) {
+            match taken.iter_mut().find(|lock| lock.relation == *table) {
+                Some(lock) => lock.mode = lock.mode.max(*mode),
+                None => taken.push(Lock::new(table, *mode)),
+            }
+        }
+        taken
+    }
+
     fn summary(&self) -> String {
         let first = self
             .run
@@ -245,6 +279,38 @@ impl Sql {
         self.summary
             .clone()
             .unwrap_or_else(|| first.unwrap_or_default().chars().take(60).collect())
+    }
+}
+
+/// In a transaction even rows are waited for under `lock_timeout`: the application may wait for us meanwhile, and
+/// must not be the deadlock victim.
+fn own_work(
+    settings: &Settings,
+    (summary, statements): (String, Vec<String>),
+    outside: bool,
+    locks: Vec<Lock>,
+    expect: Vec<Expectation>,
+) -> Work {
+    let blocks = locks.iter().any(|lock| lock.mode.blocks_writes());
+    let timeouts = match (blocks, outside) {
+        (true, _) => settings.brief(),
+        (false, true) => settings.patient(),
+        (false, false) => Timeouts {
+            lock_ms: settings.brief().lock_ms,
+            ..settings.patient()
+        },
+    };
+    Work {
+        summary,
+        action: Action::Sql(statements),
+        transaction: match outside {
+            true => Transaction::None,
+            false => Transaction::Single,
+        },
+        locks,
+        timeouts,
+        expect,
+        on_violation: None,
     }
 }
 
@@ -288,8 +354,16 @@ impl Operation for Sql {
             Declared::Statements(list) => self.recognised(list, &mut complaints),
             _ => Vec::new(),
         };
+        let undo_locks = self.undo_locks(&undo_known, &locks, &mut complaints);
+        let is_named = |name: &QualifiedName| {
+            let named = known.iter().flatten().flat_map(|known| &known.locks);
+            named.into_iter().any(|(other, _)| other == name)
+        };
         for (name, _) in self.locks.iter().flatten() {
-            complaints.extend(context.table(name).err());
+            // A view or a sequence has to be declared too where it is locked.
+            if !is_named(&name.value) || context.catalog.tables.contains_key(&name.value) {
+                complaints.extend(context.table(name).err());
+            }
         }
         if matches!(self.undo, Declared::Irreversible(_)) && self.phase != Phase::Contract {
             let message = "what cannot be undone belongs into phase contract";
@@ -314,6 +388,7 @@ impl Operation for Sql {
             phase: self.phase,
             bytes: bytes.map(|table| table.size.total_bytes()).sum(),
             locks,
+            undo_locks,
             outside_transaction: outside(&known),
             undo_outside_transaction: outside(&undo_known),
             expect: self
@@ -324,27 +399,6 @@ impl Operation for Sql {
     }
 
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
-        let blocks = target.locks.iter().any(|lock| lock.mode.blocks_writes());
-        let transaction = |outside| {
-            if outside {
-                Transaction::None
-            } else {
-                Transaction::Single
-            }
-        };
-        let work = |summary: String, statements: Vec<String>, outside: bool, expect: Vec<Expectation>| Work {
-            summary,
-            action: Action::Sql(statements),
-            transaction: transaction(outside),
-            locks: target.locks.clone(),
-            timeouts: if blocks {
-                settings.brief()
-            } else {
-                settings.patient()
-            },
-            expect,
-            on_violation: None,
-        };
         let ask = |query: String| vec![Expectation::Query { query }];
         let undo = match &target.undo {
             Declared::Irreversible(reason) => Undo::Irreversible {
@@ -361,10 +415,11 @@ impl Operation for Sql {
                     .unwrap_or_default();
                 let statements = list.iter().map(|text| text.value.clone()).collect();
                 let summary = format!("undo: {}", target.summary);
-                Undo::Work(vec![work(
-                    summary,
-                    statements,
+                Undo::Work(vec![own_work(
+                    settings,
+                    (summary, statements),
                     target.undo_outside_transaction,
+                    target.undo_locks.clone(),
                     gone,
                 )])
             }
@@ -373,10 +428,11 @@ impl Operation for Sql {
         vec![StepDraft {
             id: "run".into(),
             phase: target.phase,
-            work: work(
-                target.summary.clone(),
-                target.run.clone(),
+            work: own_work(
+                settings,
+                (target.summary.clone(), target.run.clone()),
                 target.outside_transaction,
+                target.locks.clone(),
                 expect,
             ),
             hazards: vec![Hazard::new(
@@ -411,10 +467,10 @@ mod tests {
     fn takes_the_lock_from_the_statement() {
         insta::assert_snapshot!(
             planned("{run: 'UPDATE orders SET status = 1', no_undo: harmless, phase: backfill}"),
-            @r"
+            @"
         01-sql-run [backfill] UPDATE orders SET status = 1
           UPDATE orders SET status = 1;
-            locks: public.orders ROW EXCLUSIVE (lock_timeout -)
+            locks: public.orders ROW EXCLUSIVE (lock_timeout 200ms)
           undo not needed: harmless
           hazard own_sql: statements of your own: nothing is known about what else they do
         "

@@ -1,7 +1,7 @@
 //! `widen_column`: another type that holds every value of the present one.
 
 use super::parts::shadow::{self, Shadow};
-use super::parts::{brief, dependents};
+use super::parts::{brief, dependents, storage};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{
     CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
@@ -14,12 +14,12 @@ use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
     Undo, Work,
 };
-use crate::sql::{QualifiedName, ident, idents};
+use crate::sql::{QualifiedName, ident, idents, literal};
 use std::collections::BTreeSet;
 
 const MANUAL: &str = "\
 Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
-numeric(10,2) → numeric(12,2), real → double precision, date → timestamp…. The default may change with it.
+numeric(10,2) → numeric(12,2), real → double precision…. The default may change with it.
 
 ```yaml
 - widen_column: {table: orders, column: version, type: bigint, default: \"0\"}
@@ -37,7 +37,8 @@ that hangs on it, and for partitioned or inherited tables.
 
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, cutover, contract; in place: while it is rewritten);
 SHARE UPDATE EXCLUSIVE while it is proven, which blocks neither reads nor writes.
-Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot.
+Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot. Where going back would
+rewrite a table that is not small, a catalog-only change cannot be undone and therefore runs in contract.
 ";
 
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ pub struct Target {
     column: Column,
     /// As it will be.
     printed: Column,
-    /// What is sent after DEFAULT, where there is to be one.
+    /// What is sent after DEFAULT, where another one is wanted.
     default: Option<String>,
     way: Way,
 }
@@ -68,13 +69,32 @@ enum Way {
 /// One ALTER TABLE does it.
 struct Direct {
     /// The table and, catalog only, everything below it.
-    tree: Vec<QualifiedName>,
+    tree: Vec<Member>,
     /// Sequences of a serial column, which keep their own type.
     sequences: Vec<QualifiedName>,
     key: Vec<String>,
     rows: i64,
     bytes: i64,
+    small: bool,
 }
+
+/// The column in one table of the tree.
+struct Member {
+    table: QualifiedName,
+    before: Column,
+    after: Column,
+    /// Whether it gets the new default: a partition may have one of its own.
+    default_changes: bool,
+}
+
+/// How long a small table may be rewritten while everybody waits.
+const REWRITE_MS_MAX: u64 = 2_000;
+
+/// Tables may grow between plan and execution, but not beyond this many times what counts as small.
+const GROWTH_MAX: u64 = 2;
+
+/// Less than this is rewritten in no time.
+const GROWTH_BYTES: u64 = 1 << 20;
 
 impl WidenColumn {
     fn type_probe(&self) -> Probe {
@@ -148,7 +168,10 @@ impl WidenColumn {
             && let Some(answer) = outcome.table.column(&column.name)
         {
             after.storage.clone_from(&answer.storage);
+        } else {
+            after.storage = storage::of_type(printed).to_owned();
         }
+        storage::keep(column, &mut after);
         if let (Some(probe), Some(default)) = (self.default_probe(), &self.default) {
             let answered = |outcome: &ProbeOutcome| {
                 outcome
@@ -288,6 +311,16 @@ impl WidenColumn {
             "these triggers would run after ours and could change the value again",
             later,
         ));
+        let foreign = table
+            .triggers
+            .values()
+            .filter(|it| !it.function_owned && !it.function.starts_with("pg_catalog."))
+            .map(|it| format!("function {}()", it.function))
+            .collect();
+        found.extend(self.refused(
+            "sessions must compile these trigger functions again at the cutover, which takes their owner",
+            foreign,
+        ));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(
                 "the backfill would not see all rows",
@@ -310,13 +343,21 @@ impl WidenColumn {
 
     fn shadow(&self, context: &Context<'_>, table: &Table, column: &Column, printed: &str) -> Shadow {
         let suppress_triggers = context.now.role.may_set_replication_role;
-        let mut hazards = vec![Hazard::new(
-            "extra_column",
-            format!(
-                "until contract, SELECT * on {} also returns the column that is not in use",
-                self.table.value
+        let name = &self.table.value;
+        let mut hazards = vec![
+            Hazard::new(
+                "extra_column",
+                format!(
+                    "until contract, SELECT * on {name} also returns the column that is not in use, and COPY and INSERT without a column list see one more column"
+                ),
             ),
-        )];
+            Hazard::new(
+                "prepared_statements",
+                format!(
+                    "prepared SELECT * and RETURNING * on {name} fail with 0A000 after this step, after the cutover and after contract, until they are prepared again"
+                ),
+            ),
+        ];
         let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
         if !suppress_triggers && !firing.is_empty() {
             let message = format!(
@@ -352,35 +393,73 @@ impl WidenColumn {
             .or_else(|| column.default.clone())
     }
 
+    fn direct(&self, context: &Context<'_>, table: &Table, column: &Column, after: &Column) -> Direct {
+        let name = &self.table.value;
+        let names = context.catalog.tree(name);
+        // What sits in the tables themselves: a partitioned one reports the sum.
+        let bytes = names
+            .iter()
+            .filter_map(|name| context.catalog.tables.get(name))
+            .filter(|member| member.kind != TableKind::Partitioned)
+            .map(|member| member.size.total_bytes())
+            .sum();
+        let retyped = context
+            .accepted(&self.type_probe(), self.data_type.span)
+            .ok()
+            .flatten()
+            .and_then(|outcome| outcome.table.column(&column.name))
+            .map_or_else(|| column.default.clone(), |answer| answer.default.clone());
+        let member = |table: QualifiedName| {
+            let before = context.catalog.tables.get(&table)?.column(&column.name)?.clone();
+            let same = before.default == column.default;
+            let default_changes = self.default.is_some() && (same || table == *name);
+            let mut new = before.clone();
+            new.data_type.clone_from(&after.data_type);
+            storage::of_type(&after.data_type).clone_into(&mut new.storage);
+            storage::keep(&before, &mut new);
+            if default_changes {
+                new.default.clone_from(&after.default);
+            } else if same {
+                new.default.clone_from(&retyped);
+            }
+            Some(Member {
+                table,
+                before,
+                after: new,
+                default_changes,
+            })
+        };
+        Direct {
+            tree: names.into_iter().filter_map(member).collect(),
+            sequences: owned_sequences(context.catalog, name, &column.name),
+            key: table.key_columns(),
+            rows: table.size.rows,
+            bytes,
+            small: u64::try_from(bytes).unwrap_or(u64::MAX) <= context.settings.small_table_bytes,
+        }
+    }
+
     fn way(
         &self,
         context: &Context<'_>,
         table: &Table,
         column: &Column,
-        printed: &str,
+        after: &Column,
         change: TypeChange,
     ) -> Result<Way, Vec<Diagnostic>> {
-        let name = &self.table.value;
+        let printed = &after.data_type;
         let complaints = self.common_complaints(context, table, column);
         if !complaints.is_empty() {
             return Err(complaints);
         }
         let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
-        let total = u64::try_from(table.size.total_bytes()).unwrap_or(u64::MAX);
-        let small = total <= context.settings.small_table_bytes && !partitioned;
-        let direct = |tree| Direct {
-            tree,
-            sequences: owned_sequences(context.catalog, name, &column.name),
-            key: table.key_columns(),
-            rows: table.size.rows,
-            bytes: table.size.total_bytes(),
-        };
+        let direct = self.direct(context, table, column, after);
         let heavy = Self::heavy_under_lock(table, column, partitioned);
         if change == TypeChange::CatalogOnly && heavy.is_empty() {
-            return Ok(Way::CatalogOnly(direct(context.catalog.tree(name))));
+            return Ok(Way::CatalogOnly(direct));
         }
-        if small && table.partition_of.is_none() && table.inherits.is_empty() {
-            return Ok(Way::InPlace(direct(vec![name.clone()])));
+        if direct.small && !partitioned && table.partition_of.is_none() && table.inherits.is_empty() {
+            return Ok(Way::InPlace(direct));
         }
         if change == TypeChange::CatalogOnly {
             return Err(self
@@ -389,7 +468,14 @@ impl WidenColumn {
                 .into_iter()
                 .collect());
         }
-        let complaints = self.shadow_complaints(context, table, column);
+        let mut complaints = self.shadow_complaints(context, table, column);
+        if types::fits_predicate(&column.data_type, printed, &column.name).is_none() {
+            // After the cutover a write of such a value would fail instead of leaving the old column behind.
+            complaints.extend(self.refused(
+                "it cannot be told which values fit the old type, which a shadow column must",
+                vec![format!("{} to {printed}", column.data_type)],
+            ));
+        }
         if !complaints.is_empty() {
             return Err(complaints);
         }
@@ -453,12 +539,12 @@ impl Operation for WidenColumn {
         let printed_type = self.printed_type(context).map_err(one)?;
         let change = self.change(column, &printed_type).map_err(one)?;
         let printed = self.printed_column(context, column, &printed_type).map_err(one)?;
-        let way = self.way(context, table, column, &printed_type, change)?;
+        let way = self.way(context, table, column, &printed, change)?;
         Ok(Target {
             table: self.table.value.clone(),
             column: column.clone(),
             printed,
-            default: self.default_text(column),
+            default: self.default.as_ref().map(|default| default.value.clone()),
             way,
         })
     }
@@ -489,18 +575,19 @@ impl Operation for WidenColumn {
     }
 
     fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
-        if let Way::Shadow(shadow) = &target.way {
-            if let Some(table) = catalog.tables.get_mut(&target.table) {
-                shadow.apply(table, target.printed.clone());
+        let direct = match &target.way {
+            Way::CatalogOnly(direct) | Way::InPlace(direct) => direct,
+            Way::Shadow(shadow) => {
+                if let Some(table) = catalog.tables.get_mut(&target.table) {
+                    shadow.apply(table, target.printed.clone());
+                }
+                return;
             }
-            return;
-        }
-        for name in catalog.tree(&target.table) {
-            let table = catalog.tables.get_mut(&name);
+        };
+        for member in &direct.tree {
+            let table = catalog.tables.get_mut(&member.table);
             if let Some(column) = table.and_then(|table| table.column_mut(&target.column.name)) {
-                column.data_type.clone_from(&target.printed.data_type);
-                column.storage.clone_from(&target.printed.storage);
-                column.default.clone_from(&target.printed.default);
+                column.clone_from(&member.after);
             }
         }
     }
@@ -510,84 +597,162 @@ impl Target {
     fn alter(&self, direct: &Direct, settings: &Settings, how: &str, estimate: Estimate) -> StepDraft {
         let (table, column, old_type) = (&self.table, ident(&self.column.name), &self.column.data_type);
         let new_type = &self.printed.data_type;
-        let locks: Vec<_> = direct
-            .tree
-            .iter()
-            .map(|name| Lock::new(name, LockMode::AccessExclusive))
-            .collect();
-        let expect = |data_type: &str| Expectation::Column {
-            table: table.clone(),
-            column: self.column.name.clone(),
-            facts: ColumnFacts {
-                data_type: Some(data_type.into()),
-                ..ColumnFacts::default()
-            },
-        };
-        let lost = Check {
-            name: format!("every value of {table}.{column} fits {old_type}"),
-            query: format!(
-                "SELECT {} FROM {table} WHERE NOT ({})",
-                if direct.key.is_empty() {
-                    "ctid::text AS ctid".to_owned()
-                } else {
-                    idents(&direct.key)
-                },
-                types::fits_predicate(old_type, new_type, &column).unwrap_or_else(|| "true".into())
-            ),
-            help: "going back would lose these values: change them first".into(),
-        };
-        let undo_check = Work {
-            summary: format!("check that {}", lost.name),
-            action: Action::Check(lost),
-            transaction: Transaction::None,
-            locks: vec![Lock::new(table, LockMode::AccessShare)],
-            timeouts: settings.patient(),
-            expect: Vec::new(),
-            on_violation: None,
-        };
-        let undo = brief(
-            settings,
-            format!("make {table}.{column} {old_type} again"),
-            self.alter_statements(direct, old_type, old_type, self.column.default.as_deref()),
-            locks.clone(),
-            vec![expect(old_type)],
-        );
+        let in_place = matches!(self.way, Way::InPlace(_));
         let mut hazards = vec![Hazard::new(
             "prepared_statements",
             format!(
                 "statements prepared before that return {table}.{column} fail with 0A000 until they are prepared again"
             ),
         )];
-        if matches!(self.way, Way::CatalogOnly(_)) {
+        let back_rewrites = types::widening(new_type, old_type) != Some(TypeChange::CatalogOnly);
+        let irreversible = back_rewrites && !direct.small;
+        if !in_place && back_rewrites && !irreversible {
             hazards.push(Hazard::new(
                 "undo_rewrites",
-                format!("going back to {old_type} rewrites {table} under ACCESS EXCLUSIVE, within statement_timeout"),
+                format!(
+                    "going back to {old_type} rewrites {table} under ACCESS EXCLUSIVE, while it is small"
+                ),
             ));
+        }
+        let mut statements = vec![self.lock_statement()];
+        if in_place {
+            let hint = "plan again: pgmorph then takes a shadow column";
+            statements.push(self.still_small(direct, settings, hint));
+        }
+        statements.extend(self.alter_statements(direct, true));
+        let mut work = brief(
+            settings,
+            format!("make {table}.{column} {new_type} ({how})"),
+            statements,
+            Self::locks(direct),
+            vec![self.expect(new_type)],
+        );
+        if in_place {
+            work.timeouts.statement_ms = work.timeouts.statement_ms.min(REWRITE_MS_MAX);
         }
         StepDraft {
             id: "alter".into(),
-            phase: Phase::Cutover,
-            work: brief(
-                settings,
-                format!("make {table}.{column} {new_type} ({how})"),
-                self.alter_statements(direct, new_type, new_type, self.default.as_deref()),
-                locks,
-                vec![expect(new_type)],
-            ),
+            phase: if irreversible {
+                Phase::Contract
+            } else {
+                Phase::Cutover
+            },
+            work,
             hazards,
-            undo: Undo::Work(vec![undo_check, undo]),
+            undo: if irreversible {
+                Undo::Irreversible {
+                    reason: format!(
+                        "going back to {old_type} would rewrite {table} under ACCESS EXCLUSIVE, and the wider type does no harm"
+                    ),
+                }
+            } else {
+                Undo::Work(self.back(direct, settings, back_rewrites))
+            },
             estimate,
         }
     }
 
-    fn alter_statements(
-        &self,
-        direct: &Direct,
-        data_type: &str,
-        sequence_type: &str,
-        default: Option<&str>,
-    ) -> Vec<String> {
+    fn lock_statement(&self) -> String {
+        format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.table)
+    }
+
+    fn locks(direct: &Direct) -> Vec<Lock> {
+        let members = direct.tree.iter();
+        members
+            .map(|member| Lock::new(&member.table, LockMode::AccessExclusive))
+            .collect()
+    }
+
+    fn expect(&self, data_type: &str) -> Expectation {
+        Expectation::Column {
+            table: self.table.clone(),
+            column: self.column.name.clone(),
+            facts: ColumnFacts {
+                data_type: Some(data_type.into()),
+                ..ColumnFacts::default()
+            },
+        }
+    }
+
+    /// Asked before the lock is taken, so that usually nobody waits for the answer, and once more behind it.
+    fn back(&self, direct: &Direct, settings: &Settings, rewrites: bool) -> Vec<Work> {
+        let (table, column, old_type) = (&self.table, ident(&self.column.name), &self.column.data_type);
+        let new_type = &self.printed.data_type;
+        let mut works = Vec::new();
+        let mut statements = vec![self.lock_statement()];
+        let mut lost = None;
+        if rewrites {
+            let hint = "the wider type does no harm: keep it, or go back in a maintenance window of your own";
+            statements.push(self.still_small(direct, settings, hint));
+            let fits = types::fits_predicate(old_type, new_type, &column)
+                .unwrap_or_else(|| format!("{column}::{old_type}::{new_type} IS NOT DISTINCT FROM {column}"));
+            let key = if direct.key.is_empty() {
+                "ctid::text AS ctid".to_owned()
+            } else {
+                idents(&direct.key)
+            };
+            let check = Check {
+                name: format!("every value of {table}.{column} fits {old_type}"),
+                query: format!("SELECT {key} FROM {table} WHERE NOT ({fits})"),
+                help: "going back would lose these values: change them first".into(),
+            };
+            works.push(Work {
+                summary: format!("check that {}", check.name),
+                action: Action::Check(check.clone()),
+                transaction: Transaction::None,
+                locks: vec![Lock::new(table, LockMode::AccessShare)],
+                timeouts: settings.patient(),
+                expect: Vec::new(),
+                on_violation: None,
+            });
+            statements.push(refuse_if(
+                &format!("EXISTS (SELECT FROM {table} WHERE NOT ({fits}))"),
+                "23514",
+                &format!("values of {table}.{column} do not fit {old_type}"),
+                "change them first",
+            ));
+            lost = Some(check);
+        }
+        statements.extend(self.alter_statements(direct, false));
+        let mut undo = brief(
+            settings,
+            format!("make {table}.{column} {old_type} again"),
+            statements,
+            Self::locks(direct),
+            vec![self.expect(old_type)],
+        );
+        if rewrites {
+            undo.timeouts.statement_ms = undo.timeouts.statement_ms.min(REWRITE_MS_MAX);
+        }
+        undo.on_violation = lost;
+        works.push(undo);
+        works
+    }
+
+    /// A plan may be old when it is run, and a rewrite of what has grown would stop the application.
+    fn still_small(&self, direct: &Direct, settings: &Settings, hint: &str) -> String {
+        let size = |member: &Member| {
+            let name = literal(&member.table.to_string());
+            format!("pg_catalog.pg_total_relation_size({name}::pg_catalog.regclass)")
+        };
+        let sizes: Vec<_> = direct.tree.iter().map(size).collect();
+        let limit = settings
+            .small_table_bytes
+            .saturating_mul(GROWTH_MAX)
+            .clamp(GROWTH_BYTES, i64::MAX.unsigned_abs());
+        refuse_if(
+            &format!("{} > {limit}", sizes.join(" + ")),
+            "55000",
+            &format!("{} has grown too large to be rewritten in place", self.table),
+            hint,
+        )
+    }
+
+    fn alter_statements(&self, direct: &Direct, forwards: bool) -> Vec<String> {
         let (table, column) = (&self.table, ident(&self.column.name));
+        let data_type = if forwards { &self.printed } else { &self.column }
+            .data_type
+            .as_str();
         // Without repeating it, the column's own collation would be reset.
         let collate = self
             .column
@@ -595,21 +760,42 @@ impl Target {
             .as_ref()
             .map(|it| format!(" COLLATE {it}"))
             .unwrap_or_default();
-        let using = format!(" USING {column}::{data_type}");
-        let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
-        if self.column.default.is_some() || self.default.is_some() {
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} DROP DEFAULT"));
+        // The assignment on the way back raises an error where an explicit cast would cut the value off.
+        let using = if forwards {
+            format!(" USING {column}::{data_type}")
+        } else {
+            String::new()
+        };
+        let only = if direct.tree.len() > 1 { "ONLY " } else { "" };
+        let alter = |member: &Member, what: String| {
+            format!("ALTER TABLE {only}{} ALTER COLUMN {column} {what}", member.table)
+        };
+        let mut statements = Vec::new();
+        for member in direct.tree.iter().filter(|member| member.default_changes) {
+            if if forwards { &member.before } else { &member.after }
+                .default
+                .is_some()
+            {
+                statements.push(alter(member, "DROP DEFAULT".into()));
+            }
         }
         statements.push(format!(
             "ALTER TABLE {table} ALTER COLUMN {column} TYPE {data_type}{collate}{using}"
         ));
-        if let Some(default) = default {
-            statements.push(format!(
-                "ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {default}"
-            ));
+        for member in &direct.tree {
+            let default = if forwards {
+                &self.default
+            } else {
+                &member.before.default
+            };
+            if let (true, Some(default)) = (member.default_changes, default) {
+                statements.push(alter(member, format!("SET DEFAULT {default}")));
+            }
+            let kept = storage::settings(&member.before, data_type);
+            statements.extend(kept.into_iter().map(|what| alter(member, what)));
         }
-        if ["smallint", "integer", "bigint"].contains(&sequence_type) {
-            let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {sequence_type}");
+        if ["smallint", "integer", "bigint"].contains(&data_type) {
+            let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {data_type}");
             statements.extend(direct.sequences.iter().map(alter));
         }
         // Changing the type dropped the column's statistics; a small table is analyzed in no time.
@@ -620,9 +806,20 @@ impl Target {
     }
 }
 
+/// A statement that fails where the condition holds.
+fn refuse_if(condition: &str, sqlstate: &str, message: &str, hint: &str) -> String {
+    let body = format!(
+        "BEGIN IF {condition} THEN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = {}, HINT = {}; \
+         END IF; END",
+        literal(message),
+        literal(hint)
+    );
+    format!("DO {}", literal(&body))
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::catalog::model::Dependent;
+    use crate::catalog::model::{Dependent, Trigger};
     use crate::ops::testing::{catalog, index, plan_text, table};
 
     const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
@@ -655,7 +852,16 @@ mod tests {
         let mut orders = table(&["code character varying(20)"]);
         orders.indexes.insert("plain".into(), index(&["code"], false));
         let text = plan_text(&catalog().with("orders", orders.clone()), change);
-        assert!(text.contains("(catalog only)"), "{text}");
+        assert!(
+            text.contains("[contract]") && text.contains("(catalog only)"),
+            "{text}"
+        );
+        assert!(text.contains("irreversible: going back to"), "{text}");
+        let mut small = orders.clone();
+        (small.size.heap_bytes, small.size.index_bytes) = (8_192, 8_192);
+        let text = plan_text(&catalog().with("orders", small), change);
+        assert!(text.contains("[cutover]") && text.contains("''23514''"), "{text}");
+        assert!(text.contains("TYPE character varying(20);"), "{text}");
         let mut partial = index(&["code"], false);
         partial.predicate = Some("(code IS NOT NULL)".into());
         orders.indexes.insert("partial".into(), partial);
@@ -691,6 +897,31 @@ mod tests {
         assert!(to("smallint").contains("not_a_widening"), "{}", to("smallint"));
         assert!(to("int4").contains("no_change"), "{}", to("int4"));
         assert!(to("nonsense").contains("unknown_type"), "{}", to("nonsense"));
+    }
+
+    #[test]
+    fn arrays_get_no_shadow_column() {
+        let orders = table(&["version integer[]"]);
+        let change = "  - widen_column: {table: orders, column: version, type: 'bigint[]'}\n";
+        let text = plan_text(&catalog().with("orders", orders), change);
+        assert!(text.contains("integer[] to bigint[]"), "{text}");
+    }
+
+    #[test]
+    fn trigger_functions_of_others_are_refused() {
+        let mut orders = table(&["version integer"]);
+        let trigger = Trigger {
+            definition: "CREATE TRIGGER touch BEFORE INSERT".into(),
+            enabled: "origin".into(),
+            before_row_write: true,
+            columns: Vec::new(),
+            function: "public.touch".into(),
+            function_owned: false,
+            comment: None,
+        };
+        orders.triggers.insert("touch".into(), trigger);
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        assert!(text.contains("function public.touch()"), "{text}");
     }
 
     #[test]

@@ -192,11 +192,7 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
         Event::StepStarted { step, summary, undo } => (
             step,
-            format!(
-                "{}: {}",
-                if *undo { "undoing" } else { "begun" },
-                summary.trim_start_matches("undo: ")
-            ),
+            format!("{}: {}", if *undo { "undoing" } else { "begun" }, summary),
         ),
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {
@@ -305,13 +301,15 @@ fn by(blockers: &[Blocker]) -> String {
             "" => String::new(),
             name => format!(" ({name})"),
         };
+        // Who waits for a row or for an old snapshot waits for a whole transaction, not for a lock on a relation.
+        let what = match blocker.relation.as_str() {
+            "" => "its transaction must end first".to_owned(),
+            relation => format!("holds {} on {relation}", blocker.mode),
+        };
+        let age = units::millis(blocker.age_ms);
         format!(
-            "{who} of {}{application}, {} for {}, holds {} on {}",
-            blocker.user,
-            blocker.state,
-            units::millis(blocker.age_ms),
-            blocker.mode,
-            blocker.relation
+            "{who} of {}{application}, {} for {age}, {what}",
+            blocker.user, blocker.state
         )
     };
     match blockers {

@@ -75,11 +75,9 @@ async fn a_full_disk_stops_the_build_and_apply_goes_on_once_there_is_room() {
     };
     let server = TestServer::start(&[]);
     let client = server.connect("postgres").await;
-    let sql = format!(
-        "CREATE TABLE t (id bigint PRIMARY KEY, word text);
-         INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 100000) n; ANALYZE t;",
-    );
-    client.batch_execute(&sql).await.unwrap();
+    let sql = "CREATE TABLE t (id bigint PRIMARY KEY, word text);
+         INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 100000) n; ANALYZE t;";
+    client.batch_execute(sql).await.unwrap();
     let space = format!("CREATE TABLESPACE tiny LOCATION '{}'", disk.path().display());
     client.batch_execute(&space).await.unwrap();
     let plan = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();

@@ -286,7 +286,7 @@ async fn walk(operation: &str) {
     results.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, took, result) in &results {
         let verdict = if result.is_ok() { "ok" } else { "FAILED" };
-        println!("{operation}/{name}: {verdict} after {took:.1?}");
+        eprintln!("{operation}/{name}: {verdict} after {took:.1?}");
     }
     let failed: Vec<&str> = results
         .iter()

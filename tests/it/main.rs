@@ -1,13 +1,21 @@
 //! The integration tests: one binary, real servers.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking, helpers included")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, helpers included, and tells on its output what it did"
+)]
 
 mod catalog;
 mod cli;
+mod crash;
+mod demo;
 mod disk;
 mod embedded;
 mod fixtures;
 mod harness;
+mod portfolio;
 mod refusals;
 mod server_log;
 mod settings;

@@ -327,6 +327,7 @@ pub const TRIGGERS: &str = concat!(
     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum),
   'function', (SELECT format('%I.%I', fn.nspname, f.proname) FROM pg_proc f
     JOIN pg_namespace fn ON fn.oid = f.pronamespace WHERE f.oid = g.tgfoid),
+  'function_owned', (SELECT pg_has_role(current_user, f.proowner, 'USAGE') FROM pg_proc f WHERE f.oid = g.tgfoid),
   'comment', obj_description(g.oid, 'pg_trigger')
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,6 +1,6 @@
 //! CHECK and foreign key constraints: added NOT VALID, validated apart, dropped; always parents' tables first.
 
-use super::{SAMPLE_ROWS, brief, locks};
+use super::{SAMPLE_ROWS, brief, locks, updates_fail};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::ops::{Context, StepDraft};
@@ -262,7 +262,11 @@ impl NewConstraint {
                 id: format!("add{suffix}"),
                 phase: Phase::Expand,
                 work: self.add(reach, settings),
-                hazards: Vec::new(),
+                hazards: match self.is_foreign_key() {
+                    // Asked only when an update changes the key.
+                    true => Vec::new(),
+                    false => vec![updates_fail("23514")],
+                },
                 undo: Undo::Work(vec![self.removal_from(reach, settings)]),
                 estimate: Estimate::INSTANT,
             },
@@ -395,6 +399,7 @@ impl NewConstraint {
         }
         statements.push(self.referencing.lock_statement(mode));
         locks.extend(self.referencing.locks(mode));
+        statements.extend(self.adoption_guard());
         statements.push(format!(
             "ALTER TABLE {} ADD CONSTRAINT {} {}",
             self.referencing.table,
@@ -413,6 +418,44 @@ impl NewConstraint {
             locks,
             vec![self.expectation(&self.referencing.table, true)],
         )
+    }
+
+    /// A partition that came after the plan has no key to adopt: its rows would be read under the lock.
+    fn adoption_guard(&self) -> Option<String> {
+        let constraint = &self.constraint;
+        let reference = constraint.references.as_ref()?;
+        let columns = |names: &[String]| {
+            let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+            format!("ARRAY[{}]::text[]", names.join(", "))
+        };
+        let named = |key: &str, table: &str| {
+            format!(
+                "ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(c.{key}) WITH ORDINALITY AS k(n, o) \
+                 JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.{table} AND a.attnum = k.n ORDER BY k.o)"
+            )
+        };
+        let regclass =
+            |table: &QualifiedName| format!("{}::pg_catalog.regclass", literal(&table.to_string()));
+        let body = format!(
+            "DECLARE leaf regclass; BEGIN SELECT p.relid INTO leaf FROM pg_catalog.pg_partition_tree({}) AS p \
+             WHERE p.isleaf AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = p.relid \
+             AND c.contype = 'f' AND c.convalidated AND c.confrelid = {} AND {} = {} AND {} = {} \
+             AND c.condeferrable = {} AND c.condeferred = {}) LIMIT 1; \
+             IF FOUND THEN RAISE EXCEPTION USING ERRCODE = '55000', \
+             MESSAGE = pg_catalog.format('partition %s has no valid foreign key like %s', leaf, {}), \
+             HINT = 'It was attached after the plan was made: add the key to it NOT VALID, validate it, run again.'; \
+             END IF; END",
+            regclass(&self.referencing.table),
+            regclass(&reference.table),
+            named("conkey", "conrelid"),
+            columns(&constraint.columns),
+            named("confkey", "confrelid"),
+            columns(&reference.columns),
+            constraint.deferrable,
+            constraint.initially_deferred,
+            literal(&ident(&self.name)),
+        );
+        Some(format!("DO {}", literal(&body)))
     }
 
     fn comment(&self, reach: &Reach) -> Option<String> {

@@ -8,8 +8,9 @@ pub mod key;
 pub mod not_null;
 pub mod shadow;
 pub mod statement;
+pub mod storage;
 
-use crate::plan::{Action, Expectation, Lock, LockMode, Settings, Transaction, Work};
+use crate::plan::{Action, Expectation, Hazard, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::QualifiedName;
 
 /// Rows of a sample that shows what stands in the way.
@@ -56,4 +57,12 @@ pub fn concurrent(
 /// The same lock on each of the tables, in their order.
 pub fn locks<'a>(tables: impl IntoIterator<Item = &'a QualifiedName>, mode: LockMode) -> Vec<Lock> {
     tables.into_iter().map(|table| Lock::new(table, mode)).collect()
+}
+
+/// A constraint that is not validated is asked about every new version of a row.
+pub fn updates_fail(sqlstate: &str) -> Hazard {
+    let message = format!(
+        "until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE {sqlstate})"
+    );
+    Hazard::new("updates_are_checked", message)
 }

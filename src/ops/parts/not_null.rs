@@ -4,7 +4,7 @@
 //! Before PostgreSQL 18 a validated CHECK spares SET NOT NULL its scan; from 18 NOT NULL itself is a constraint that
 //! can be added NOT VALID.
 
-use super::{SAMPLE_ROWS, brief, locks};
+use super::{SAMPLE_ROWS, brief, locks, updates_fail};
 use crate::catalog::model::{
     CatalogSnapshot, Column, Constraint, ConstraintKind, NotNullConstraint, Table, TableKind,
 };
@@ -204,13 +204,15 @@ impl NotNull {
 
     /// The hazard of the first step: it is from here on that the application feels the constraint.
     fn refused_writes(&self) -> Vec<Hazard> {
-        vec![Hazard::new(
-            "writes_are_checked",
-            format!(
-                "from this step on, rows without a value for {} are refused",
-                ident(&self.column)
-            ),
-        )]
+        let refused = format!(
+            "from this step on, rows without a value for {} are refused",
+            ident(&self.column)
+        );
+        let sqlstate = match self.how {
+            How::Constraint(_) => "23502",
+            _ => "23514",
+        };
+        vec![Hazard::new("writes_are_checked", refused), updates_fail(sqlstate)]
     }
 
     fn add(&self, name: &str, definition: &str, expect: Expectation, settings: &Settings) -> StepDraft {

@@ -3,7 +3,7 @@
 //! Until the swap a trigger keeps the shadow equal to the column; from then on another keeps the old column equal to
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
-use super::{brief, concurrent};
+use super::{brief, concurrent, storage};
 use crate::catalog::model::{Column, Table};
 use crate::catalog::types;
 use crate::ops::StepDraft;
@@ -67,6 +67,11 @@ impl Shadow {
     /// CHECK that proves the new column NOT NULL.
     fn proof(&self) -> String {
         name(&self.column.name, "not_null")
+    }
+
+    /// CHECK that the old column holds every value of the new one, while the way back is gone.
+    fn fits(&self) -> String {
+        name(&self.column.name, "fits")
     }
 
     fn function(&self, direction: &str) -> QualifiedName {
@@ -184,10 +189,20 @@ impl Shadow {
 
     fn add(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
+        let collation = self.column.collation.as_ref();
+        let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
         let mut statements = vec![
             format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
-            format!("ALTER TABLE {table} ADD COLUMN {shadow} {}", self.new_type),
+            format!(
+                "ALTER TABLE {table} ADD COLUMN {shadow} {}{collate}",
+                self.new_type
+            ),
         ];
+        let kept = storage::settings(&self.column, &self.new_type);
+        statements.extend(
+            kept.iter()
+                .map(|what| format!("ALTER TABLE {table} ALTER COLUMN {shadow} {what}")),
+        );
         statements.extend(self.forward_sync());
         if self.column.not_null {
             statements.push(format!(
@@ -388,7 +403,8 @@ impl Shadow {
     }
 
     /// Statements that make `from` the application's column and put the present one away as `to`.
-    fn swap_statements(&self, from: &str, to: &str, default: Option<&str>) -> Vec<String> {
+    /// `proof` is a validated CHECK that `from` is never null, where it must not be.
+    fn swap_statements(&self, from: &str, to: &str, default: Option<&str>, proof: &str) -> Vec<String> {
         let (table, column) = (&self.table, ident(&self.column.name));
         let mut statements = Vec::new();
         // What is put away must not stop a write that only knows the other column.
@@ -413,11 +429,15 @@ impl Shadow {
         }
         if self.column.not_null {
             // Proven by the validated CHECK, hence without a scan; dropping that in the same command would scan.
-            statements.push(format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"));
-            statements.push(format!(
-                "ALTER TABLE {table} DROP CONSTRAINT {}",
-                ident(&self.proof())
-            ));
+            statements.push(match &self.column.not_null_constraint {
+                // From PostgreSQL 18 on it has a name, which went with the one on the other column.
+                Some(constraint) => format!(
+                    "ALTER TABLE {table} ADD CONSTRAINT {} NOT NULL {column}",
+                    ident(&constraint.name)
+                ),
+                None => format!("ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL"),
+            });
+            statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {}", ident(proof)));
         }
         statements
     }
@@ -433,7 +453,8 @@ impl Shadow {
         let (table, column) = (&self.table, &self.column.name);
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
         statements.extend(self.drop_sync("sync"));
-        statements.extend(self.swap_statements(&self.shadow(), &self.old(), self.new_default.as_deref()));
+        let default = self.new_default.as_deref();
+        statements.extend(self.swap_statements(&self.shadow(), &self.old(), default, &self.proof()));
         statements.extend(self.attributes(column));
         statements.extend(self.reverse_sync());
         statements.extend(self.refresh_trigger_functions());
@@ -451,73 +472,104 @@ impl Shadow {
                     self.trigger_there(),
                 ],
             ),
-            hazards: vec![
-                Hazard::new(
-                    "column_order",
-                    format!(
-                        "{table}.{} becomes the last column: INSERT without a column list and SELECT * see another order",
-                        ident(column)
-                    ),
-                ),
-                Hazard::new(
-                    "prepared_statements",
-                    format!(
-                        "statements prepared before the cutover that return {table}.{} fail with 0A000 until they are prepared again: recycle connection pools after it",
-                        ident(column)
-                    ),
-                ),
-            ],
+            hazards: self.swap_hazards(),
             undo: Undo::Work(self.unswap(settings)),
             estimate: Estimate::INSTANT,
         }
     }
 
-    fn unswap(&self, settings: &Settings) -> Vec<Work> {
-        let (table, column) = (&self.table, &self.column.name);
-        let old = ident(&self.old());
-        let lost = self.offenders(
-            format!(
-                "every value of {table}.{} fits {}",
-                ident(column),
-                self.column.data_type
+    fn swap_hazards(&self) -> Vec<Hazard> {
+        let column = format!("{}.{}", self.table, ident(&self.column.name));
+        vec![
+            Hazard::new(
+                "column_order",
+                format!(
+                    "{column} becomes the last column: INSERT without a column list and SELECT * see another order"
+                ),
             ),
-            format!("{} IS DISTINCT FROM {}", self.widened(&old), ident(column)),
-            "going back would lose these values: change them, or go forwards with --through contract",
+            Hazard::new(
+                "prepared_statements",
+                format!(
+                    "statements prepared before the cutover that return {column} fail with 0A000 until they are prepared again: recycle connection pools after it"
+                ),
+            ),
+            Hazard::new(
+                "rollback_refuses",
+                format!(
+                    "while the cutover is rolled back, writes of values that do not fit {} to {column} fail with 23514",
+                    self.column.data_type
+                ),
+            ),
+        ]
+    }
+
+    /// Between a look at the rows and the swap the application goes on writing, so a CHECK of ours keeps out what
+    /// would be lost: the trigger has set the old column before it is asked.
+    fn unswap(&self, settings: &Settings) -> Vec<Work> {
+        let (table, column) = (&self.table, ident(&self.column.name));
+        let (old, old_type) = (ident(&self.old()), &self.column.data_type);
+        let widened = self.widened(&old);
+        let lost = |help: &str| {
+            self.offenders(
+                format!("every value of {table}.{column} fits {old_type}"),
+                format!("{widened} IS DISTINCT FROM {column}"),
+                help,
+            )
+        };
+        let first = self.check_work(
+            settings,
+            lost("going back would lose these values: change them, or go forwards with --through contract"),
         );
-        let mut works = vec![self.check_work(settings, lost)];
-        if self.column.not_null {
-            works.push(brief(
-                settings,
-                format!("begin to prove that {table}.{old} is never null"),
-                vec![
-                    format!(
-                        "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
-                        ident(&self.proof())
-                    ),
-                    format!(
-                        "ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({old} IS NOT NULL) NOT VALID",
-                        ident(&self.proof())
-                    ),
-                ],
-                self.lock(),
-                Vec::new(),
-            ));
-            let mut prove = self.prove(settings).work;
-            prove.summary = format!("prove that {table}.{old} is never null");
-            prove.on_violation = Some(self.offenders(
-                format!("{table}.{old} is never null"),
-                format!("{old} IS NULL"),
-                "these rows hold values that the old type cannot: change them, then roll back again",
-            ));
-            works.push(prove);
-        }
+        let not_null = if self.column.not_null {
+            format!("{old} IS NOT NULL AND ")
+        } else {
+            String::new()
+        };
+        let fits = ident(&self.fits());
+        let guard = brief(
+            settings,
+            format!(
+                "refuse values of {table}.{column} that do not fit {old_type}, from here to the end of the rollback"
+            ),
+            vec![
+                format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
+                format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {fits}"),
+                format!(
+                    "ALTER TABLE {table} ADD CONSTRAINT {fits} \
+                     CHECK ({not_null}{widened} IS NOT DISTINCT FROM {column}) NOT VALID"
+                ),
+            ],
+            self.lock(),
+            Vec::new(),
+        );
+        let proof = Work {
+            summary: format!("prove that every value of {table}.{column} fits {old_type}"),
+            action: Action::Sql(vec![format!("ALTER TABLE {table} VALIDATE CONSTRAINT {fits}")]),
+            transaction: Transaction::Single,
+            locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
+            timeouts: settings.patient(),
+            expect: Vec::new(),
+            on_violation: Some(lost(&format!(
+                "going back would lose these values: change them, then roll back again; to go forwards instead, let \
+                 such values in with ALTER TABLE {table} DROP CONSTRAINT {fits}"
+            ))),
+        };
+        vec![first, guard, proof, self.swap_back(settings)]
+    }
+
+    fn swap_back(&self, settings: &Settings) -> Work {
+        let (table, column) = (&self.table, &self.column.name);
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
         statements.extend(self.drop_sync("back"));
         let previous = self.column.default.as_deref();
-        statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous));
+        statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous, &self.fits()));
+        if !self.column.not_null {
+            let fits = ident(&self.fits());
+            statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {fits}"));
+        }
         statements.extend(self.forward_sync());
         statements.extend(self.refresh_trigger_functions());
-        works.push(brief(
+        brief(
             settings,
             format!(
                 "make the {} column {table}.{} again",
@@ -527,8 +579,7 @@ impl Shadow {
             statements,
             self.lock(),
             vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
-        ));
-        works
+        )
     }
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {
@@ -555,7 +606,12 @@ impl Shadow {
                     },
                 ],
             ),
-            hazards: Vec::new(),
+            hazards: vec![Hazard::new(
+                "prepared_statements",
+                format!(
+                    "prepared SELECT * and RETURNING * on {table} fail with 0A000 until they are prepared again"
+                ),
+            )],
             undo: Undo::Irreversible {
                 reason: format!("the {} values are gone", self.column.data_type),
             },

@@ -55,7 +55,9 @@ pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
         "alter" => reader.alter(),
         "create" => reader.create(),
         "drop" => reader.drop(),
-        "reindex" | "vacuum" | "analyze" | "cluster" | "truncate" => Some(reader.maintain(&first)),
+        "reindex" | "vacuum" | "analyze" | "cluster" => reader.maintain(&first),
+        "truncate" => reader.all("TRUNCATE", &["table", "only"], LockMode::AccessExclusive),
+        "refresh" => reader.refresh(),
         "update" => Some(reader.plain("UPDATE", &["only"], LockMode::RowExclusive)),
         "delete" | "insert" | "merge" => Some(reader.plain(
             "INSERT, DELETE or MERGE",
@@ -65,6 +67,11 @@ pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
         "comment" | "grant" | "revoke" => Some(unlocked("COMMENT, GRANT or REVOKE")),
         _ => None,
     }
+}
+
+/// Whether an expression names anything by its schema: what the server prints without one is its own.
+pub fn names_a_schema(expression: &str) -> bool {
+    tokens(expression).any(|(token, _)| token == Token::Symbol('.'))
 }
 
 /// Takes no lock that blocks reads or writes of a table.
@@ -152,9 +159,76 @@ impl Reader<'_> {
         }
     }
 
-    fn maintain(&mut self, first: &str) -> Recognised {
-        let has = |word: &str| self.tokens.contains(&Token::Word(word.into()));
-        let (concurrently, full) = (has("concurrently"), has("full"));
+    fn has(&self, word: &str) -> bool {
+        self.tokens.contains(&Token::Word(word.into()))
+    }
+
+    /// All relations of a list; with CASCADE nobody knows which others.
+    fn all(&mut self, kind: &'static str, noise: &[&str], mode: LockMode) -> Option<Recognised> {
+        if self.has("cascade") {
+            return None;
+        }
+        let mut locks = Vec::new();
+        loop {
+            self.skip(noise);
+            locks.push((self.name()?, mode));
+            if self.tokens.get(self.position) == Some(&Token::Symbol('*')) {
+                self.position += 1;
+            }
+            if self.tokens.get(self.position) != Some(&Token::Symbol(',')) {
+                break;
+            }
+            self.position += 1;
+        }
+        Some(Recognised {
+            kind,
+            locks,
+            outside_transaction: false,
+        })
+    }
+
+    fn refresh(&mut self) -> Option<Recognised> {
+        let mode = match self.has("concurrently") {
+            true => LockMode::Exclusive,
+            false => LockMode::AccessExclusive,
+        };
+        let noise = &["materialized", "view", "concurrently"];
+        self.all("REFRESH MATERIALIZED VIEW", noise, mode)
+    }
+
+    /// What follows each occurrence of a word, as relations.
+    fn named_after(&self, word: &str, mode: LockMode) -> Vec<(QualifiedName, LockMode)> {
+        let rest = self.tokens.get(self.position..).unwrap_or_default();
+        let found = rest.iter().enumerate().filter_map(|(offset, token)| {
+            let mut named = Reader {
+                tokens: self.tokens,
+                position: self.position + offset + 1,
+                default_schema: self.default_schema,
+            };
+            (*token == Token::Word(word.into()))
+                .then(|| named.name())
+                .flatten()
+        });
+        found.map(|name| (name, mode)).collect()
+    }
+
+    fn maintain(&mut self, first: &str) -> Option<Recognised> {
+        let (concurrently, full) = (self.has("concurrently"), self.has("full"));
+        self.skip_parentheses();
+        let whole = ["index", "schema", "database", "system"];
+        if first == "reindex" && self.next_is(&whole) {
+            // It names an index, or everything; without CONCURRENTLY it locks tables that it does not name.
+            return concurrently.then(|| Recognised {
+                outside_transaction: true,
+                ..unlocked("REINDEX CONCURRENTLY")
+            });
+        }
+        let known = self.maintain_tables(first, concurrently, full);
+        let strong = known.kind == "VACUUM FULL" || first == "cluster";
+        (!strong || !known.locks.is_empty()).then_some(known)
+    }
+
+    fn maintain_tables(&mut self, first: &str, concurrently: bool, full: bool) -> Recognised {
         let noise = &[
             "full",
             "freeze",
@@ -169,7 +243,8 @@ impl Reader<'_> {
                 outside_transaction: true,
                 ..self.plain("REINDEX CONCURRENTLY", noise, LockMode::ShareUpdateExclusive)
             },
-            ("reindex", false, _) => self.plain("REINDEX", noise, LockMode::Share),
+            // SHARE on the table only, but its indexes are closed to the planner of every query.
+            ("reindex", false, _) => self.plain("REINDEX", noise, LockMode::AccessExclusive),
             ("vacuum", _, true) => Recognised {
                 outside_transaction: true,
                 ..self.plain("VACUUM FULL", noise, LockMode::AccessExclusive)
@@ -178,34 +253,47 @@ impl Reader<'_> {
                 outside_transaction: true,
                 ..self.plain("VACUUM", noise, LockMode::ShareUpdateExclusive)
             },
-            ("analyze", ..) => self.plain("ANALYZE", noise, LockMode::ShareUpdateExclusive),
             ("cluster", ..) => self.plain("CLUSTER", noise, LockMode::AccessExclusive),
-            _ => self.plain("TRUNCATE", noise, LockMode::AccessExclusive),
+            _ => self.plain("ANALYZE", noise, LockMode::ShareUpdateExclusive),
         }
     }
 
     fn alter(&mut self) -> Option<Recognised> {
+        let strongest = LockMode::AccessExclusive;
         match self.word()?.as_str() {
-            "table" => {}
-            "view" | "function" | "procedure" | "type" | "sequence" | "schema" | "policy" | "domain" => {
-                return Some(unlocked("ALTER"));
+            "table" => self.alter_table(),
+            "view" => Some(self.plain("ALTER VIEW", &["if", "exists"], strongest)),
+            "materialized" => {
+                Some(self.plain("ALTER MATERIALIZED VIEW", &["view", "if", "exists"], strongest))
             }
-            _ => return None,
-        }
-        self.skip(&["if", "exists", "only"]);
-        let name = self.name()?;
-        let rest = &self.tokens[self.position..];
-        let mut locks = vec![(name, alter_table_mode(rest))];
-        for (position, token) in rest.iter().enumerate() {
-            if *token == Token::Word("references".into()) {
-                let mut referenced = Reader {
-                    tokens: rest,
-                    position: position + 1,
-                    default_schema: self.default_schema,
+            "policy" => {
+                self.skip_to("on");
+                Some(self.plain("ALTER POLICY", &[], strongest))
+            }
+            "sequence" => {
+                let moved = ["owner", "rename", "schema", "logged", "unlogged"];
+                let mode = match moved.iter().any(|word| self.has(word)) {
+                    true => strongest,
+                    false => LockMode::ShareRowExclusive,
                 };
-                locks.extend(referenced.name().map(|name| (name, LockMode::ShareRowExclusive)));
+                Some(self.plain("ALTER SEQUENCE", &["if", "exists"], mode))
             }
+            "type" if self.has("add") && self.has("value") => Some(unlocked("ALTER TYPE … ADD VALUE")),
+            "function" | "procedure" | "schema" => Some(unlocked("ALTER")),
+            // Others may read or rewrite every table with a column of the type.
+            _ => None,
         }
+    }
+
+    fn alter_table(&mut self) -> Option<Recognised> {
+        self.skip(&["if", "exists", "only"]);
+        if self.next_is(&["all"]) {
+            return None;
+        }
+        let name = self.name()?;
+        let mut locks = vec![(name, alter_table_mode(&self.tokens[self.position..]))];
+        locks.extend(self.named_after("references", LockMode::ShareRowExclusive));
+        locks.extend(self.named_after("partition", LockMode::AccessExclusive));
         Some(Recognised {
             kind: "ALTER TABLE",
             locks,
@@ -214,7 +302,18 @@ impl Reader<'_> {
     }
 
     fn create(&mut self) -> Option<Recognised> {
-        self.skip(&["or", "replace", "unique", "constraint"]);
+        let replaces = self.has("replace");
+        let noise = [
+            "or",
+            "replace",
+            "unique",
+            "constraint",
+            "temporary",
+            "temp",
+            "unlogged",
+            "recursive",
+        ];
+        self.skip(&noise);
         match self.word()?.as_str() {
             "index" => {
                 let concurrently = self.next_is(&["concurrently"]);
@@ -233,14 +332,39 @@ impl Reader<'_> {
                 self.skip_to("on");
                 Some(self.plain("CREATE TRIGGER", &[], LockMode::ShareRowExclusive))
             }
-            "policy" | "rule" => {
+            "policy" => {
                 self.skip_to("on");
-                Some(self.plain("CREATE POLICY or RULE", &[], LockMode::AccessExclusive))
+                Some(self.plain("CREATE POLICY", &[], LockMode::AccessExclusive))
             }
-            "table" | "view" | "function" | "procedure" | "schema" | "type" | "sequence" | "materialized" => {
+            "rule" => {
+                self.skip_to("to");
+                Some(self.plain("CREATE RULE", &[], LockMode::AccessExclusive))
+            }
+            "table" => Some(self.create_table()),
+            "view" if replaces => Some(self.plain("CREATE OR REPLACE VIEW", &[], LockMode::AccessExclusive)),
+            "schema" if self.has("table") || self.has("view") || self.has("index") => None,
+            "view" | "function" | "procedure" | "schema" | "type" | "sequence" | "materialized" => {
                 Some(unlocked("CREATE"))
             }
             _ => None,
+        }
+    }
+
+    /// The new table is nobody's yet; its relatives are.
+    fn create_table(&mut self) -> Recognised {
+        self.skip(&["if", "not", "exists"]);
+        let mut locks = Vec::new();
+        if self.name().is_some() {
+            if self.next_is(&["partition"]) {
+                locks = self.named_after("of", LockMode::AccessExclusive);
+                locks.truncate(1);
+            }
+            locks.extend(self.named_after("references", LockMode::ShareRowExclusive));
+        }
+        Recognised {
+            kind: "CREATE TABLE",
+            locks,
+            outside_transaction: false,
         }
     }
 
@@ -252,12 +376,19 @@ impl Reader<'_> {
             }),
             // It locks the table of the index, which the statement does not name.
             "index" => None,
-            "table" => Some(self.plain("DROP TABLE", &["if", "exists"], LockMode::AccessExclusive)),
+            "table" => self.all("DROP TABLE", &["if", "exists"], LockMode::AccessExclusive),
+            "view" => self.all("DROP VIEW", &["if", "exists"], LockMode::AccessExclusive),
+            "sequence" => self.all("DROP SEQUENCE", &["if", "exists"], LockMode::AccessExclusive),
+            "materialized" => self.all(
+                "DROP MATERIALIZED VIEW",
+                &["view", "if", "exists"],
+                LockMode::AccessExclusive,
+            ),
             "trigger" | "policy" | "rule" => {
                 self.skip_to("on");
                 Some(self.plain("DROP TRIGGER, POLICY or RULE", &[], LockMode::AccessExclusive))
             }
-            "view" | "function" | "procedure" | "sequence" | "schema" | "type" => Some(unlocked("DROP")),
+            "function" | "procedure" | "schema" | "type" if !self.has("cascade") => Some(unlocked("DROP")),
             _ => None,
         }
     }
@@ -488,5 +619,88 @@ mod tests {
             (AccessExclusive, ShareRowExclusive)
         );
         assert_eq!(recognise("call something()", "public"), None);
+    }
+
+    #[test]
+    fn recognises_what_locks_relatives() {
+        let locks = |sql: &str| {
+            let found = recognise(sql, "public").unwrap_or_else(|| panic!("{sql} is not recognised"));
+            let shown = found.locks.iter().map(|(name, mode)| format!("{name} {mode}"));
+            shown.collect::<Vec<_>>().join(", ")
+        };
+        for (sql, expected) in [
+            ("alter policy p on t using (true)", "public.t ACCESS EXCLUSIVE"),
+            (
+                "create table a (b int references s.c (d))",
+                "s.c SHARE ROW EXCLUSIVE",
+            ),
+            (
+                "create table if not exists a partition of \"P\" for values in (1)",
+                "public.\"P\" ACCESS EXCLUSIVE",
+            ),
+            ("create temp table a as select 1", ""),
+            ("create table a () inherits (b)", ""),
+            (
+                "alter table p attach partition c default",
+                "public.p ACCESS EXCLUSIVE, public.c ACCESS EXCLUSIVE",
+            ),
+            ("alter sequence s restart", "public.s SHARE ROW EXCLUSIVE"),
+            ("alter sequence s owner to x", "public.s ACCESS EXCLUSIVE"),
+            (
+                "drop view if exists v, w",
+                "public.v ACCESS EXCLUSIVE, public.w ACCESS EXCLUSIVE",
+            ),
+            ("alter view v set (security_barrier)", "public.v ACCESS EXCLUSIVE"),
+            (
+                "create or replace view v as select 1",
+                "public.v ACCESS EXCLUSIVE",
+            ),
+            ("create view v as select 1", ""),
+            ("refresh materialized view concurrently m", "public.m EXCLUSIVE"),
+            ("refresh materialized view m", "public.m ACCESS EXCLUSIVE"),
+            (
+                "drop table a, s.b",
+                "public.a ACCESS EXCLUSIVE, s.b ACCESS EXCLUSIVE",
+            ),
+            (
+                "truncate table only a, b",
+                "public.a ACCESS EXCLUSIVE, public.b ACCESS EXCLUSIVE",
+            ),
+            (
+                "create rule r as on update to t do nothing",
+                "public.t ACCESS EXCLUSIVE",
+            ),
+            ("reindex table t", "public.t ACCESS EXCLUSIVE"),
+            ("alter type mood add value 'fine'", ""),
+            ("grant select on t to x", ""),
+        ] {
+            assert_eq!(locks(sql), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn leaves_to_a_declaration_what_may_lock_anything() {
+        for sql in [
+            "drop type mood cascade",
+            "drop function f() cascade",
+            "drop schema s cascade",
+            "drop sequence s cascade",
+            "drop view v cascade",
+            "drop table t cascade",
+            "truncate t cascade",
+            "alter domain d add check (value > 0)",
+            "alter domain d validate constraint c",
+            "alter type pair alter attribute a type text",
+            "alter table all in tablespace a set tablespace b",
+            "reindex index i",
+            "reindex (verbose) schema s",
+            "vacuum full",
+            "cluster",
+            "create schema s create table a (b int)",
+            "select f()",
+            "with x as (select 1) update t set a = 1",
+        ] {
+            assert_eq!(recognise(sql, "public"), None, "{sql}");
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! What the tests of whole runs share: a server, a database per case, traffic, dumps, plans as text.
 
+mod application;
 mod database;
 mod dump;
+mod program;
 mod server;
 mod snapshot;
 mod traffic;
 
+pub use application::{Application, Chance};
 pub use database::Database;
 pub use dump::schema_dump;
+pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
 pub use traffic::{Balance, Traffic, Workload};

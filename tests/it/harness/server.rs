@@ -45,15 +45,27 @@ impl TestServer {
     }
 
     pub async fn connect_as(&self, database: &str, user: &str) -> Client {
+        let (client, connection) = self.config(database, user).connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    pub fn config(&self, database: &str, user: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
         config
             .host_path(self.server.socket_dir())
             .port(self.server.port())
             .user(user)
             .dbname(database);
-        let (client, connection) = config.connect(NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
+        config
+    }
+
+    /// As after a power cut: every process at once, and then the server comes up again.
+    pub fn crash(&self) {
+        tokio::task::block_in_place(|| {
+            self.server.kill_immediately().unwrap();
+            self.server.restart().unwrap();
+        });
     }
 
     pub fn log(&self) -> String {
