@@ -257,6 +257,36 @@ impl WidenColumn {
         found
     }
 
+    /// Triggers beside which ours cannot keep the columns equal, or the cutover cannot be done.
+    fn trigger_complaints(&self, table: &Table, column: &Column) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        let trigger = shadow::trigger_name(&column.name);
+        let later = |(other, it): &(&String, &crate::catalog::model::Trigger)| {
+            it.before_row_write && other.as_bytes() > trigger.as_bytes()
+        };
+        let later = table
+            .triggers
+            .iter()
+            .filter(later)
+            .map(|(other, _)| format!("trigger {}", ident(other)))
+            .collect();
+        found.extend(self.refused(
+            "these triggers would run after ours and could change the value again",
+            later,
+        ));
+        let foreign = table
+            .triggers
+            .values()
+            .filter(|it| !it.function_owned && !it.function.starts_with("pg_catalog."))
+            .map(|it| format!("function {}()", it.function))
+            .collect();
+        found.extend(self.refused(
+            "sessions must compile these trigger functions again at the cutover, which takes their owner",
+            foreign,
+        ));
+        found
+    }
+
     /// What a shadow column cannot carry over yet.
     fn shadow_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
         let name = &self.table.value;
@@ -297,30 +327,7 @@ impl WidenColumn {
             "subscribers of these publications would need the new column first",
             published,
         ));
-        let trigger = shadow::trigger_name(&column.name);
-        let later = |(other, it): &(&String, &crate::catalog::model::Trigger)| {
-            it.before_row_write && other.as_bytes() > trigger.as_bytes()
-        };
-        let later = table
-            .triggers
-            .iter()
-            .filter(later)
-            .map(|(other, _)| format!("trigger {}", ident(other)))
-            .collect();
-        found.extend(self.refused(
-            "these triggers would run after ours and could change the value again",
-            later,
-        ));
-        let foreign = table
-            .triggers
-            .values()
-            .filter(|it| !it.function_owned && !it.function.starts_with("pg_catalog."))
-            .map(|it| format!("function {}()", it.function))
-            .collect();
-        found.extend(self.refused(
-            "sessions must compile these trigger functions again at the cutover, which takes their owner",
-            foreign,
-        ));
+        found.extend(self.trigger_complaints(table, column));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(
                 "the backfill would not see all rows",
