@@ -147,24 +147,26 @@ pub fn standing_of(expectations: &[Expectation], tables: &Tables) -> Standing {
 pub fn describe(expectation: &Expectation) -> String {
     match expectation {
         Expectation::Column { table, column, facts } => {
-            let mut text = format!("column {table}.{}", ident(column));
-            if let Some(data_type) = &facts.data_type {
-                text.push_str(&format!(" is {data_type}"));
-            }
-            match facts.not_null {
-                Some(true) => text.push_str(" and never null"),
-                Some(false) => text.push_str(" and may be null"),
-                None => {}
-            }
-            match facts.has_default {
-                Some(true) => text.push_str(" and has a default"),
-                Some(false) => text.push_str(" and has no default"),
-                None => {}
-            }
-            if *facts == ColumnFacts::default() {
-                text.push_str(" exists");
-            }
-            text
+            let data_type = facts
+                .data_type
+                .as_ref()
+                .map(|data_type| format!("is {data_type}"));
+            let word = |fact: Option<bool>, yes: &str, no: &str| {
+                fact.map(|fact| if fact { yes } else { no }.to_owned())
+            };
+            let facts: Vec<String> = [
+                data_type,
+                word(facts.not_null, "is never null", "may be null"),
+                word(facts.has_default, "has a default", "has no default"),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
+            let facts = match facts.is_empty() {
+                true => "exists".to_owned(),
+                false => facts.join(" and "),
+            };
+            format!("column {table}.{} {facts}", ident(column))
         }
         Expectation::ColumnAbsent { table, column } => format!("column {table}.{} is gone", ident(column)),
         Expectation::Index { table, name, .. } => format!("index {} is valid", table.sibling(name)),

@@ -204,9 +204,8 @@ impl Obstacles<'_> {
             for dependent in table.into_iter().flat_map(|table| &table.dependents) {
                 if dependent.column.as_deref() == Some(self.column.name.as_str()) {
                     let message = format!(
-                        "{} ({}) depends on {name}.{}",
+                        "{} depends on {name}.{}",
                         dependent.name,
-                        dependent.kind,
                         ident(&self.column.name)
                     );
                     self.add("depended_on", message, "change or drop it first");

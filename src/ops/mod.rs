@@ -4,7 +4,7 @@
 //! a target that proves there are none), its steps with their undo and expectations, the end state, its tests.
 
 use crate::catalog::model::{CatalogSnapshot, Column, Probe, ProbeError, ProbeOutcome, Table};
-use crate::diagnostic::{Diagnostic, Located, Span};
+use crate::diagnostic::{Diagnostic, Located, Span, nearest};
 use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
 use crate::sql::QualifiedName;
@@ -138,8 +138,16 @@ impl<'a> Context<'a> {
         if let Some(other) = elsewhere {
             return diagnostic.help(format!("did you mean `{other}`?"));
         }
-        let names: Vec<String> = self.catalog.tables.keys().map(ToString::to_string).collect();
-        diagnostic.suggest(&wanted.to_string(), names.iter().map(String::as_str))
+        // By the name alone: a schema in common would make any two names look alike.
+        let beside = self
+            .catalog
+            .tables
+            .keys()
+            .filter(|other| other.schema == wanted.schema);
+        match nearest(&wanted.name, beside.map(|other| other.name.as_str())) {
+            Some(name) => diagnostic.help(format!("did you mean `{}`?", wanted.sibling(name))),
+            None => diagnostic,
+        }
     }
 
     /// The column, or the complaint that there is none, with the nearest name.

@@ -9,7 +9,9 @@
 //!
 //! `UPDATE_FIXTURES=1` writes the `.snap` files, `FIXTURE=text` chooses the cases with that text in their name.
 
-use crate::harness::{Balance, Database, TestServer, Traffic, Workload, compare, render_plan, schema_dump};
+use crate::harness::{
+    Balance, Database, TestServer, Traffic, Workload, compare, difference, render_plan, schema_dump,
+};
 use futures_util::{StreamExt, stream};
 use pgmorph::diagnostic;
 use pgmorph::executor::ledger::RunState;
@@ -222,12 +224,7 @@ async fn rolled_back(database: &Database<'_>, plan: &ExecutionPlan, before: &str
 }
 
 fn same(what: &str, expected: &str, found: &str) {
-    let diff = similar::TextDiff::from_lines(expected, found);
-    assert!(
-        expected == found,
-        "{what}:\n{}",
-        diff.unified_diff().header("expected", "found")
-    );
+    assert!(expected == found, "{what}:\n{}", difference(expected, found));
 }
 
 fn assert_none(what: &str, found: &[String]) {
@@ -257,6 +254,10 @@ fn directories(path: &Path) -> Vec<PathBuf> {
 }
 
 /// All cases of one operation on one server: a server costs half a second, a database some milliseconds.
+#[expect(
+    clippy::print_stdout,
+    reason = "the runner shows it where something fails, or on request"
+)]
 async fn walk(operation: &str) {
     let wanted = std::env::var("FIXTURE").unwrap_or_default();
     let cases = directories(&fixtures().join(operation));

@@ -1,6 +1,6 @@
 //! What a plan prints is what runs: the server's own log of a run against the plan.
 
-use crate::harness::{Database, TestServer};
+use crate::harness::{Database, TestServer, difference};
 use pgmorph::executor::timeouts_sql;
 use pgmorph::plan::{Action, ExecutionPlan, Phase, Transaction, Work};
 
@@ -148,6 +148,5 @@ async fn what_is_printed_is_what_runs() {
     found.dedup();
     let expected = expected(&plan);
     let (expected, found) = (expected.join("\n;\n"), found.join("\n;\n"));
-    let diff = similar::TextDiff::from_lines(&expected, &found);
-    assert!(expected == found, "{}", diff.unified_diff().header("plan", "log"));
+    assert!(expected == found, "{}", difference(&expected, &found));
 }

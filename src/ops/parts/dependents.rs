@@ -9,7 +9,7 @@ pub fn outside(table: &Table, column: &str) -> Vec<String> {
         .dependents
         .iter()
         .filter(|dependent| dependent.column.as_deref() == Some(column))
-        .map(|dependent| format!("{} {}", dependent.kind, dependent.name))
+        .map(|dependent| dependent.name.clone())
         .collect();
     found.extend(
         table

@@ -124,6 +124,10 @@ impl KeySpec {
     pub fn preflight(&self, context: &Context<'_>) -> Result<KeyTarget, Vec<Diagnostic>> {
         let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
         let mut complaints = self.table_complaints(table);
+        if !complaints.is_empty() {
+            // The rest would only follow from these: names that are taken, columns that a partition key needs.
+            return Err(complaints);
+        }
         let name = Located {
             value: self.final_name(),
             span: self.name.as_ref().map_or(self.span, |name| name.span),

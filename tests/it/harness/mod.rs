@@ -13,7 +13,7 @@ pub use database::Database;
 pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
-pub use snapshot::{compare, render_plan};
+pub use snapshot::{compare, difference, render_plan};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};

@@ -423,6 +423,33 @@ impl Reader {
     }
 }
 
+/// The rows as they are before anybody writes.
+async fn opening_account(client: &Client, targets: &[Target]) -> Account {
+    let mut account = Vec::new();
+    for target in targets {
+        let sql = format!("SELECT {} FROM {}", target.list(), target.table);
+        let messages = client.simple_query(&sql).await.unwrap();
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(target.row(row)),
+            _ => None,
+        });
+        let rows: Vec<Row> = rows.collect();
+        let (count, has_key) = (rows.len(), !target.key.is_empty());
+        let mut keyed = BTreeMap::new();
+        for (position, row) in rows.into_iter().enumerate() {
+            // Rows of a table that is only read are told apart by their number.
+            let key = match has_key {
+                true => target.key_of(&row),
+                false => vec![Some(position.to_string())],
+            };
+            keyed.insert(key, row);
+        }
+        assert_eq!(keyed.len(), count, "{}: the key is not one", target.table);
+        account.push(keyed);
+    }
+    account
+}
+
 /// The application at work, until it is stopped.
 pub struct Traffic {
     stop: watch::Sender<bool>,
@@ -449,28 +476,7 @@ impl Traffic {
     pub async fn start(database: &Database<'_>, workload: &Workload) -> Self {
         let workload = Arc::new(workload.clone());
         let client = database.server.connect(&database.name).await;
-        let mut account = Vec::new();
-        for target in &workload.targets {
-            let sql = format!("SELECT {} FROM {}", target.list(), target.table);
-            let messages = client.simple_query(&sql).await.unwrap();
-            let rows = messages.iter().filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(target.row(row)),
-                _ => None,
-            });
-            let rows: Vec<Row> = rows.collect();
-            let (count, has_key) = (rows.len(), !target.key.is_empty());
-            let mut keyed = BTreeMap::new();
-            for (position, row) in rows.into_iter().enumerate() {
-                // Rows of a table that is only read are told apart by their number.
-                let key = match has_key {
-                    true => target.key_of(&row),
-                    false => vec![Some(position.to_string())],
-                };
-                keyed.insert(key, row);
-            }
-            assert_eq!(keyed.len(), count, "{}: the key is not one", target.table);
-            account.push(keyed);
-        }
+        let account = opening_account(&client, &workload.targets).await;
         let (stop, stopped) = watch::channel(false);
         let (writes, written) = watch::channel(0);
         let (reads, read) = watch::channel(0);
