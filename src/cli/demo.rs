@@ -18,6 +18,7 @@ use crate::report::{Reporter, out, plan_human, style};
 use crate::units;
 use clap::{Args, value_parser};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,11 +54,7 @@ impl Demo {
             global,
             reporter: reporter.clone(),
         };
-        // Nothing here is worth a careful end: dropping it all stops the server and removes its files.
-        let summary = tokio::select! {
-            summary = Box::pin(play.run()) => summary,
-            error = interrupted() => Err(error.into()),
-        };
+        let summary = Box::pin(play.run()).await;
         reporter.finish();
         let summary = summary?;
         if global.is_json() {
@@ -113,13 +110,24 @@ struct Changed {
 impl Play<'_> {
     async fn run(&self) -> Result<Summary, Failure> {
         self.heading("A server of its own");
-        let stage = Stage::start(self.demo.pg_bindir.clone()).await?;
+        let mut interrupted = pin!(interrupted());
+        // Nothing here is worth a careful end: what is dropped stops at once.
+        let stage = tokio::select! {
+            stage = Stage::start(self.demo.pg_bindir.clone()) => stage?,
+            error = &mut interrupted => return Err(error.into()),
+        };
         self.note(&format!(
             "  PostgreSQL {} in {}, with fsync off, for what is on it is thrown away",
             stage.server.version(),
             stage.server.socket_dir().display()
         ));
-        let summary = Box::pin(self.on(&stage)).await;
+        let summary = tokio::select! {
+            summary = Box::pin(self.on(&stage)) => summary,
+            error = &mut interrupted => {
+                stage.stop_after_goodbyes().await?;
+                return Err(error.into());
+            }
+        };
         let kept = self.end(stage).await?;
         match summary {
             Ok(mut summary) => {

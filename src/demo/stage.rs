@@ -6,6 +6,7 @@ use crate::postgres::settings::ConnectionSettings;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
@@ -15,6 +16,7 @@ const DATA: &str = include_str!("../../plans/portfolio_hardening/data.sql");
 const ALL_ROWS: &str = "generate_series(1, :rows)";
 const SLICE: u64 = 20_000;
 const DATABASE: &str = "portfolio";
+const GOODBYES: Duration = Duration::from_millis(200);
 
 /// What a small production server has; only that it does not flush its writes to disk is different.
 const SETTINGS: [(&str, &str); 3] = [
@@ -64,6 +66,16 @@ impl Stage {
     /// For `psql` and other clients.
     pub fn url(&self) -> String {
         self.server.url(DATABASE)
+    }
+
+    /// Stops the server soon after everything that used it was dropped.
+    ///
+    /// # Errors
+    /// As [`Stage::stop`].
+    pub async fn stop_after_goodbyes(self) -> Result<(), Error> {
+        // Sessions that could say goodbye do not make the server complain about them.
+        tokio::time::sleep(GOODBYES).await;
+        self.stop().await
     }
 
     /// Stops the server and removes its files.

@@ -30,12 +30,17 @@ const BATCH_TIMEOUT_MS: u64 = 250;
 /// How long a batch waits for a row that somebody holds before it puts the range aside.
 const ROW_LOCK_TIMEOUT_MS: u64 = 100;
 
+/// After so many batches it is measured again what a batch takes that has nothing to do.
+const OVERHEAD_EVERY: i64 = 64;
+
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
-/// The next batch size: towards the target, growing at most by half and shrinking at once.
+/// The next batch size: towards the target, growing at most by half and shrinking at once. `overhead` is what a batch
+/// of no pages takes: on a busy server more than the target, and then smaller batches would make nothing shorter.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-pub(super) fn next_pages(pages: i64, took: Duration) -> i64 {
-    let factor = BATCH_TARGET.as_secs_f64() / took.as_secs_f64().max(1e-4);
+pub(super) fn next_pages(pages: i64, took: Duration, overhead: Duration) -> i64 {
+    let work = took.saturating_sub(overhead);
+    let factor = BATCH_TARGET.as_secs_f64() / work.as_secs_f64().max(1e-4);
     let wanted = (pages as f64 * factor.clamp(0.1, 1.5)).round() as i64;
     wanted.clamp(1, PAGES_MAX)
 }
@@ -150,8 +155,13 @@ impl Runner {
 
     async fn walk_pages(&self, walk: &mut Walk<'_>) -> Result<(), Error> {
         let mut pages = PAGES_FIRST;
+        let (mut overhead, mut measure_at) = (Duration::ZERO, walk.cursor.batches);
         while walk.cursor.next_page < walk.cursor.end_page {
             let first = walk.cursor.next_page;
+            if walk.cursor.batches >= measure_at {
+                overhead = self.overhead(walk, first).await?;
+                measure_at = walk.cursor.batches + OVERHEAD_EVERY;
+            }
             let end = (first + pages).min(walk.cursor.end_page);
             walk.cursor.next_page = end;
             let began = Instant::now();
@@ -159,7 +169,7 @@ impl Runner {
                 Filled::At(file_node) if file_node != Some(walk.cursor.file_node) => {
                     walk.cursor = self.new_cursor(walk.backfill).await?;
                 }
-                Filled::At(_) => pages = next_pages(pages, began.elapsed()),
+                Filled::At(_) => pages = next_pages(pages, began.elapsed(), overhead),
                 Filled::PutAside => {}
                 Filled::TooLong => {
                     walk.cursor.next_page = first;
@@ -170,6 +180,17 @@ impl Runner {
             self.stop_if_wanted()?;
         }
         Ok(())
+    }
+
+    /// How long a batch of no pages takes; the shorter of two, for one may have met a hiccup.
+    async fn overhead(&self, walk: &mut Walk<'_>, page: i64) -> Result<Duration, Error> {
+        let mut least = Duration::MAX;
+        for _ in 0..2 {
+            let began = Instant::now();
+            self.batch(walk, (page, page), BATCH_TIMEOUT_MS).await?;
+            least = least.min(began.elapsed());
+        }
+        Ok(least)
     }
 
     /// Ranges with locked rows, again and again, each time a little later, until the deadline. False when the table
@@ -342,9 +363,18 @@ mod tests {
 
     #[test]
     fn batches_approach_the_target() {
-        assert_eq!(next_pages(16, Duration::from_millis(1)), 24);
-        assert_eq!(next_pages(100, Duration::from_millis(20)), 50);
-        assert_eq!(next_pages(1, Duration::from_secs(5)), 1);
-        assert_eq!(next_pages(PAGES_MAX, Duration::from_millis(1)), PAGES_MAX);
+        let next = |pages, ms| next_pages(pages, Duration::from_millis(ms), Duration::ZERO);
+        assert_eq!(next(16, 1), 24);
+        assert_eq!(next(100, 20), 50);
+        assert_eq!(next(1, 5_000), 1);
+        assert_eq!(next(PAGES_MAX, 1), PAGES_MAX);
+    }
+
+    #[test]
+    fn a_busy_server_does_not_make_batches_of_one_page() {
+        let next = |pages, took| next_pages(pages, Duration::from_millis(took), Duration::from_millis(20));
+        assert_eq!(next(1, 21), 2);
+        assert_eq!(next(16, 25), 24);
+        assert_eq!(next(16, 40), 8);
     }
 }

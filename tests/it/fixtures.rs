@@ -254,10 +254,6 @@ fn directories(path: &Path) -> Vec<PathBuf> {
 }
 
 /// All cases of one operation on one server: a server costs half a second, a database some milliseconds.
-#[expect(
-    clippy::print_stdout,
-    reason = "the runner shows it where something fails, or on request"
-)]
 async fn walk(operation: &str) {
     let wanted = std::env::var("FIXTURE").unwrap_or_default();
     let cases = directories(&fixtures().join(operation));
