@@ -108,8 +108,6 @@ mod tests {
         let changes = "  - add_primary_key: {table: orders, columns: [id]}\n";
         insta::assert_snapshot!(plan_text(&catalog().with("orders", orders), changes), @"
         3:30 has_primary_key: public.orders has the primary key orders_pkey PRIMARY KEY (id) (a table has one primary key; add_unique adds further keys)
-        3:22 name_taken: public.orders has a constraint `orders_pkey` already (choose another name; a constraint that this plan drops keeps its name until contract)
-        3:22 name_taken: public.orders_pkey exists already (give the new one a `name`)
         ");
     }
 }

@@ -578,7 +578,7 @@ mod tests {
         3:40 shared_constraint: public.orders.id shares the constraint orders_check with others (id, note) (drop_constraint {table: public.orders, name: orders_check} first)
         3:40 in_primary_key: public.orders.id is in the primary key orders_pkey (drop_constraint {table: public.orders, name: orders_pkey} first)
         3:40 referenced: the foreign key lines_fkey of public.lines refers to public.orders.id (drop_constraint {table: public.lines, name: lines_fkey} first)
-        3:40 depended_on: view open_orders (view) depends on public.orders.id (change or drop it first)
+        3:40 depended_on: view open_orders depends on public.orders.id (change or drop it first)
         ");
     }
 }

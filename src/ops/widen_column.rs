@@ -885,7 +885,7 @@ mod tests {
         orders.dependents.push(Dependent {
             column: Some("version".into()),
             kind: "view".into(),
-            name: "public.totals".into(),
+            name: "view public.totals".into(),
         });
         let text = plan_text(&catalog().with("orders", orders), CHANGE);
         assert!(text.contains("view public.totals"), "{text}");
