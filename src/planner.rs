@@ -1,10 +1,12 @@
 //! Change plan + catalog snapshot → execution plan, without I/O and deterministic to the byte.
 
-use crate::catalog::model::{CatalogSnapshot, Probe, Table};
+use crate::catalog::model::{CatalogSnapshot, Probe, Table, TableKind};
 use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::Diagnostic;
 use crate::ops::{Compilation, StepDraft};
-use crate::plan::{Action, ExecutionPlan, PLAN_FORMAT, Phase, PlannedChange, Step, Work};
+use crate::plan::{
+    Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
+};
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
@@ -60,7 +62,7 @@ pub fn plan_from(
                     compiled
                         .drafts
                         .into_iter()
-                        .map(|draft| step(position + 1, change, draft)),
+                        .map(|draft| step(position + 1, change, draft, now)),
                 );
             }
             Err(found) => complaints.extend(found),
@@ -143,8 +145,17 @@ pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
     plan.changes.iter().map(planned).collect()
 }
 
-fn step(number: usize, change: &Change, draft: StepDraft) -> Step {
+fn step(number: usize, change: &Change, mut draft: StepDraft, now: &CatalogSnapshot) -> Step {
     let operation = change.operation.name();
+    lock_at_once(&mut draft.work, now);
+    // The way back from statements of the user's own may begin without the tables.
+    if let Undo::Work(works) = &mut draft.undo
+        && operation != "sql"
+    {
+        for work in works {
+            lock_at_once(work, now);
+        }
+    }
     Step {
         id: format!("{number:02}-{operation}-{}", draft.id),
         change: number,
@@ -155,6 +166,63 @@ fn step(number: usize, change: &Change, draft: StepDraft) -> Step {
         undo: draft.undo,
         estimate: draft.estimate,
     }
+}
+
+/// A statement that goes down a tree waits for each table with its own `lock_timeout`, and holds the others meanwhile:
+/// the waits would add up. So all locks are taken by one statement first, whose own time is bounded.
+fn lock_at_once(work: &mut Work, now: &CatalogSnapshot) {
+    let Action::Sql(statements) = &mut work.action else {
+        return;
+    };
+    if work.transaction != Transaction::Single || work.timeouts.lock_ms.is_none() {
+        return;
+    }
+    if !statements.iter().any(|statement| lock_list(statement).is_some()) {
+        let lockable = |lock: &&Lock| {
+            // A role that may only refer to a table cannot lock it by itself.
+            let possible = |table: &Table| table.kind != TableKind::Foreign && now.role.acts_as(&table.owner);
+            lock.mode.blocks_writes() && now.tables.get(&lock.relation).is_some_and(possible)
+        };
+        let locks: Vec<&Lock> = work.locks.iter().filter(lockable).collect();
+        if locks.len() > 1 {
+            let groups = locks.chunk_by(|one, next| one.mode == next.mode);
+            statements.splice(0..0, groups.map(|group| lock_statement(group, now)));
+        }
+    }
+    while let [first, second, ..] = statements.as_slice()
+        && let (Some((tables, mode)), Some((more, same))) = (lock_list(first), lock_list(second))
+        && mode == same
+    {
+        let both = format!("LOCK TABLE {tables}, {more} IN {mode}");
+        statements.splice(0..2, [both]);
+    }
+}
+
+/// The tables and the mode of a LOCK TABLE.
+fn lock_list(statement: &str) -> Option<(&str, &str)> {
+    statement.strip_prefix("LOCK TABLE ")?.rsplit_once(" IN ")
+}
+
+/// By the roots where whole trees are locked: so it holds for partitions that come later, too.
+fn lock_statement(group: &[&Lock], now: &CatalogSnapshot) -> String {
+    let mut named = Vec::new();
+    let mut covered = BTreeSet::new();
+    for lock in group {
+        if covered.contains(&lock.relation) {
+            continue;
+        }
+        let tree = now.tree(&lock.relation);
+        let whole = tree
+            .iter()
+            .all(|name| group.iter().any(|lock| &lock.relation == name));
+        if whole {
+            named.push(lock.relation.to_string());
+            covered.extend(tree);
+        } else {
+            named.push(format!("ONLY {}", lock.relation));
+        }
+    }
+    format!("LOCK TABLE {} IN {} MODE", named.join(", "), group[0].mode)
 }
 
 fn preliminary_complaints(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Diagnostic> {

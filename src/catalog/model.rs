@@ -60,6 +60,13 @@ pub struct Role {
     pub may_set_replication_role: bool,
 }
 
+impl Role {
+    /// Whether it has the rights of the owner.
+    pub fn acts_as(&self, owner: &str) -> bool {
+        self.superuser || self.name == owner || self.member_of.iter().any(|member| member == owner)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Schema {
     pub owner: String,

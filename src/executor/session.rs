@@ -13,7 +13,8 @@ use crate::units;
 use crate::verifier::{self, Standing};
 use deadpool_postgres::Object;
 use std::collections::{BTreeSet, HashMap};
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_postgres::SimpleQueryMessage;
@@ -61,8 +62,23 @@ impl Key<'_> {
 
 /// Why an attempt failed.
 enum Failure {
-    Server(tokio_postgres::Error, Vec<Blocker>),
+    Server {
+        error: tokio_postgres::Error,
+        blockers: Vec<Blocker>,
+        /// It was a statement that does nothing but lock.
+        locking: bool,
+    },
     Other(Error),
+}
+
+impl Failure {
+    fn server(error: tokio_postgres::Error, blockers: Vec<Blocker>) -> Self {
+        Self::Server {
+            error,
+            blockers,
+            locking: false,
+        }
+    }
 }
 
 impl From<Error> for Failure {
@@ -148,13 +164,17 @@ impl Runner {
         self.send(key, session, pid, &begin, WATCH_BRIEF).await?;
         if let Fence::Done = self.fence(key, session, pid).await? {
             let ended = session.batch_execute("ROLLBACK").await;
-            return ended.map_err(|error| Failure::Server(error, Vec::new()));
+            return ended.map_err(|error| Failure::server(error, Vec::new()));
         }
-        for statement in statements {
-            self.send(key, session, pid, &as_sent(work, statement), WATCH_BRIEF)
-                .await?;
+        let commit = format!("{}; COMMIT", key.record_sql());
+        let mut texts: Vec<String> = statements.iter().map(|one| work.text_of(one)).collect();
+        let asks = |expectation: &&Expectation| matches!(expectation, Expectation::Query { .. });
+        if !work.expect.iter().any(|expectation| asks(&expectation)) {
+            texts.push(commit);
+            return self.send_all(key, session, pid, &texts).await;
         }
-        for expectation in &work.expect {
+        self.send_all(key, session, pid, &texts).await?;
+        for expectation in work.expect.iter().filter(asks) {
             // The user's own question is the only thing known about his statements: without it nothing is committed.
             if let Expectation::Query { query } = expectation
                 && !self.answers_true(session, query).await?
@@ -162,8 +182,30 @@ impl Runner {
                 return Err(unmet(key.step, &work.expect, "nothing of it was committed").into());
             }
         }
-        let commit = format!("{}; COMMIT", key.record_sql());
         self.send(key, session, pid, &commit, WATCH_BRIEF).await
+    }
+
+    /// Sends the texts of an open transaction without waiting for answers in between: while it holds locks, neither the
+    /// way to the server nor a busy machine of ours makes the application wait. After a failure the server refuses
+    /// the rest.
+    async fn send_all(
+        &self,
+        key: Key<'_>,
+        session: &Object,
+        pid: i32,
+        texts: &[String],
+    ) -> Result<(), Failure> {
+        let mut blockers = Vec::new();
+        let mut answered = 0;
+        let sent = pipelined(session, texts, &mut answered);
+        let result = self.watch(key, pid, WATCH_BRIEF, sent, &mut blockers).await;
+        result.map_err(|error| Failure::Server {
+            error,
+            blockers,
+            locking: texts
+                .get(answered)
+                .is_some_and(|text| text.contains("; LOCK TABLE ")),
+        })
     }
 
     async fn fence(&self, key: Key<'_>, session: &Object, pid: i32) -> Result<Fence, Failure> {
@@ -172,7 +214,7 @@ impl Runner {
         let asked = self
             .watch(key, pid, WATCH_BRIEF, session.simple_query(&sql), &mut blockers)
             .await;
-        let messages = asked.map_err(|error| Failure::Server(error, blockers))?;
+        let messages = asked.map_err(|error| Failure::server(error, blockers))?;
         let row = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
@@ -213,7 +255,7 @@ impl Runner {
         let mut blockers = Vec::new();
         let statement = session.batch_execute(sql);
         let watched = self.watch(key, pid, every, statement, &mut blockers);
-        watched.await.map_err(|error| Failure::Server(error, blockers))
+        watched.await.map_err(|error| Failure::server(error, blockers))
     }
 
     pub(super) async fn watch<T>(
@@ -320,18 +362,23 @@ impl Runner {
         began: Instant,
         tries: &mut Tries,
     ) -> Result<(), Error> {
-        let (error, blockers) = match failure {
+        let (error, blockers, locking) = match failure {
             Failure::Other(error) if error.kind == ErrorKind::Connection => {
                 return self.reconnect(key, tries, error).await;
             }
             Failure::Other(error) => return Err(error),
-            Failure::Server(error, blockers) => (error, blockers),
+            Failure::Server {
+                error,
+                blockers,
+                locking,
+            } => (error, blockers, locking),
         };
         self.check_run_lock()?;
         let sqlstate = error.as_db_error().map(|db| db.code().code().to_owned());
         let mut reaction = reaction(sqlstate.as_deref());
         // Only locking is bounded so tightly that its end by timeout means that somebody was in the way.
-        if reaction == Reaction::Cancelled && !blockers.is_empty() && work.timeouts.lock_ms.is_some() {
+        let hindered = locking || (!blockers.is_empty() && work.timeouts.lock_ms.is_some());
+        if reaction == Reaction::Cancelled && hindered {
             reaction = Reaction::Contention;
         }
         if self.interrupted() == Interrupt::Now {
@@ -519,7 +566,7 @@ impl Runner {
     /// A failed build leaves an INVALID index, which costs every write until it is gone. Not after a cancellation:
     /// the user wants us to stop.
     async fn clean_up_after(&self, key: Key<'_>, work: &Work, failure: &Failure) {
-        let Failure::Server(error, _) = failure else {
+        let Failure::Server { error, .. } = failure else {
             return;
         };
         let reaction = reaction(error.as_db_error().map(|db| db.code().code()));
@@ -542,7 +589,7 @@ impl Runner {
                 Ok(())
             }
             Err(Failure::Other(error)) => Err(error),
-            Err(Failure::Server(error, _)) => {
+            Err(Failure::Server { error, .. }) => {
                 let what = format!("removing the half-built index {index}");
                 Err(Error::postgres(ErrorKind::StepFailed, what, error))
             }
@@ -693,6 +740,29 @@ fn unmet(step: &str, expectations: &[Expectation], recorded: &str) -> Error {
         .help("somebody else may be changing the schema: look at the objects named, then run the same command again")
 }
 
+/// Counts the texts that were answered without an error.
+async fn pipelined(
+    session: &Object,
+    texts: &[String],
+    answered: &mut usize,
+) -> Result<(), tokio_postgres::Error> {
+    let mut answers = Vec::new();
+    for text in texts {
+        let mut answer = Box::pin(session.batch_execute(text));
+        // The first poll sends.
+        let polled = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        match polled {
+            Poll::Ready(result) => result?,
+            Poll::Pending => answers.push(answer),
+        }
+    }
+    for answer in answers {
+        answer.await?;
+        *answered += 1;
+    }
+    Ok(())
+}
+
 /// The attempts at one work. The deadline counts from when something first stood in the way: an index build of an
 /// hour has not used up anything.
 pub(super) struct Tries {
@@ -792,20 +862,6 @@ pub(super) fn pool_error(error: deadpool_postgres::PoolError) -> Error {
 
 pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A statement as it is sent. Locking several tables waits for one after the other, each up to `lock_timeout`, while
-/// the first ones are held already: so all of it together is bounded by that time too.
-pub fn as_sent(work: &Work, statement: &str) -> String {
-    match work.timeouts.lock_ms {
-        Some(lock) if statement.starts_with("LOCK TABLE ") => {
-            let statement_ms = work.timeouts.statement_ms;
-            format!(
-                "SET LOCAL statement_timeout = '{lock}ms'; {statement}; SET LOCAL statement_timeout = '{statement_ms}ms'"
-            )
-        }
-        _ => statement.to_owned(),
-    }
 }
 
 /// What bounds every statement of a work.

@@ -226,8 +226,10 @@ mod tests {
             "- add_check: {table: Parted, name: positive, expression: '\"Id\" > 0'}"
         ), @r#"
         01-add_check-add [expand] add check positive to public."Parted" for new rows
+          LOCK TABLE public."Parted" IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public."Parted" ADD CONSTRAINT positive CHECK ("Id" > 0) NOT VALID;
             locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public."Parted" IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public."Parted" DROP CONSTRAINT positive;
           undo   locks: public."Parted" ACCESS EXCLUSIVE, public."part 1" ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard updates_are_checked: until the existing rows are repaired, an UPDATE of a row that violates it fails (SQLSTATE 23514)

@@ -1018,6 +1018,7 @@ mod tests {
         let changes = "- add_column: {table: parted, column: Luck, type: float8, default: random()}";
         insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
         01-add_column-add [expand] add public.parted."Luck" without values, with its default for new rows
+          LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.parted ADD COLUMN "Luck" float8;
           ALTER TABLE public.parted ALTER COLUMN "Luck" SET DEFAULT random();
           CREATE FUNCTION public."parted_Luck_pgmorph_fill"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN NEW."Luck" := random(); RETURN NEW; END';
@@ -1027,6 +1028,7 @@ mod tests {
           CREATE TRIGGER "parted_Luck_pgmorph_fill" BEFORE UPDATE ON public.p2 FOR EACH ROW WHEN (NEW."Luck" IS NULL) EXECUTE FUNCTION public."parted_Luck_pgmorph_fill"();
           ALTER TABLE ONLY public.p2 ENABLE ALWAYS TRIGGER "parted_Luck_pgmorph_fill";
             locks: public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
           undo DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p1;
           undo DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p2;
           undo DROP FUNCTION IF EXISTS public."parted_Luck_pgmorph_fill"();
@@ -1042,8 +1044,7 @@ mod tests {
             locks: public.p2 ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
           undo not needed: the column goes with its values
         01-add_column-settle [backfill] drop the trigger that filled public.parted."Luck"
-          LOCK TABLE ONLY public.p1 IN ACCESS EXCLUSIVE MODE;
-          LOCK TABLE ONLY public.p2 IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE ONLY public.p1, ONLY public.p2 IN ACCESS EXCLUSIVE MODE;
           DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p1;
           DROP TRIGGER IF EXISTS "parted_Luck_pgmorph_fill" ON public.p2;
           DROP FUNCTION IF EXISTS public."parted_Luck_pgmorph_fill"();

@@ -555,12 +555,10 @@ mod tests {
             \x20   initially_deferred: true";
         insta::assert_snapshot!(plan_text(&shop(), changes), @r#"
         01-add_foreign_key-add [expand] add foreign key orders_tenant_customer_fkey to public.orders for new rows
-          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
-          LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.customers, public.orders IN SHARE ROW EXCLUSIVE MODE;
           ALTER TABLE public.orders ADD CONSTRAINT orders_tenant_customer_fkey FOREIGN KEY (tenant, customer) REFERENCES public.customers("Tenant", id) MATCH FULL ON UPDATE CASCADE ON DELETE SET NULL DEFERRABLE INITIALLY DEFERRED NOT VALID;
             locks: public.customers SHARE ROW EXCLUSIVE, public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          undo LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.orders IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.orders DROP CONSTRAINT orders_tenant_customer_fkey;
           undo   locks: public.customers ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-add_foreign_key-validate [validate] validate foreign key orders_tenant_customer_fkey on the rows of public.orders
@@ -618,22 +616,18 @@ mod tests {
         let changes = "- add_foreign_key: {table: parted, columns: [customer], references: customers}";
         insta::assert_snapshot!(plan_text(&catalog, changes), @"
         01-add_foreign_key-add-1 [expand] add foreign key parted_customer_fkey to public.p1 for new rows
-          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
-          LOCK TABLE public.p1 IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.customers, public.p1 IN SHARE ROW EXCLUSIVE MODE;
           ALTER TABLE public.p1 ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
             locks: public.customers SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          undo LOCK TABLE public.p1 IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.p1 IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.p1 DROP CONSTRAINT IF EXISTS parted_customer_fkey;
           undo   locks: public.customers ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard no_index: no index of public.parted begins with (customer): every delete and key update of public.customers reads the whole table; create_index first
         01-add_foreign_key-add-2 [expand] add foreign key parted_customer_fkey to public.p2 for new rows
-          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
-          LOCK TABLE public.p2 IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.customers, public.p2 IN SHARE ROW EXCLUSIVE MODE;
           ALTER TABLE public.p2 ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
             locks: public.customers SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          undo LOCK TABLE public.p2 IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.p2 IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.p2 DROP CONSTRAINT IF EXISTS parted_customer_fkey;
           undo   locks: public.customers ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-add_foreign_key-validate-1 [validate] validate foreign key parted_customer_fkey on the rows of public.p1
@@ -650,20 +644,17 @@ mod tests {
           DO 'DECLARE leaf regclass; BEGIN SELECT p.relid INTO leaf FROM pg_catalog.pg_partition_tree(''public.parted''::pg_catalog.regclass) AS p WHERE p.isleaf AND NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = p.relid AND c.contype = ''f'' AND c.convalidated AND c.confrelid = ''public.customers''::pg_catalog.regclass AND ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(c.conkey) WITH ORDINALITY AS k(n, o) JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = k.n ORDER BY k.o) = ARRAY[''customer'']::text[] AND ARRAY(SELECT a.attname::text FROM pg_catalog.unnest(c.confkey) WITH ORDINALITY AS k(n, o) JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.confrelid AND a.attnum = k.n ORDER BY k.o) = ARRAY[''id'']::text[] AND c.condeferrable = false AND c.condeferred = false) LIMIT 1; IF FOUND THEN RAISE EXCEPTION USING ERRCODE = ''55000'', MESSAGE = pg_catalog.format(''partition %s has no valid foreign key like %s'', leaf, ''parted_customer_fkey''), HINT = ''It was attached after the plan was made: add the key to it NOT VALID, validate it, run again.''; END IF; END';
           ALTER TABLE public.parted ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id);
             locks: public.customers ACCESS EXCLUSIVE, public.parted SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          undo LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.parted IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.parted DROP CONSTRAINT parted_customer_fkey;
           undo   locks: public.customers ACCESS EXCLUSIVE, public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
         ");
         catalog.server.version_num = 180_000;
         insta::assert_snapshot!(plan_text(&catalog, changes), @"
         01-add_foreign_key-add [expand] add foreign key parted_customer_fkey to public.parted for new rows
-          LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
-          LOCK TABLE public.parted IN SHARE ROW EXCLUSIVE MODE;
+          LOCK TABLE public.customers, public.parted IN SHARE ROW EXCLUSIVE MODE;
           ALTER TABLE public.parted ADD CONSTRAINT parted_customer_fkey FOREIGN KEY (customer) REFERENCES public.customers(id) NOT VALID;
             locks: public.customers SHARE ROW EXCLUSIVE, public.parted SHARE ROW EXCLUSIVE, public.p1 SHARE ROW EXCLUSIVE, public.p2 SHARE ROW EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          undo LOCK TABLE public.parted IN ACCESS EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.parted IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.parted DROP CONSTRAINT parted_customer_fkey;
           undo   locks: public.customers ACCESS EXCLUSIVE, public.parted ACCESS EXCLUSIVE, public.p1 ACCESS EXCLUSIVE, public.p2 ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard no_index: no index of public.parted begins with (customer): every delete and key update of public.customers reads the whole table; create_index first

@@ -156,6 +156,7 @@ pub(crate) mod tests {
         01-create_index-parent-1 [expand] create the index public."events_day_Region_id_idx" of the partitioned table alone, still empty
           CREATE UNIQUE INDEX "events_day_Region_id_idx" ON ONLY public.events USING btree (day, "Region_id");
             locks: public.events SHARE (lock_timeout 200ms)
+          undo LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."events_day_Region_id_idx";
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard waits_for_old_transactions: a concurrent build ends only when every transaction older than it has ended, on other tables too
@@ -163,6 +164,7 @@ pub(crate) mod tests {
         01-create_index-parent-2 [expand] create the index public."ev_2_day_Region_id_idx" of the partitioned table alone, still empty
           CREATE UNIQUE INDEX "ev_2_day_Region_id_idx" ON ONLY public.ev_2 USING btree (day, "Region_id");
             locks: public.ev_2 SHARE (lock_timeout 200ms)
+          undo LOCK TABLE public.ev_2 IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."ev_2_day_Region_id_idx";
           undo   locks: public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-create_index-build-1 [expand] build public."Ev 1_day_Region_id_idx" concurrently
@@ -183,21 +185,25 @@ pub(crate) mod tests {
         01-create_index-attach-1 [expand] attach public."ev_2_a_day_Region_id_idx" to public."ev_2_day_Region_id_idx"
           ALTER INDEX public."ev_2_day_Region_id_idx" ATTACH PARTITION public."ev_2_a_day_Region_id_idx";
             locks: public."ev_2_day_Region_id_idx" SHARE UPDATE EXCLUSIVE, public.ev_2 ACCESS SHARE, public.ev_2_a ACCESS SHARE, public."ev_2_a_day_Region_id_idx" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.ev_2 IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."ev_2_day_Region_id_idx";
           undo   locks: public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-create_index-attach-2 [expand] attach public."ev_2_b_day_Region_id_idx" to public."ev_2_day_Region_id_idx"
           ALTER INDEX public."ev_2_day_Region_id_idx" ATTACH PARTITION public."ev_2_b_day_Region_id_idx";
             locks: public."ev_2_day_Region_id_idx" SHARE UPDATE EXCLUSIVE, public.ev_2 ACCESS SHARE, public.ev_2_b ACCESS SHARE, public."ev_2_b_day_Region_id_idx" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.ev_2 IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."ev_2_day_Region_id_idx";
           undo   locks: public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-create_index-attach-3 [expand] attach public."Ev 1_day_Region_id_idx" to public."events_day_Region_id_idx"
           ALTER INDEX public."events_day_Region_id_idx" ATTACH PARTITION public."Ev 1_day_Region_id_idx";
             locks: public."events_day_Region_id_idx" SHARE UPDATE EXCLUSIVE, public.events ACCESS SHARE, public."Ev 1" ACCESS SHARE, public."Ev 1_day_Region_id_idx" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."events_day_Region_id_idx";
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         01-create_index-attach-4 [expand] attach public."ev_2_day_Region_id_idx" to public."events_day_Region_id_idx"
           ALTER INDEX public."events_day_Region_id_idx" ATTACH PARTITION public."ev_2_day_Region_id_idx";
             locks: public."events_day_Region_id_idx" SHARE UPDATE EXCLUSIVE, public.events ACCESS SHARE, public.ev_2 ACCESS SHARE, public."ev_2_day_Region_id_idx" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           undo DROP INDEX IF EXISTS public."events_day_Region_id_idx";
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         "#);

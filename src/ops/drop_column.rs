@@ -540,8 +540,7 @@ mod tests {
           undo CREATE INDEX CONCURRENTLY "orders code" ON public.orders USING btree ("Code", id);
           undo   locks: public.orders SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
         01-drop_column-drop [contract] drop public.orders."Code"
-          LOCK TABLE public.codes IN ACCESS EXCLUSIVE MODE;
-          LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE public.codes, public.orders IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.orders DROP COLUMN "Code";
             locks: public.codes ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
           irreversible: the values are gone

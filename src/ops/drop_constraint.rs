@@ -453,12 +453,10 @@ mod tests {
         insta::assert_snapshot!(
             plan_text(&catalog, "- drop_constraint: {table: orders, name: orders_customer_id_fkey}"), @"
         01-drop_constraint-drop [contract] drop foreign key orders_customer_id_fkey of public.orders
-          LOCK TABLE public.customers IN ACCESS EXCLUSIVE MODE;
-          LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          LOCK TABLE public.customers, public.orders IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.orders DROP CONSTRAINT orders_customer_id_fkey;
             locks: public.customers ACCESS EXCLUSIVE, public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
-          undo LOCK TABLE public.customers IN SHARE ROW EXCLUSIVE MODE;
-          undo LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          undo LOCK TABLE public.customers, public.orders IN SHARE ROW EXCLUSIVE MODE;
           undo ALTER TABLE public.orders ADD CONSTRAINT orders_customer_id_fkey FOREIGN KEY (customer_id) REFERENCES public.customers(id) NOT VALID;
           undo   locks: public.customers SHARE ROW EXCLUSIVE, public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
           undo ALTER TABLE public.orders VALIDATE CONSTRAINT orders_customer_id_fkey;

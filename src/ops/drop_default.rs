@@ -181,8 +181,10 @@ mod tests {
         let changes = "- drop_default: {table: orders, column: State}";
         insta::assert_snapshot!(plan_text(&catalog, changes), @r#"
         01-drop_default-drop [expand] drop the default of public.orders."State"
+          LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.orders ALTER COLUMN "State" DROP DEFAULT;
             locks: public.orders ACCESS EXCLUSIVE, public."Late orders" ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE ONLY public.orders ALTER COLUMN "State" SET DEFAULT 'new'::text;
           undo ALTER TABLE ONLY public."Late orders" ALTER COLUMN "State" SET DEFAULT 'late'::text;
           undo   locks: public.orders ACCESS EXCLUSIVE, public."Late orders" ACCESS EXCLUSIVE (lock_timeout 200ms)

@@ -251,6 +251,7 @@ mod tests {
         }
         insta::assert_snapshot!(plan_text(&tree, "  - drop_index: {name: ev, table: events}\n"), @r#"
         01-drop_index-drop [contract] drop public.ev and what is attached to it
+          LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           DROP INDEX IF EXISTS public.ev;
             locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
           undo CREATE INDEX ev ON ONLY public.events USING btree (note);

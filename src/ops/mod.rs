@@ -123,8 +123,7 @@ impl<'a> Context<'a> {
     }
 
     fn owns(&self, owner: &str) -> bool {
-        let role = &self.now.role;
-        role.superuser || role.name == owner || role.member_of.iter().any(|member| member == owner)
+        self.now.role.acts_as(owner)
     }
 
     fn unknown_table(&self, name: &Located<QualifiedName>) -> Diagnostic {

@@ -166,8 +166,10 @@ mod tests {
         let changes = "  - set_not_null: {table: events, column: note}\n";
         insta::assert_snapshot!(plan_text(&crate::ops::create_index::tests::tree(), changes), @r#"
         01-set_not_null-add [expand] refuse new rows without a value for public.events.note
+          LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.events ADD CONSTRAINT events_note_pgmorph_not_null CHECK (note IS NOT NULL) NOT VALID;
             locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.events DROP CONSTRAINT IF EXISTS events_note_pgmorph_not_null;
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
           hazard writes_are_checked: from this step on, rows without a value for note are refused
@@ -177,9 +179,11 @@ mod tests {
             locks: public.events SHARE UPDATE EXCLUSIVE, public."Ev 1" SHARE UPDATE EXCLUSIVE, public.ev_2 SHARE UPDATE EXCLUSIVE, public.ev_2_a SHARE UPDATE EXCLUSIVE, public.ev_2_b SHARE UPDATE EXCLUSIVE (lock_timeout -)
           undo not needed: a validated constraint asks no more than an unvalidated one
         01-set_not_null-set [cutover] mark public.events.note NOT NULL: a constraint proves it, no scan
+          LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           ALTER TABLE public.events ALTER COLUMN note SET NOT NULL;
           ALTER TABLE public.events DROP CONSTRAINT events_note_pgmorph_not_null;
             locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.events IN ACCESS EXCLUSIVE MODE;
           undo ALTER TABLE public.events ALTER COLUMN note DROP NOT NULL;
           undo   locks: public.events ACCESS EXCLUSIVE, public."Ev 1" ACCESS EXCLUSIVE, public.ev_2 ACCESS EXCLUSIVE, public.ev_2_a ACCESS EXCLUSIVE, public.ev_2_b ACCESS EXCLUSIVE (lock_timeout 200ms)
         "#);

@@ -106,6 +106,11 @@ fn work(text: &mut String, work: &Work) {
     match &work.action {
         Action::Sql(statements) => {
             for statement in statements {
+                let statement = if single {
+                    &work.text_of(statement)
+                } else {
+                    statement
+                };
                 let _ = writeln!(text, "{}", plan_view::terminated(statement));
             }
         }

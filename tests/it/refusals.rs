@@ -434,7 +434,7 @@ async fn a_rollback_that_would_lose_values_is_refused_until_they_are_changed() {
     )
     .await;
     let error = database.rollback(&plan).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::StepFailed);
+    assert_eq!(error.kind, ErrorKind::Precondition);
     mentions(&error, "42");
     let sql = "SELECT version FROM orders WHERE id = 42";
     let version: i64 = database.admin.query_one(sql, &[]).await.unwrap().get(0);

@@ -37,6 +37,9 @@ fn is_beside_the_plan(text: &str) -> bool {
     // A session is taken from the pool, and cleaned when it is given back.
     let of_the_pool = text.starts_with("ROLLBACK; CLOSE ALL;")
         || text == "SET client_connection_check_interval = '1s'"
+        || text == "SET default_transaction_isolation = 'read committed'"
+        || text == "SET row_security = off"
+        || text == "SET statement_timeout = '30s'"
         || text.starts_with("SELECT pg_backend_pid()")
         || text.starts_with("SELECT pg_catalog.pg_backend_pid()");
     // The catalog is read in transactions that can only read and are rolled back.
@@ -77,7 +80,7 @@ fn expected_of(work: &Work) -> Vec<String> {
     match (&work.action, work.transaction) {
         (Action::Sql(statements), Transaction::Single) => {
             let mut texts = vec![format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"))];
-            texts.extend(statements.iter().cloned());
+            texts.extend(statements.iter().map(|one| work.text_of(one)));
             texts.push("COMMIT".into());
             texts
         }
