@@ -42,7 +42,7 @@ pub struct Demo {
     #[arg(long, value_name = "DIR")]
     pg_bindir: Option<PathBuf>,
     /// How long to watch the application first, to compare with
-    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = value_parser!(u64).range(1..=600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=600))]
     seconds_before: u64,
 }
 

@@ -1,12 +1,13 @@
 //! `drop_column`: a column that nobody uses any more goes.
 
+use super::parts::column::ColumnName;
 use super::parts::constraint::{Reach, mentions};
 use super::parts::index_build::Build;
 use super::parts::not_null::NotNull;
 use super::parts::{brief, locks};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, ReplicaIdentity, Table, TableKind};
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
 use crate::plan::{ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Undo};
 use crate::sql::{QualifiedName, ident, idents};
@@ -29,8 +30,7 @@ Undo: NOT NULL is proven and set again, indexes are built again; the column itse
 
 #[derive(Debug, Clone)]
 pub struct DropColumn {
-    table: Located<QualifiedName>,
-    column: Located<String>,
+    subject: ColumnName,
 }
 
 pub struct Target {
@@ -246,7 +246,7 @@ impl Obstacles<'_> {
 
 impl DropColumn {
     fn hazards(&self, table: &Table, column: &Column, sequences: &[QualifiedName]) -> Vec<Hazard> {
-        let name = &self.table.value;
+        let name = &self.subject.table.value;
         let shown = format!("{name}.{}", ident(&column.name));
         let mut hazards = vec![Hazard::new(
             "column_gone",
@@ -378,20 +378,12 @@ impl Operation for DropColumn {
     const MANUAL: &'static str = MANUAL;
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let table = fields.qualified("table");
-        let column = fields.identifier("column");
-        Some(Self {
-            table: table?,
-            column: column?,
-        })
+        ColumnName::read(fields).map(|subject| Self { subject })
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        let name = &self.table.value;
-        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
-        let column = context
-            .column(name, table, &self.column)
-            .map_err(|complaint| vec![complaint])?;
+        let name = &self.subject.table.value;
+        let (table, column) = self.subject.find(context).map_err(|complaint| vec![complaint])?;
         let mut obstacles = Obstacles {
             context,
             name,
@@ -405,8 +397,7 @@ impl Operation for DropColumn {
         obstacles.of_replication();
         obstacles.of_dependents();
         if !obstacles.found.is_empty() {
-            let complaint =
-                |(code, message, help)| Diagnostic::new(code, message).at(self.column.span).help(help);
+            let complaint = |(code, message, help)| self.subject.complaint(code, message).help(help);
             return Err(obstacles.found.into_iter().map(complaint).collect());
         }
         let sequences = owned_sequences(context, name, column);

@@ -1,9 +1,10 @@
 //! `drop_default`: new rows get null, or fail, when they do not bring a value.
 
+use super::parts::column::ColumnName;
 use super::parts::{brief, locks};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::CatalogSnapshot;
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
 use crate::plan::{ColumnFacts, Estimate, Expectation, Hazard, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident};
@@ -23,8 +24,7 @@ Undo: the defaults before.
 
 #[derive(Debug, Clone)]
 pub struct DropDefault {
-    table: Located<QualifiedName>,
-    column: Located<String>,
+    subject: ColumnName,
 }
 
 pub struct Target {
@@ -41,21 +41,13 @@ impl Operation for DropDefault {
     const MANUAL: &'static str = MANUAL;
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let table = fields.qualified("table");
-        let column = fields.identifier("column");
-        Some(Self {
-            table: table?,
-            column: column?,
-        })
+        ColumnName::read(fields).map(|subject| Self { subject })
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        let name = &self.table.value;
-        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
-        let column = context
-            .column(name, table, &self.column)
-            .map_err(|complaint| vec![complaint])?;
-        let complain = |code, message: String| Diagnostic::new(code, message).at(self.column.span);
+        let name = &self.subject.table.value;
+        let (_, column) = self.subject.find(context).map_err(|complaint| vec![complaint])?;
+        let complain = |code, message: String| self.subject.complaint(code, message);
         if column.identity.is_some() {
             let message = format!("`{}` is an identity column, not one with a default", column.name);
             return Err(vec![complain("cannot_have_default", message)]);

@@ -1,10 +1,11 @@
 //! `drop_not_null`: a column may be null.
 
+use super::parts::column::ColumnName;
 use super::parts::not_null::NotNull;
 use super::parts::{brief, locks};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Table};
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
 use crate::plan::{ColumnFacts, Estimate, Expectation, Hazard, LockMode, Phase, Settings, Undo};
 use crate::sql::{QualifiedName, ident};
@@ -23,8 +24,7 @@ Undo: the proof of set_not_null, which fails with the keys of the rows that have
 
 #[derive(Debug, Clone)]
 pub struct DropNotNull {
-    table: Located<QualifiedName>,
-    column: Located<String>,
+    subject: ColumnName,
 }
 
 pub struct Target {
@@ -37,11 +37,11 @@ pub struct Target {
 
 impl DropNotNull {
     fn obstacles(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
-        let name = &self.table.value;
+        let name = &self.subject.table.value;
         let shown = ident(&column.name);
         let mut complaints = Vec::new();
         let mut complain = |code, message: String, help: String| {
-            complaints.push(Diagnostic::new(code, message).at(self.column.span).help(help));
+            complaints.push(self.subject.complaint(code, message).help(help));
         };
         if !column.not_null {
             complain(
@@ -104,20 +104,12 @@ impl Operation for DropNotNull {
     const MANUAL: &'static str = MANUAL;
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let table = fields.qualified("table");
-        let column = fields.identifier("column");
-        Some(Self {
-            table: table?,
-            column: column?,
-        })
+        ColumnName::read(fields).map(|subject| Self { subject })
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        let name = &self.table.value;
-        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
-        let column = context
-            .column(name, table, &self.column)
-            .map_err(|complaint| vec![complaint])?;
+        let name = &self.subject.table.value;
+        let (table, column) = self.subject.find(context).map_err(|complaint| vec![complaint])?;
         let complaints = self.obstacles(context, table, column);
         if !complaints.is_empty() {
             return Err(complaints);

@@ -1,5 +1,6 @@
 //! `set_default`: new rows get another value when they do not bring one.
 
+use super::parts::column::ColumnName;
 use super::{Context, Operation, StepDraft, parts};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::{Diagnostic, Located};
@@ -21,8 +22,7 @@ Undo: the default before, or none.
 
 #[derive(Debug, Clone)]
 pub struct SetDefault {
-    table: Located<QualifiedName>,
-    column: Located<String>,
+    subject: ColumnName,
     default: Located<String>,
 }
 
@@ -40,11 +40,11 @@ pub struct Target {
 impl SetDefault {
     fn probe(&self) -> Probe {
         Probe {
-            table: self.table.value.clone(),
+            table: self.subject.table.value.clone(),
             before: "ALTER TABLE ".into(),
             after: format!(
                 " ALTER COLUMN {} SET DEFAULT {}",
-                ident(&self.column.value),
+                ident(&self.subject.column.value),
                 self.default.value
             ),
         }
@@ -82,12 +82,10 @@ impl Operation for SetDefault {
     const MANUAL: &'static str = MANUAL;
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let table = fields.qualified("table");
-        let column = fields.identifier("column");
+        let subject = ColumnName::read(fields);
         let default = fields.text("default");
         Some(Self {
-            table: table?,
-            column: column?,
+            subject: subject?,
             default: default?,
         })
     }
@@ -97,10 +95,7 @@ impl Operation for SetDefault {
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
-        let column = context
-            .column(&self.table.value, table, &self.column)
-            .map_err(|complaint| vec![complaint])?;
+        let (_, column) = self.subject.find(context).map_err(|complaint| vec![complaint])?;
         let mut complaints = Vec::new();
         if column.generated.is_some() || column.identity.is_some() {
             let kind = if column.identity.is_some() {
@@ -109,7 +104,7 @@ impl Operation for SetDefault {
                 "a generated"
             };
             let message = format!("`{}` is {kind} column; it cannot have a default", column.name);
-            complaints.push(Diagnostic::new("cannot_have_default", message).at(self.column.span));
+            complaints.push(self.subject.complaint("cannot_have_default", message));
         }
         let mut printed = self.default.value.clone();
         match context.accepted(&self.probe(), self.default.span) {
@@ -127,11 +122,11 @@ impl Operation for SetDefault {
             return Err(complaints);
         }
         Ok(Target {
-            table: self.table.value.clone(),
+            table: self.subject.table.value.clone(),
             column: column.name.clone(),
             default: self.default.value.clone(),
             printed,
-            previous: previous_defaults(context, &self.table.value, &column.name),
+            previous: previous_defaults(context, &self.subject.table.value, &column.name),
         })
     }
 

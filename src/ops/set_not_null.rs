@@ -1,12 +1,13 @@
 //! `set_not_null`: a column refuses nulls, and no scan stands in anybody's way.
 
+use super::parts::column::ColumnName;
 use super::parts::not_null::{NotNull, needs_proof};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::CatalogSnapshot;
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
 use crate::plan::Settings;
-use crate::sql::{QualifiedName, ident};
+use crate::sql::ident;
 
 const MANUAL: &str = "\
 Makes a column NOT NULL. New rows are checked from the expand phase on; the rows that are there are read under a lock
@@ -25,8 +26,7 @@ Undo: nulls are allowed again.
 
 #[derive(Debug, Clone)]
 pub struct SetNotNull {
-    table: Located<QualifiedName>,
-    column: Located<String>,
+    subject: ColumnName,
 }
 
 impl Operation for SetNotNull {
@@ -35,25 +35,17 @@ impl Operation for SetNotNull {
     const MANUAL: &'static str = MANUAL;
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
-        let table = fields.qualified("table");
-        let column = fields.identifier("column");
-        Some(Self {
-            table: table?,
-            column: column?,
-        })
+        ColumnName::read(fields).map(|subject| Self { subject })
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<NotNull, Vec<Diagnostic>> {
-        let name = &self.table.value;
-        let table = context.table(&self.table).map_err(|complaint| vec![complaint])?;
-        let column = context
-            .column(name, table, &self.column)
-            .map_err(|complaint| vec![complaint])?;
+        let name = &self.subject.table.value;
+        let (_, column) = self.subject.find(context).map_err(|complaint| vec![complaint])?;
         if !needs_proof(column) {
             let message = format!("{name}.{} is NOT NULL already", ident(&column.name));
             return Err(vec![
                 Diagnostic::new("already_not_null", message)
-                    .at(self.column.span)
+                    .at(self.subject.column.span)
                     .help("leave this change out"),
             ]);
         }

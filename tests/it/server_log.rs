@@ -96,9 +96,9 @@ fn expected_of(work: &Work) -> Vec<String> {
         (Action::Backfill(backfill), _) => {
             assert!(backfill.suppress_triggers);
             vec![format!(
-                "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '{}ms'; \
+                "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; \
                  SET LOCAL session_replication_role = replica; UPDATE ONLY {} SET {} WHERE PAGES,0)' AND ({}); COMMIT",
-                work.timeouts.statement_ms, backfill.table, backfill.set, backfill.needs
+                backfill.table, backfill.set, backfill.needs
             )]
         }
     }
