@@ -11,16 +11,16 @@ use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
 /// What to ask the server before planning: see [`crate::catalog::model::Probe`].
-pub fn probes(plan: &ChangePlan) -> Vec<Probe> {
-    probes_from(plan, 0)
+pub fn probes(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Probe> {
+    probes_from(plan, now, 0)
 }
 
 /// As [`probes`], without the first `recorded` changes.
-pub fn probes_from(plan: &ChangePlan, recorded: usize) -> Vec<Probe> {
+pub fn probes_from(plan: &ChangePlan, now: &CatalogSnapshot, recorded: usize) -> Vec<Probe> {
     plan.changes
         .iter()
         .skip(recorded)
-        .flat_map(|change| change.operation.probes())
+        .flat_map(|change| change.operation.probes(now))
         .collect()
 }
 
@@ -372,6 +372,6 @@ mod tests {
             .collect();
         assert_eq!(steps, [("02-set_default-set", 2)]);
         assert_eq!(added.changes.len(), 2);
-        assert_eq!(probes_from(&file, 1).len(), 1);
+        assert_eq!(probes_from(&file, &now, 1).len(), 1);
     }
 }

@@ -582,6 +582,9 @@ impl CatalogSnapshot {
         for table in restricted.tables.values_mut() {
             table.size = TableSize::default();
         }
+        // To which roles a superuser belongs changes with every role that anybody creates.
+        let owners: BTreeSet<&String> = restricted.tables.values().map(|table| &table.owner).collect();
+        restricted.role.member_of.retain(|role| owners.contains(role));
         restricted
     }
 

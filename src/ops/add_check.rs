@@ -127,7 +127,7 @@ impl Operation for AddCheck {
         })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         vec![self.probe()]
     }
 

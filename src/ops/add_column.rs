@@ -827,7 +827,7 @@ impl Operation for AddColumn {
         })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         // What is refused without asking is not asked.
         match self.own_complaints().is_empty() {
             true => vec![self.probe()],

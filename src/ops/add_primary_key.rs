@@ -37,7 +37,7 @@ impl Operation for AddPrimaryKey {
         KeySpec::read(fields, ConstraintKind::PrimaryKey).map(|key| Self { key })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         self.key.probes()
     }
 

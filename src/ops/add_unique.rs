@@ -36,7 +36,7 @@ impl Operation for AddUnique {
         KeySpec::read(fields, ConstraintKind::Unique).map(|key| Self { key })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         self.key.probes()
     }
 

@@ -44,7 +44,7 @@ impl Operation for CreateIndex {
         IndexSpec::read(fields).map(|spec| Self { spec })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         vec![self.spec.probe(&self.spec.name_or("idx"))]
     }
 
@@ -219,7 +219,7 @@ pub(crate) mod tests {
         let changes =
             "  - create_index: {name: i, table: orders, columns: [state], where: created_at is null}\n";
         let source = format!("name: test\nchanges:\n{changes}");
-        let probe = planner::probes(&change_plan::parse(&source).unwrap()).remove(0);
+        let probe = planner::probes(&change_plan::parse(&source).unwrap(), &catalog()).remove(0);
         assert_eq!(probe.before, "CREATE INDEX i ON ");
         let mut printed = index(&["state"], false);
         printed.predicate = Some("(created_at IS NULL)".into());

@@ -60,7 +60,7 @@ pub trait Operation: Sized {
 
     /// Definitions on which the server is asked for its opinion before planning, in order; their effects on the
     /// clone stay for later ones.
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         Vec::new()
     }
 
@@ -290,8 +290,8 @@ macro_rules! operations {
                 match self { $(Self::$operation(_) => $operation::NAME),* }
             }
 
-            pub fn probes(&self) -> Vec<Probe> {
-                match self { $(Self::$operation(operation) => operation.probes()),* }
+            pub fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
+                match self { $(Self::$operation(operation) => operation.probes(now)),* }
             }
 
             /// Preflight, steps and end state in one: on success the catalog is as the change leaves it.

@@ -86,7 +86,7 @@ impl Operation for ReplaceIndex {
         })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         vec![self.spec.probe(&self.build_name())]
     }
 

@@ -90,7 +90,7 @@ impl Operation for SetDefault {
         })
     }
 
-    fn probes(&self) -> Vec<Probe> {
+    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         vec![self.probe()]
     }
 

@@ -1,6 +1,7 @@
 //! `widen_column`: another type that holds every value of the present one.
 
-use super::parts::shadow::{self, Shadow};
+use super::parts::carry::{Carry, Questions, Subject};
+use super::parts::shadow::{self, Names, Shadow};
 use super::parts::{brief, dependents, storage};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{
@@ -194,7 +195,7 @@ impl WidenColumn {
     }
 
     /// What stops an ALTER TABLE … TYPE whichever way it is done.
-    fn common_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
+    fn common_complaints(&self, table: &Table, column: &Column) -> Vec<Diagnostic> {
         let name = &self.table.value;
         let plain = |code, message: String| Diagnostic::new(code, message).at(self.column.span);
         let mut found = Vec::new();
@@ -220,12 +221,9 @@ impl WidenColumn {
                 format!("`{}` is part of the partition key", column.name),
             ));
         }
-        let keys = dependents::constraints(table, &column.name, |kind| {
-            matches!(kind, ConstraintKind::ForeignKey | ConstraintKind::Exclusion)
-        });
-        found.extend(self.refused("these constraints hang on the column", keys));
-        let incoming = dependents::incoming(context.catalog, name, &column.name);
-        found.extend(self.refused("these foreign keys reference the column", incoming));
+        let exclusions =
+            dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::Exclusion);
+        found.extend(self.refused("these constraints hang on the column", exclusions));
         let outside = dependents::outside(table, &column.name);
         found.extend(self.refused(
             "PostgreSQL does not retype a column that these objects use",
@@ -290,24 +288,7 @@ impl WidenColumn {
     /// What a shadow column cannot carry over yet.
     fn shadow_complaints(&self, context: &Context<'_>, table: &Table, column: &Column) -> Vec<Diagnostic> {
         let name = &self.table.value;
-        let mut hanging = dependents::constraints(table, &column.name, |kind| {
-            matches!(
-                kind,
-                ConstraintKind::PrimaryKey | ConstraintKind::Unique | ConstraintKind::Check
-            )
-        });
-        hanging.extend(
-            dependents::indexes(table, &column.name).map(|(index, _)| format!("index {}", ident(index))),
-        );
-        hanging.extend(dependents::statistics(table, &column.name));
-        hanging.extend(
-            owned_sequences(context.catalog, name, &column.name)
-                .iter()
-                .map(|it| format!("sequence {it}")),
-        );
-        if column.identity.is_some() {
-            hanging.push("its identity".into());
-        }
+        let mut hanging = dependents::statistics(table, &column.name);
         let foreign = column.grants.iter().filter(|grant| grant.grantor != table.owner);
         hanging.extend(foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee)));
         let mut found = Vec::new();
@@ -348,7 +329,14 @@ impl WidenColumn {
         found
     }
 
-    fn shadow(&self, context: &Context<'_>, table: &Table, column: &Column, printed: &str) -> Shadow {
+    fn shadow(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &Column,
+        printed: &str,
+        carry: Carry,
+    ) -> Shadow {
         let suppress_triggers = context.now.role.may_set_replication_role;
         let name = &self.table.value;
         let mut hazards = vec![
@@ -390,6 +378,8 @@ impl WidenColumn {
             suppress_triggers,
             trigger_functions: trigger_functions(table),
             hazards,
+            names: Names::of(&column.name),
+            carry,
         }
     }
 
@@ -455,25 +445,27 @@ impl WidenColumn {
         change: TypeChange,
     ) -> Result<Way, Vec<Diagnostic>> {
         let printed = &after.data_type;
-        let complaints = self.common_complaints(context, table, column);
+        let complaints = self.common_complaints(table, column);
         if !complaints.is_empty() {
             return Err(complaints);
         }
         let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
         let direct = self.direct(context, table, column, after);
+        // PostgreSQL proves each key again while it holds both tables.
+        let mut keys =
+            dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::ForeignKey);
+        keys.extend(dependents::incoming(
+            context.catalog,
+            &self.table.value,
+            &column.name,
+        ));
         let heavy = Self::heavy_under_lock(table, column, partitioned);
-        if change == TypeChange::CatalogOnly && heavy.is_empty() {
+        if change == TypeChange::CatalogOnly && heavy.is_empty() && keys.is_empty() {
             return Ok(Way::CatalogOnly(direct));
         }
-        if direct.small && !partitioned && table.partition_of.is_none() && table.inherits.is_empty() {
+        let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
+        if direct.small && alone && keys.is_empty() {
             return Ok(Way::InPlace(direct));
-        }
-        if change == TypeChange::CatalogOnly {
-            return Err(self
-                .refused("the change itself needs no rewrite, but under the lock", heavy)
-                .map(|complaint| complaint.help("drop and recreate these around it in plans of their own"))
-                .into_iter()
-                .collect());
         }
         let mut complaints = self.shadow_complaints(context, table, column);
         if types::fits_predicate(&column.data_type, printed, &column.name).is_none() {
@@ -483,11 +475,28 @@ impl WidenColumn {
                 vec![format!("{} to {printed}", column.data_type)],
             ));
         }
-        if !complaints.is_empty() {
-            return Err(complaints);
-        }
+        let names = Names::of(&column.name);
+        let subject = Subject {
+            table_name: &self.table.value,
+            table,
+            column,
+            new_type: printed,
+            names: &names,
+            span: self.column.span,
+        };
+        let retyped = context
+            .accepted(&self.type_probe(), self.data_type.span)
+            .ok()
+            .flatten();
+        let carry = match Carry::plan(context, &subject, retyped) {
+            Ok(carry) if complaints.is_empty() => carry,
+            carry => {
+                complaints.extend(carry.err().into_iter().flatten());
+                return Err(complaints);
+            }
+        };
         Ok(Way::Shadow(Box::new(
-            self.shadow(context, table, column, printed),
+            self.shadow(context, table, column, printed, carry),
         )))
     }
 }
@@ -531,10 +540,15 @@ impl Operation for WidenColumn {
         })
     }
 
-    fn probes(&self) -> Vec<Probe> {
-        std::iter::once(self.type_probe())
-            .chain(self.default_probe())
-            .collect()
+    fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
+        let table = now.tables.get(&self.table.value);
+        let names = Names::of(&self.column.value);
+        let questions = Questions::new(&self.table.value, table, &self.column.value, &names);
+        let mut probes = questions.before;
+        probes.push(self.type_probe());
+        probes.extend([questions.as_shadow, questions.after]);
+        probes.extend(self.default_probe());
+        probes
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
@@ -585,9 +599,7 @@ impl Operation for WidenColumn {
         let direct = match &target.way {
             Way::CatalogOnly(direct) | Way::InPlace(direct) => direct,
             Way::Shadow(shadow) => {
-                if let Some(table) = catalog.tables.get_mut(&target.table) {
-                    shadow.apply(table, target.printed.clone());
-                }
+                shadow.apply(catalog, target.printed.clone());
                 return;
             }
         };

@@ -472,11 +472,16 @@ impl NewConstraint {
 
     fn removal_from(&self, reach: &Reach, settings: &Settings) -> Work {
         // Dropping the constraint of a partitioned table has dropped its partitions' ones already.
-        let if_exists = if reach.table == self.referencing.table {
-            ""
-        } else {
-            "IF EXISTS "
-        };
+        self.removal_of(reach, reach.table != self.referencing.table, settings)
+    }
+
+    /// As [`Self::removal`], for one that an earlier undo may have taken along.
+    pub fn removal_if_there(&self, settings: &Settings) -> Work {
+        self.removal_of(&self.referencing, true, settings)
+    }
+
+    fn removal_of(&self, reach: &Reach, may_be_gone: bool, settings: &Settings) -> Work {
+        let if_exists = if may_be_gone { "IF EXISTS " } else { "" };
         let drop = format!(
             "ALTER TABLE {} DROP CONSTRAINT {if_exists}{}",
             reach.table,

@@ -1,6 +1,6 @@
 //! What hangs on a column: the reasons for which its type cannot be changed in this or that way.
 
-use crate::catalog::model::{CatalogSnapshot, ConstraintKind, Index, Table};
+use crate::catalog::model::{CatalogSnapshot, ConstraintKind, Table};
 use crate::sql::{QualifiedName, ident};
 
 /// Objects of other kinds that PostgreSQL itself refuses to retype a column under (0A000).
@@ -18,17 +18,6 @@ pub fn outside(table: &Table, column: &str) -> Vec<String> {
             .map(|user| format!("{user}, which stores rows of this table")),
     );
     found
-}
-
-/// Indexes that mention the column, without those of constraints.
-pub fn indexes<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = (&'a str, &'a Index)> {
-    let mentions =
-        move |(_, index): &(&String, &'a Index)| index.constraint.is_none() && index.mentions(column);
-    table
-        .indexes
-        .iter()
-        .filter(mentions)
-        .map(|(name, index)| (name.as_str(), index))
 }
 
 /// Constraints of the table that mention the column, in words.

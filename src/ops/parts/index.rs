@@ -168,12 +168,7 @@ impl IndexSpec {
     }
 
     fn probe_of(&self, written: &Index, name: &str) -> Probe {
-        let unique = if written.unique { "UNIQUE " } else { "" };
-        Probe {
-            table: self.table.value.clone(),
-            before: format!("CREATE {unique}INDEX {} ON ", ident(name)),
-            after: body(written),
-        }
+        definition_probe(&self.table.value, name, written)
     }
 
     /// The definition as it stands in the plan.
@@ -534,6 +529,16 @@ fn body(index: &Index) -> String {
         text += &format!(" WHERE {predicate}");
     }
     text
+}
+
+/// Asks the server for its spelling of a definition.
+pub fn definition_probe(table: &QualifiedName, name: &str, index: &Index) -> Probe {
+    let unique = if index.unique { "UNIQUE " } else { "" };
+    Probe {
+        table: table.clone(),
+        before: format!("CREATE {unique}INDEX {} ON ", ident(name)),
+        after: body(index),
+    }
 }
 
 /// The statement that creates the index.

@@ -209,6 +209,27 @@ impl Build {
         }
     }
 
+    /// One index on one table, in the server's own spelling.
+    pub fn single(table_name: &QualifiedName, table: &Table, name: &str, index: Index) -> Self {
+        let node = Node {
+            table: table_name.clone(),
+            name: name.to_owned(),
+            written: index.clone(),
+            depth: 0,
+            partitioned: false,
+            childless: true,
+            size: table.size,
+            index_bytes: guessed_bytes(table, &index),
+            duplicates: index.unique.then(|| duplicates(table_name, table, &index)),
+            index,
+        };
+        Self {
+            nodes: vec![node],
+            exact: true,
+            hazards: Vec::new(),
+        }
+    }
+
     /// The same indexes, the topmost under another name.
     pub fn renamed(mut self, name: &str) -> Self {
         let Some(root) = self.nodes.first_mut() else {

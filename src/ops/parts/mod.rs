@@ -1,5 +1,6 @@
 //! What several operations are built from.
 
+pub mod carry;
 pub mod column;
 pub mod constraint;
 pub mod dependents;

@@ -3,8 +3,9 @@
 //! Until the swap a trigger keeps the shadow equal to the column; from then on another keeps the old column equal to
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
+use super::carry::Carry;
 use super::{brief, concurrent, storage};
-use crate::catalog::model::{Column, Table};
+use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::catalog::types;
 use crate::ops::StepDraft;
 use crate::plan::{
@@ -31,13 +32,33 @@ pub struct Shadow {
     /// Functions of the table's own triggers, as SQL text without parentheses.
     pub trigger_functions: Vec<String>,
     pub hazards: Vec<Hazard>,
+    pub names: Names,
+    pub carry: Carry,
 }
 
 /// Sorts after every name in ASCII, so that our trigger sees what the others made of the row.
 pub const PREFIX: &str = "~pgmorph";
 
-/// A name of ours that tells the column; a long one is told apart by its digest.
-fn name(column: &str, kind: &str) -> String {
+/// What the two columns are called while they do not have the column's own name.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// The new one before the cutover.
+    pub shadow: String,
+    /// The old one after it.
+    pub old: String,
+}
+
+impl Names {
+    pub fn of(column: &str) -> Self {
+        Self {
+            shadow: name(column, "new"),
+            old: name(column, "old"),
+        }
+    }
+}
+
+/// A name of ours that tells the column, index or constraint; a long one is told apart by its digest.
+pub fn name(column: &str, kind: &str) -> String {
     let readable = format!("{PREFIX}_{column}_{kind}");
     if readable.len() <= IDENTIFIER_BYTES_MAX {
         return readable;
@@ -53,11 +74,11 @@ pub fn trigger_name(column: &str) -> String {
 
 impl Shadow {
     fn shadow(&self) -> String {
-        name(&self.column.name, "new")
+        self.names.shadow.clone()
     }
 
     fn old(&self) -> String {
-        name(&self.column.name, "old")
+        self.names.old.clone()
     }
 
     fn trigger(&self) -> String {
@@ -178,11 +199,14 @@ impl Shadow {
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = vec![self.add(settings), self.fill(settings), self.vacuum(settings)];
+        steps.extend(self.carry.builds(settings));
         if self.column.not_null {
             steps.push(self.prove(settings));
         }
         steps.push(self.compare(settings));
+        steps.extend(self.carry.constraints(settings));
         steps.push(self.swap(settings));
+        steps.extend(self.carry.contract(settings));
         steps.push(self.drop_old(settings));
         steps
     }
@@ -449,15 +473,34 @@ impl Shadow {
         self.trigger_functions.iter().map(refresh)
     }
 
+    fn swap_locks(&self) -> Vec<Lock> {
+        let mut locks = self.lock();
+        locks.extend(self.carry.locks());
+        locks
+    }
+
+    fn swap_lock_statements(&self) -> Vec<String> {
+        let statement = |lock: Lock| format!("LOCK TABLE {} IN {} MODE", lock.relation, lock.mode);
+        self.swap_locks().into_iter().map(statement).collect()
+    }
+
     fn swap(&self, settings: &Settings) -> StepDraft {
         let (table, column) = (&self.table, &self.column.name);
-        let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
+        let mut statements = self.swap_lock_statements();
         statements.extend(self.drop_sync("sync"));
+        statements.extend(self.carry.leave());
         let default = self.new_default.as_deref();
         statements.extend(self.swap_statements(&self.shadow(), &self.old(), default, &self.proof()));
         statements.extend(self.attributes(column));
+        statements.extend(self.carry.arrive());
         statements.extend(self.reverse_sync());
         statements.extend(self.refresh_trigger_functions());
+        let mut expect = vec![
+            self.column_is(column, &self.new_type, Some(self.column.not_null)),
+            self.column_is(&self.old(), &self.column.data_type, None),
+            self.trigger_there(),
+        ];
+        expect.extend(self.carry.expect());
         StepDraft {
             id: "swap".into(),
             phase: Phase::Cutover,
@@ -465,12 +508,8 @@ impl Shadow {
                 settings,
                 format!("make the {} column {table}.{}", self.new_type, ident(column)),
                 statements,
-                self.lock(),
-                vec![
-                    self.column_is(column, &self.new_type, Some(self.column.not_null)),
-                    self.column_is(&self.old(), &self.column.data_type, None),
-                    self.trigger_there(),
-                ],
+                self.swap_locks(),
+                expect,
             ),
             hazards: self.swap_hazards(),
             undo: Undo::Work(self.unswap(settings)),
@@ -554,19 +593,27 @@ impl Shadow {
                  such values in with ALTER TABLE {table} DROP CONSTRAINT {fits}"
             ))),
         };
-        vec![first, guard, proof, self.swap_back(settings)]
+        let mut works = vec![first];
+        works.extend(self.carry.fits(settings));
+        works.extend([guard, proof]);
+        works.extend(self.carry.before_back(settings));
+        works.push(self.swap_back(settings));
+        works.extend(self.carry.after_back(settings));
+        works
     }
 
     fn swap_back(&self, settings: &Settings) -> Work {
         let (table, column) = (&self.table, &self.column.name);
-        let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
+        let mut statements = self.swap_lock_statements();
         statements.extend(self.drop_sync("back"));
+        statements.extend(self.carry.leave_back());
         let previous = self.column.default.as_deref();
         statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous, &self.fits()));
         if !self.column.not_null {
             let fits = ident(&self.fits());
             statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {fits}"));
         }
+        statements.extend(self.carry.arrive_back());
         statements.extend(self.forward_sync());
         statements.extend(self.refresh_trigger_functions());
         brief(
@@ -577,7 +624,7 @@ impl Shadow {
                 ident(column)
             ),
             statements,
-            self.lock(),
+            self.swap_locks(),
             vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
         )
     }
@@ -623,8 +670,11 @@ impl Shadow {
     }
 
     /// The end state: the column is the last one.
-    pub fn apply(&self, table: &mut Table, printed: Column) {
-        table.columns.retain(|column| column.name != self.column.name);
-        table.columns.push(printed);
+    pub fn apply(&self, catalog: &mut CatalogSnapshot, printed: Column) {
+        if let Some(table) = catalog.tables.get_mut(&self.table) {
+            table.columns.retain(|column| column.name != self.column.name);
+            table.columns.push(printed);
+        }
+        self.carry.apply(&self.table, catalog);
     }
 }

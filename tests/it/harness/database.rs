@@ -90,9 +90,8 @@ impl<'s> Database<'s> {
         let plan = change_plan::parse(source)?;
         let client = self.session().await;
         let mut snapshot = load::snapshot(&client).await.unwrap();
-        probe::ask(&client, &mut snapshot, &planner::probes(&plan))
-            .await
-            .unwrap();
+        let probes = planner::probes(&plan, &snapshot);
+        probe::ask(&client, &mut snapshot, &probes).await.unwrap();
         Ok(snapshot)
     }
 

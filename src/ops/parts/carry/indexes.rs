@@ -1,0 +1,380 @@
+//! Indexes that mention the column, those of keys among them.
+
+use super::{Printed, Subject};
+use crate::catalog::model::{Constraint, ConstraintKind, Index, Probe, ProbeOutcome, ReplicaIdentity, Table};
+use crate::diagnostic::Diagnostic;
+use crate::ops::parts::index_build::{Build, drop_concurrently, free_index_name};
+use crate::ops::parts::shadow::Names;
+use crate::ops::parts::{index, shadow};
+use crate::ops::{Context, StepDraft};
+use crate::plan::{Estimate, Expectation, Phase, Settings, Undo, Work};
+use crate::sql::{QualifiedName, ident, literal};
+
+/// An index of the old column and the one of the new column that takes its place.
+#[derive(Debug, Clone)]
+pub struct IndexTwin {
+    table: QualifiedName,
+    name: String,
+    before: Index,
+    after: Index,
+    build: Build,
+    names: Names,
+    column: String,
+    /// What a rollback builds; `None` when the old index stays until contract.
+    rebuild: Option<Build>,
+    constraint: Option<Constraint>,
+    replica_identity: bool,
+}
+
+/// Without expressions, which only the server can spell for another column.
+fn plain(index: &Index) -> bool {
+    let keys = index.keys.iter();
+    index.method == "btree"
+        && index.predicate.is_none()
+        && keys
+            .into_iter()
+            .all(|key| key.column.is_some() && key.opclass.is_none() && key.collation.is_none())
+}
+
+/// Puts the indexes that need the server's spelling on the clone; not unique, for only the text is wanted.
+pub fn probes(table_name: &QualifiedName, table: &Table, column: &str) -> Vec<Probe> {
+    let wanted = table
+        .indexes
+        .iter()
+        .filter(|(_, it)| it.mentions(column) && !plain(it));
+    wanted
+        .map(|(name, it)| {
+            let bare = Index {
+                unique: false,
+                nulls_not_distinct: false,
+                tablespace: None,
+                ..it.clone()
+            };
+            index::definition_probe(table_name, name, &bare)
+        })
+        .collect()
+}
+
+/// The definition under which the index is built beside the one that it replaces.
+fn twin_of(index: &Index) -> Index {
+    Index {
+        valid: true,
+        replica_identity: false,
+        clustered: false,
+        constraint: None,
+        comment: None,
+        ..index.clone()
+    }
+}
+
+fn renamed(index: &Index, from: &str, to: &str) -> Index {
+    let mut twin = twin_of(index);
+    let replace = |name: &mut String| {
+        if name == from {
+            to.clone_into(name);
+        }
+    };
+    twin.keys
+        .iter_mut()
+        .filter_map(|key| key.column.as_mut())
+        .for_each(replace);
+    twin.include.iter_mut().for_each(replace);
+    twin.expression_columns.iter_mut().for_each(replace);
+    twin
+}
+
+/// The texts of the answer in the frame of the definition.
+fn spelled(index: &Index, outcome: Option<&ProbeOutcome>, name: &str) -> Option<Index> {
+    let printed = outcome?.table.indexes.get(name)?;
+    Some(Index {
+        keys: printed.keys.clone(),
+        include: printed.include.clone(),
+        predicate: printed.predicate.clone(),
+        expression_columns: printed.expression_columns.clone(),
+        ..index.clone()
+    })
+}
+
+impl IndexTwin {
+    pub fn all(
+        context: &Context<'_>,
+        subject: &Subject<'_>,
+        printed: &Printed<'_>,
+        complaints: &mut Vec<Diagnostic>,
+    ) -> Vec<Self> {
+        let table = subject.table;
+        let hanging = table
+            .indexes
+            .iter()
+            .filter(|(_, it)| it.mentions(&subject.column.name));
+        let mut found = Vec::new();
+        for (name, index) in hanging {
+            match Self::of(context, subject, printed, name, index) {
+                Ok(twin) => found.push(twin),
+                Err(complaint) => complaints.push(complaint),
+            }
+        }
+        found
+    }
+
+    fn of(
+        context: &Context<'_>,
+        subject: &Subject<'_>,
+        printed: &Printed<'_>,
+        name: &str,
+        index: &Index,
+    ) -> Result<Self, Diagnostic> {
+        let (table_name, table) = (subject.table_name, subject.table);
+        let refuse = |why: &str| {
+            let message = format!("a shadow column cannot carry index {}: {why}", ident(name));
+            Diagnostic::new("cannot_widen_yet", message).at(subject.span)
+        };
+        if !index.valid {
+            return Err(refuse("it is INVALID").help(format!(
+                "DROP INDEX CONCURRENTLY {}; then plan again",
+                table_name.sibling(name)
+            )));
+        }
+        let constraint = index
+            .constraint
+            .as_ref()
+            .and_then(|name| table.constraints.get(name));
+        if constraint.is_some_and(|it| it.deferrable) {
+            return Err(refuse(
+                "its constraint is deferrable, and the new index could not wait",
+            ));
+        }
+        let column = &subject.column.name;
+        let (on_shadow, on_old, after) = if plain(index) {
+            let named = |to: &str| renamed(index, column, to);
+            (
+                named(&subject.names.shadow),
+                named(&subject.names.old),
+                index.clone(),
+            )
+        } else {
+            let base = twin_of(index);
+            let spelling = || refuse("the server could not be asked to spell its expressions");
+            (
+                spelled(&base, printed.as_shadow, name).ok_or_else(spelling)?,
+                spelled(&base, printed.as_old, name).ok_or_else(spelling)?,
+                spelled(index, printed.retyped, name).ok_or_else(spelling)?,
+            )
+        };
+        for kind in ["new", "old"] {
+            free_index_name(
+                context,
+                &table_name.sibling(shadow::name(name, kind)),
+                subject.span,
+            )?;
+        }
+        // The old column goes on as far as its type reaches and is null from there on. An index that might refuse
+        // such rows must not stay.
+        let expressions = index.keys.iter().any(|key| key.column.is_none());
+        let is_primary = constraint.is_some_and(|it| it.kind == ConstraintKind::PrimaryKey);
+        let refuses_nulls = index.unique && (index.predicate.is_some() || index.nulls_not_distinct);
+        let stays = !is_primary && !expressions && !refuses_nulls;
+        Ok(Self {
+            table: table_name.clone(),
+            name: name.to_owned(),
+            before: index.clone(),
+            after,
+            build: Build::single(table_name, table, &shadow::name(name, "new"), on_shadow),
+            names: subject.names.clone(),
+            column: column.clone(),
+            rebuild: (!stays).then(|| Build::single(table_name, table, &shadow::name(name, "old"), on_old)),
+            constraint: constraint.cloned(),
+            replica_identity: index.replica_identity
+                || table.replica_identity == ReplicaIdentity::Index(name.to_owned()),
+        })
+    }
+
+    fn twin(&self) -> String {
+        shadow::name(&self.name, "new")
+    }
+
+    fn old(&self) -> String {
+        shadow::name(&self.name, "old")
+    }
+
+    fn kind(&self) -> Option<&'static str> {
+        self.constraint.as_ref().map(|constraint| match constraint.kind {
+            ConstraintKind::PrimaryKey => "PRIMARY KEY",
+            _ => "UNIQUE",
+        })
+    }
+
+    pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.build.steps(Phase::Backfill, "", settings);
+        for step in &mut steps {
+            step.id = "index".into();
+            step.hazards.clear();
+        }
+        steps
+    }
+
+    fn alter(&self, what: &str) -> String {
+        format!("ALTER TABLE {} {what}", self.table)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> String {
+        let (from, to) = (from.to_owned(), ident(to));
+        match self.constraint {
+            Some(_) => self.alter(&format!("RENAME CONSTRAINT {} TO {to}", ident(&from))),
+            None => format!("ALTER INDEX {} RENAME TO {to}", self.table.sibling(from)),
+        }
+    }
+
+    fn drop(&self) -> String {
+        match self.constraint {
+            Some(_) => self.alter(&format!("DROP CONSTRAINT {}", ident(&self.name))),
+            None => format!("DROP INDEX {}", self.table.sibling(self.name.clone())),
+        }
+    }
+
+    /// A column of the table's replica identity cannot be made nullable.
+    fn release(&self) -> Vec<String> {
+        let release = self
+            .replica_identity
+            .then(|| self.alter("REPLICA IDENTITY NOTHING"));
+        release.into_iter().collect()
+    }
+
+    pub fn leave(&self) -> Vec<String> {
+        let mut statements = self.release();
+        statements.push(match self.rebuild {
+            Some(_) => self.drop(),
+            None => self.rename(&self.name, &self.old()),
+        });
+        statements
+    }
+
+    /// Gives the name, or the constraint, to an index that is there.
+    fn take_name(&self, from: &str) -> String {
+        match self.kind() {
+            Some(kind) => self.alter(&format!(
+                "ADD CONSTRAINT {} {kind} USING INDEX {}",
+                ident(&self.name),
+                ident(from)
+            )),
+            None => self.rename(from, &self.name),
+        }
+    }
+
+    /// An index names its own columns when it is made, after those of the table at that time.
+    fn rename_column(&self, from: &str) -> Option<String> {
+        let keys = self.before.keys.iter().filter_map(|key| key.column.as_ref());
+        let mut columns = keys.chain(&self.before.include);
+        columns.any(|column| *column == self.column).then(|| {
+            format!(
+                "ALTER TABLE {} RENAME COLUMN {} TO {}",
+                self.table.sibling(self.name.clone()),
+                ident(from),
+                ident(&self.column)
+            )
+        })
+    }
+
+    fn marks(&self) -> Vec<String> {
+        let name = ident(&self.name);
+        let mut statements = Vec::new();
+        if self.before.clustered {
+            statements.push(self.alter(&format!("CLUSTER ON {name}")));
+        }
+        if self.replica_identity {
+            statements.push(self.alter(&format!("REPLICA IDENTITY USING INDEX {name}")));
+        }
+        statements
+    }
+
+    fn comments(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        if let Some(comment) = &self.before.comment {
+            let index = self.table.sibling(self.name.clone());
+            statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
+        }
+        if let Some(comment) = self.constraint.as_ref().and_then(|it| it.comment.as_ref()) {
+            statements.push(format!(
+                "COMMENT ON CONSTRAINT {} ON {} IS {}",
+                ident(&self.name),
+                self.table,
+                literal(comment)
+            ));
+        }
+        statements
+    }
+
+    pub fn arrive(&self) -> Vec<String> {
+        let mut statements = vec![self.take_name(&self.twin())];
+        statements.extend(self.rename_column(&self.names.shadow));
+        statements.extend(self.marks());
+        statements.extend(self.comments());
+        statements
+    }
+
+    pub fn rebuild(&self, settings: &Settings) -> Vec<Work> {
+        self.rebuild
+            .iter()
+            .flat_map(|build| build.works(settings))
+            .collect()
+    }
+
+    pub fn leave_back(&self) -> Vec<String> {
+        let mut statements = self.release();
+        statements.push(self.drop());
+        statements
+    }
+
+    pub fn arrive_back(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        if self.rebuild.is_some() {
+            statements.push(self.take_name(&self.old()));
+            statements.extend(self.rename_column(&self.names.old));
+            statements.extend(self.comments());
+        } else {
+            statements.push(self.rename(&self.old(), &self.name));
+        }
+        statements.extend(self.marks());
+        statements
+    }
+
+    pub fn expect(&self) -> Vec<Expectation> {
+        let mut expect = vec![Expectation::Index {
+            table: self.table.clone(),
+            name: self.name.clone(),
+            exact: true,
+            index: Box::new(self.after.clone()),
+        }];
+        if let Some(constraint) = &self.constraint {
+            expect.push(Expectation::Constraint {
+                table: self.table.clone(),
+                name: self.name.clone(),
+                exact: true,
+                constraint: Box::new(constraint.clone()),
+            });
+        }
+        expect
+    }
+
+    /// That of a constraint goes with its column.
+    pub fn drop_old(&self, settings: &Settings) -> Option<StepDraft> {
+        if self.rebuild.is_some() || self.constraint.is_some() {
+            return None;
+        }
+        let index = self.table.sibling(self.old());
+        Some(StepDraft {
+            id: "drop_index".into(),
+            phase: Phase::Contract,
+            work: drop_concurrently(&self.table, &index, settings),
+            hazards: Vec::new(),
+            undo: Undo::Irreversible {
+                reason: "the old column is about to go".into(),
+            },
+            estimate: Estimate::INSTANT,
+        })
+    }
+
+    pub fn apply(&self, table: &mut Table) {
+        table.indexes.insert(self.name.clone(), self.after.clone());
+    }
+}

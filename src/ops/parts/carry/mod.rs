@@ -1,0 +1,278 @@
+//! What hangs on a column and comes over to its shadow: built beside it before the cutover, given its name by it.
+//!
+//! Indexes and constraints of the new column are there, valid and enforced, before the old ones go. Foreign keys of
+//! other tables move one by one ahead of the swap, so that the swap itself locks as few tables as it can.
+
+mod constraints;
+mod indexes;
+mod sequences;
+
+use super::shadow::Names;
+use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, ProbeOutcome, Table};
+use crate::diagnostic::{Diagnostic, Span};
+use crate::ops::{Context, StepDraft};
+use crate::plan::{Expectation, Lock, Settings, Work};
+use crate::sql::{QualifiedName, ident};
+use constraints::{CheckTwin, Incoming, Outgoing};
+use indexes::IndexTwin;
+use sequences::{IdentityMove, Serial};
+
+/// The column whose things come over.
+pub struct Subject<'a> {
+    pub table_name: &'a QualifiedName,
+    pub table: &'a Table,
+    pub column: &'a Column,
+    pub new_type: &'a str,
+    pub names: &'a Names,
+    pub span: Span,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Carry {
+    indexes: Vec<IndexTwin>,
+    checks: Vec<CheckTwin>,
+    outgoing: Vec<Outgoing>,
+    incoming: Vec<Incoming>,
+    serials: Vec<Serial>,
+    identity: Option<IdentityMove>,
+}
+
+/// The server's own spelling of what hangs on the column, under its three names.
+pub struct Printed<'a> {
+    /// In terms of the name that the column has after the cutover.
+    pub as_old: Option<&'a ProbeOutcome>,
+    /// As it will be: retyped.
+    pub retyped: Option<&'a ProbeOutcome>,
+    /// Retyped, in terms of the name that the new column has before the cutover.
+    pub as_shadow: Option<&'a ProbeOutcome>,
+}
+
+/// Questions whose answers spell expressions; the column is called as before when they have been asked.
+pub struct Questions {
+    /// Asked before the column of the clone gets its new type.
+    pub before: Vec<Probe>,
+    pub as_old: Probe,
+    pub as_shadow: Probe,
+    /// Gives the column its name back.
+    pub after: Probe,
+}
+
+impl Questions {
+    pub fn new(table_name: &QualifiedName, table: Option<&Table>, column: &str, names: &Names) -> Self {
+        let alter = |after: String| Probe {
+            table: table_name.clone(),
+            before: "ALTER TABLE ".into(),
+            after,
+        };
+        let rename = |from: &str, to: &str| alter(format!(" RENAME COLUMN {} TO {}", ident(from), ident(to)));
+        let mut before = Vec::new();
+        if let Some(table) = table {
+            before.extend(indexes::probes(table_name, table, column));
+            let checks = table.constraints.iter().filter(|(_, constraint)| {
+                constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
+            });
+            before.extend(checks.map(|(name, constraint)| {
+                alter(format!(
+                    " ADD CONSTRAINT {} {}",
+                    ident(name),
+                    constraint.definition
+                ))
+            }));
+        }
+        let as_old = rename(column, &names.old);
+        before.push(as_old.clone());
+        before.push(rename(&names.old, column));
+        Self {
+            before,
+            as_old,
+            as_shadow: rename(column, &names.shadow),
+            after: rename(&names.shadow, column),
+        }
+    }
+
+    fn answers<'a>(&self, context: &Context<'a>, retyped: Option<&'a ProbeOutcome>) -> Printed<'a> {
+        let answer = |probe| context.answer(probe).and_then(Result::ok);
+        Printed {
+            as_old: answer(&self.as_old),
+            retyped,
+            as_shadow: answer(&self.as_shadow),
+        }
+    }
+}
+
+impl Carry {
+    /// # Errors
+    /// What cannot come over, by name.
+    pub fn plan(
+        context: &Context<'_>,
+        subject: &Subject<'_>,
+        retyped: Option<&ProbeOutcome>,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let questions = Questions::new(subject.table_name, None, &subject.column.name, subject.names);
+        let printed = questions.answers(context, retyped);
+        let mut complaints = Vec::new();
+        let carry = Self {
+            indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
+            checks: CheckTwin::all(context, subject, &printed, &mut complaints),
+            outgoing: Outgoing::all(context, subject, &mut complaints),
+            incoming: Incoming::all(context, subject, &mut complaints),
+            serials: Serial::all(context.catalog, subject),
+            identity: IdentityMove::of(context.catalog, subject, &mut complaints),
+        };
+        if complaints.is_empty() {
+            Ok(carry)
+        } else {
+            Err(complaints)
+        }
+    }
+
+    /// Indexes of the new column, once it is filled.
+    pub fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps: Vec<StepDraft> = self
+            .indexes
+            .iter()
+            .flat_map(|twin| twin.steps(settings))
+            .collect();
+        number(&mut steps);
+        steps
+    }
+
+    /// Constraints of the new column, and the foreign keys that move to it ahead of the cutover.
+    pub fn constraints(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = Vec::new();
+        steps.extend(self.checks.iter().flat_map(|twin| twin.steps(settings)));
+        steps.extend(self.outgoing.iter().flat_map(|twin| twin.steps(settings)));
+        steps.extend(self.incoming.iter().flat_map(|twin| twin.steps(settings)));
+        number(&mut steps);
+        steps
+    }
+
+    /// Tables that the swap locks beside the column's own.
+    pub fn locks(&self) -> Vec<Lock> {
+        let mut locks: Vec<Lock> = Vec::new();
+        for lock in self.outgoing.iter().filter_map(Outgoing::lock) {
+            if !locks.contains(&lock) {
+                locks.push(lock);
+            }
+        }
+        locks
+    }
+
+    /// Before the columns change names, forwards: what must let go of the old one.
+    pub fn leave(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
+        statements.extend(self.outgoing.iter().map(Outgoing::drop));
+        statements.extend(self.checks.iter().map(CheckTwin::drop));
+        statements.extend(self.indexes.iter().flat_map(IndexTwin::leave));
+        statements
+    }
+
+    /// After the columns have changed names, forwards.
+    pub fn arrive(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        statements.extend(self.indexes.iter().flat_map(IndexTwin::arrive));
+        statements.extend(self.checks.iter().flat_map(CheckTwin::arrive));
+        statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive));
+        statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
+        statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
+        statements
+    }
+
+    /// What a rollback asks before it begins.
+    pub fn fits(&self, settings: &Settings) -> Vec<Work> {
+        let serials = self.serials.iter().filter_map(|serial| serial.fits(settings));
+        let identity = self.identity.iter().filter_map(|it| it.fits(settings));
+        serials.chain(identity).collect()
+    }
+
+    /// What a rollback builds before it swaps the columns back.
+    pub fn before_back(&self, settings: &Settings) -> Vec<Work> {
+        let mut works = Vec::new();
+        works.extend(self.indexes.iter().flat_map(|twin| twin.rebuild(settings)));
+        works.extend(self.incoming.iter().flat_map(|twin| twin.to_old(settings)));
+        works
+    }
+
+    pub fn leave_back(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
+        statements.extend(self.outgoing.iter().map(Outgoing::drop));
+        statements.extend(self.checks.iter().map(CheckTwin::drop));
+        statements.extend(self.indexes.iter().flat_map(IndexTwin::leave_back));
+        statements
+    }
+
+    pub fn arrive_back(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        statements.extend(self.indexes.iter().flat_map(IndexTwin::arrive_back));
+        statements.extend(self.checks.iter().flat_map(CheckTwin::arrive_back));
+        statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive_back));
+        statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
+        statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
+        statements
+    }
+
+    /// What a rollback proves again after it swapped the columns back.
+    pub fn after_back(&self, settings: &Settings) -> Vec<Work> {
+        let mut works = Vec::new();
+        works.extend(self.checks.iter().filter_map(|twin| twin.prove_again(settings)));
+        works.extend(self.outgoing.iter().filter_map(|twin| twin.prove_again(settings)));
+        works
+    }
+
+    /// What the swap brings about beside the columns.
+    pub fn expect(&self) -> Vec<Expectation> {
+        let mut expect = Vec::new();
+        expect.extend(self.indexes.iter().flat_map(IndexTwin::expect));
+        expect.extend(self.checks.iter().map(CheckTwin::expect));
+        expect.extend(self.outgoing.iter().map(Outgoing::expect));
+        expect
+    }
+
+    /// Old indexes that would make the drop of the old column hold its lock longer.
+    pub fn contract(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps: Vec<StepDraft> = self
+            .indexes
+            .iter()
+            .filter_map(|twin| twin.drop_old(settings))
+            .collect();
+        number(&mut steps);
+        steps
+    }
+
+    pub fn apply(&self, table_name: &QualifiedName, catalog: &mut CatalogSnapshot) {
+        if let Some(table) = catalog.tables.get_mut(table_name) {
+            for twin in &self.indexes {
+                twin.apply(table);
+            }
+            for twin in &self.checks {
+                twin.apply(table);
+            }
+        }
+        for serial in &self.serials {
+            serial.apply(catalog);
+        }
+        if let Some(identity) = &self.identity {
+            identity.apply(catalog);
+        }
+    }
+}
+
+/// Tells apart steps of the same word: `index`, `index-2`….
+fn number(steps: &mut [StepDraft]) {
+    for position in 1..steps.len() {
+        let word = steps[position].id.clone();
+        let before = steps[..position].iter().filter(|step| {
+            step.id == word
+                || step
+                    .id
+                    .strip_prefix(&word)
+                    .is_some_and(|rest| rest.starts_with('-'))
+        });
+        let count = before.count();
+        if count > 0 {
+            steps[position].id = format!("{word}-{}", count + 1);
+        }
+    }
+}
