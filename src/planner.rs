@@ -57,6 +57,7 @@ pub fn plan_from(
         match change.operation.compile(&compilation, &mut catalog) {
             Ok(compiled) => {
                 complaints.extend(conflicts_with_swaps(change, &swapped, &before, &catalog));
+                complaints.extend(joined_swaps(change, &swapped, &compiled.swaps, &before));
                 swapped.extend(compiled.swaps);
                 steps.extend(
                     compiled
@@ -292,6 +293,61 @@ fn conflicts_with_swaps(
         .help("move it before that change, or into a plan of its own that runs afterwards")
     };
     swapped.iter().filter(touches).map(complaint).collect()
+}
+
+/// Two columns whose replacements would each be built on what the other one was: joined by a key, an index or a check.
+fn joined_swaps(
+    change: &Change,
+    swapped: &BTreeSet<(QualifiedName, String)>,
+    swaps: &[(QualifiedName, String)],
+    catalog: &CatalogSnapshot,
+) -> Vec<Diagnostic> {
+    let pairs = swaps
+        .iter()
+        .flat_map(|one| swapped.iter().map(move |other| (other, one)));
+    let joined = pairs.filter_map(|(other, one)| Some((other, one, joint(catalog, other, one)?)));
+    let complaint = |(other, one, joint): (&(QualifiedName, String), &(QualifiedName, String), String)| {
+        let message = format!(
+            "{joint} joins {}.{} with {}.{}, which an earlier change of this plan replaces",
+            one.0,
+            ident(&one.1),
+            other.0,
+            ident(&other.1)
+        );
+        Diagnostic::new("columns_are_joined", message)
+            .at(change.span)
+            .help("move it into a plan of its own that runs afterwards")
+    };
+    joined.map(complaint).collect()
+}
+
+fn joint(
+    catalog: &CatalogSnapshot,
+    one: &(QualifiedName, String),
+    other: &(QualifiedName, String),
+) -> Option<String> {
+    let key = |from: &(QualifiedName, String), to: &(QualifiedName, String)| {
+        let constraints = &catalog.tables.get(&from.0)?.constraints;
+        let joins = constraints.iter().find(|(_, constraint)| {
+            let reference = constraint.references.as_ref();
+            constraint.columns.contains(&from.1)
+                && reference.is_some_and(|it| it.table == to.0 && it.columns.contains(&to.1))
+        });
+        joins.map(|(name, _)| format!("foreign key {} of {}", ident(name), from.0))
+    };
+    let own = || {
+        let table = catalog.tables.get(&one.0).filter(|_| one.0 == other.0)?;
+        let indexes = table.indexes.iter();
+        let index = indexes
+            .filter(|(_, index)| index.mentions(&one.1) && index.mentions(&other.1))
+            .map(|(name, _)| format!("index {}", ident(name)));
+        let constraints = table.constraints.iter();
+        let constraint = constraints
+            .filter(|(_, it)| it.columns.contains(&one.1) && it.columns.contains(&other.1))
+            .map(|(name, _)| format!("constraint {}", ident(name)));
+        index.chain(constraint).next()
+    };
+    key(one, other).or_else(|| key(other, one)).or_else(own)
 }
 
 fn touches_column(before: &Table, after: &Table, column: &str) -> bool {

@@ -200,6 +200,9 @@ impl Shadow {
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = vec![self.add(settings), self.fill(settings), self.vacuum(settings)];
         steps.extend(self.carry.builds(settings));
+        if self.carry.has_expressions() {
+            steps.push(self.analyze(settings));
+        }
         if self.column.not_null {
             steps.push(self.prove(settings));
         }
@@ -312,6 +315,25 @@ impl Shadow {
                 reason: "vacuuming changes nothing".into(),
             },
             estimate: Estimate::scan(self.rows, self.bytes, 0),
+        }
+    }
+
+    fn analyze(&self, settings: &Settings) -> StepDraft {
+        StepDraft {
+            id: "analyze".into(),
+            phase: Phase::Backfill,
+            work: concurrent(
+                settings,
+                format!("analyze {} for the expressions of its new indexes", self.table),
+                format!("ANALYZE {}", self.table),
+                &self.table,
+                Vec::new(),
+            ),
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "it only gathers statistics".into(),
+            },
+            estimate: Estimate::INSTANT,
         }
     }
 

@@ -384,6 +384,16 @@ impl Incoming {
             reference.is_some_and(|reference| reference.columns.contains(column))
         };
         let mut found = Vec::new();
+        let still = context.now.incoming_foreign_keys(subject.table_name);
+        for (from, name, _) in still.into_iter().filter(|(_, _, it)| ends_here(it)) {
+            let kept = context.catalog.tables.get(from);
+            if kept.is_some_and(|table| !table.constraints.contains_key(name)) {
+                let what = format!("foreign key {} of {from}", ident(name));
+                let why = "an earlier change of this plan drops it in contract only";
+                complaints
+                    .push(refusal(subject, &what, why).help("drop it in a plan of its own that runs before"));
+            }
+        }
         for (from, name, constraint) in all.into_iter().filter(|(_, _, it)| ends_here(it)) {
             match Self::of(context, subject, from, name, constraint) {
                 Ok(twin) => found.push(twin),

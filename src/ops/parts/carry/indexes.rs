@@ -204,6 +204,10 @@ impl IndexTwin {
         })
     }
 
+    pub fn has_expressions(&self) -> bool {
+        self.before.keys.iter().any(|key| key.column.is_none())
+    }
+
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = self.build.steps(Phase::Backfill, "", settings);
         for step in &mut steps {

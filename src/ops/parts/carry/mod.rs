@@ -137,6 +137,11 @@ impl Carry {
         steps
     }
 
+    /// Whether there are statistics that only an ANALYZE after the builds gathers.
+    pub fn has_expressions(&self) -> bool {
+        self.indexes.iter().any(IndexTwin::has_expressions)
+    }
+
     /// Constraints of the new column, and the foreign keys that move to it ahead of the cutover.
     pub fn constraints(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = Vec::new();
