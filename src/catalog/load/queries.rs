@@ -365,11 +365,13 @@ WHERE c.relkind IN ('r', 'p', 'f') AND ",
 /// The columns come from the dependencies, which know those in expressions too.
 pub const STATISTICS: &str = concat!(
     "SELECT c.oid AS id, format('%I.%I', sn.nspname, s.stxname) AS key, json_build_object(
+  'owner', pg_get_userbyid(s.stxowner),
   'definition', pg_get_statisticsobjdef(s.oid),
   'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]'::json) FROM pg_attribute a
     WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnum IN (SELECT d.refobjsubid FROM pg_depend d
       WHERE d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)),
+  'comment', obj_description(s.oid, 'pg_statistic_ext'),
   'statistics_target', nullif(s.stxstattarget, -1)
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -5,19 +5,12 @@ use crate::sql::{QualifiedName, ident};
 
 /// Objects of other kinds that PostgreSQL itself refuses to retype a column under (0A000).
 pub fn outside(table: &Table, column: &str) -> Vec<String> {
-    let mut found: Vec<String> = table
+    table
         .dependents
         .iter()
         .filter(|dependent| dependent.column.as_deref() == Some(column))
         .map(|dependent| dependent.name.clone())
-        .collect();
-    found.extend(
-        table
-            .row_type_used_by
-            .iter()
-            .map(|user| format!("{user}, which stores rows of this table")),
-    );
-    found
+        .collect()
 }
 
 /// Constraints of the table that mention the column, in words.
@@ -59,15 +52,6 @@ pub fn incoming(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) 
         })
         .map(|(from, name, _)| format!("foreign key {} of {from}", ident(name)))
         .collect()
-}
-
-/// Extended statistics on the column.
-pub fn statistics(table: &Table, column: &str) -> Vec<String> {
-    let on = table
-        .statistics
-        .iter()
-        .filter(|(_, statistics)| statistics.columns.iter().any(|name| name == column));
-    on.map(|(name, _)| format!("statistics object {name}")).collect()
 }
 
 /// Publications that carry the table.

@@ -201,7 +201,7 @@ impl Shadow {
         let mut steps = vec![self.add(settings), self.fill(settings), self.vacuum(settings)];
         steps.extend(self.carry.builds(settings));
         if self.carry.has_expressions() {
-            steps.push(self.analyze(settings));
+            steps.push(self.analyze(Phase::Backfill, settings));
         }
         if self.column.not_null {
             steps.push(self.prove(settings));
@@ -209,6 +209,9 @@ impl Shadow {
         steps.push(self.compare(settings));
         steps.extend(self.carry.constraints(settings));
         steps.push(self.swap(settings));
+        if self.carry.has_statistics() {
+            steps.push(self.analyze(Phase::Cutover, settings));
+        }
         steps.extend(self.carry.contract(settings));
         steps.push(self.drop_old(settings));
         steps
@@ -318,13 +321,19 @@ impl Shadow {
         }
     }
 
-    fn analyze(&self, settings: &Settings) -> StepDraft {
+    /// For expressions of indexes and for statistics objects that are new.
+    fn analyze(&self, phase: Phase, settings: &Settings) -> StepDraft {
+        let id = if phase == Phase::Cutover {
+            "gather"
+        } else {
+            "analyze"
+        };
         StepDraft {
-            id: "analyze".into(),
-            phase: Phase::Backfill,
+            id: id.into(),
+            phase,
             work: concurrent(
                 settings,
-                format!("analyze {} for the expressions of its new indexes", self.table),
+                format!("gather statistics of {}", self.table),
                 format!("ANALYZE {}", self.table),
                 &self.table,
                 Vec::new(),
@@ -697,6 +706,6 @@ impl Shadow {
             table.columns.retain(|column| column.name != self.column.name);
             table.columns.push(printed);
         }
-        self.carry.apply(&self.table, catalog);
+        self.carry.apply(&self.table, &self.column.name, catalog);
     }
 }

@@ -3,6 +3,7 @@
 //! Indexes and constraints of the new column are there, valid and enforced, before the old ones go. Foreign keys of
 //! other tables move one by one ahead of the swap, so that the swap itself locks as few tables as it can.
 
+mod attached;
 mod constraints;
 mod indexes;
 mod sequences;
@@ -13,6 +14,7 @@ use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
+use attached::Attached;
 use constraints::{CheckTwin, Incoming, Outgoing};
 use indexes::IndexTwin;
 use sequences::{IdentityMove, Serial};
@@ -35,6 +37,7 @@ pub struct Carry {
     incoming: Vec<Incoming>,
     serials: Vec<Serial>,
     identity: Option<IdentityMove>,
+    attached: Attached,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -118,6 +121,7 @@ impl Carry {
             incoming: Incoming::all(context, subject, &mut complaints),
             serials: Serial::all(context.catalog, subject),
             identity: IdentityMove::of(context.catalog, subject, &mut complaints),
+            attached: Attached::of(context.catalog, subject, &mut complaints),
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -140,6 +144,11 @@ impl Carry {
     /// Whether there are statistics that only an ANALYZE after the builds gathers.
     pub fn has_expressions(&self) -> bool {
         self.indexes.iter().any(IndexTwin::has_expressions)
+    }
+
+    /// Whether there are statistics that only an ANALYZE after the cutover gathers.
+    pub fn has_statistics(&self) -> bool {
+        self.attached.has_statistics()
     }
 
     /// Constraints of the new column, and the foreign keys that move to it ahead of the cutover.
@@ -166,6 +175,7 @@ impl Carry {
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
         let mut statements = Vec::new();
+        statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));
         statements.extend(self.checks.iter().map(CheckTwin::drop));
@@ -181,6 +191,7 @@ impl Carry {
         statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive));
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
+        statements.extend(self.attached.arrive());
         statements
     }
 
@@ -201,6 +212,7 @@ impl Carry {
 
     pub fn leave_back(&self) -> Vec<String> {
         let mut statements = Vec::new();
+        statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));
         statements.extend(self.checks.iter().map(CheckTwin::drop));
@@ -215,6 +227,7 @@ impl Carry {
         statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive_back));
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
+        statements.extend(self.attached.arrive());
         statements
     }
 
@@ -246,8 +259,9 @@ impl Carry {
         steps
     }
 
-    pub fn apply(&self, table_name: &QualifiedName, catalog: &mut CatalogSnapshot) {
+    pub fn apply(&self, table_name: &QualifiedName, column: &str, catalog: &mut CatalogSnapshot) {
         if let Some(table) = catalog.tables.get_mut(table_name) {
+            attached::reorder_statistics(table, column);
             for twin in &self.indexes {
                 twin.apply(table);
             }
