@@ -378,11 +378,16 @@ pub struct Work {
 }
 
 impl Work {
-    /// A statement of a transaction as it is sent. Locking several tables waits for one after the other, each up to
-    /// `lock_timeout`, while the first ones are held already: so all of it together is bounded by that time too.
+    /// A statement of a transaction as it is sent. Locking several tables, or dropping several views, waits for one
+    /// after the other, each up to `lock_timeout`, while the first ones are held already: so all of it together is
+    /// bounded by that time too.
     pub fn text_of(&self, statement: &str) -> String {
         match self.timeouts.lock_ms {
-            Some(lock) if statement.starts_with("LOCK TABLE ") => {
+            Some(lock)
+                if ["LOCK TABLE ", "DROP VIEW "]
+                    .iter()
+                    .any(|word| statement.starts_with(word)) =>
+            {
                 let statement_ms = self.timeouts.statement_ms;
                 format!(
                     "SET LOCAL statement_timeout = '{lock}ms'; {statement}; SET LOCAL statement_timeout = '{statement_ms}ms'"

@@ -427,6 +427,10 @@ pub struct View {
     pub grants: Vec<Grant>,
     /// Relations and columns that it reads, sorted; an empty column where it uses the relation without naming any.
     pub uses: Vec<(QualifiedName, String)>,
+    /// What would be lost if the view were dropped and made again, other views aside: rules, triggers, defaults,
+    /// comments and privileges of columns, functions, as `pg_describe_object` prints them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attachments: Vec<String>,
     /// Of a materialized view.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub indexes: BTreeMap<String, Index>,

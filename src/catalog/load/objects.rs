@@ -49,7 +49,21 @@ pub const VIEWS: &str = concat!(
       AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> c.oid
     JOIN pg_class u ON u.oid = d.refobjid JOIN pg_namespace un ON un.oid = u.relnamespace
     LEFT JOIN pg_attribute a ON a.attrelid = u.oid AND a.attnum = d.refobjsubid AND a.attnum <> 0
-    WHERE w.ev_class = c.oid AND w.rulename = '_RETURN')
+    WHERE w.ev_class = c.oid AND w.rulename = '_RETURN'),
+  'attachments', (SELECT coalesce(json_agg(x.what ORDER BY x.what), '[]'::json) FROM (
+    SELECT pg_describe_object(d.classid, d.objid, d.objsubid) AS what FROM pg_depend d
+    WHERE d.deptype IN ('n', 'a', 'e') AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+        OR d.refclassid = 'pg_type'::regclass
+        AND d.refobjid IN (SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.oid = c.reltype))
+      AND NOT EXISTS (SELECT FROM pg_rewrite w
+        WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN')
+    UNION SELECT pg_describe_object(s.classoid, s.objoid, s.objsubid) || ' with its comment' FROM pg_description s
+    WHERE s.classoid = 'pg_class'::regclass AND s.objoid = c.oid AND s.objsubid > 0
+    UNION SELECT pg_describe_object('pg_class'::regclass, c.oid, a.attnum) || ' with its privileges' FROM pg_attribute a
+    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL
+    UNION SELECT 'its security label' FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid
+    UNION SELECT 'its membership of an extension' FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') x)
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('v', 'm') AND ",

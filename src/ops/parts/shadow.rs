@@ -510,14 +510,24 @@ impl Shadow {
         locks
     }
 
-    fn swap_lock_statements(&self) -> Vec<String> {
+    fn swap_lock_statements(&self, forwards: bool) -> Vec<String> {
         let statement = |lock: Lock| format!("LOCK TABLE {} IN {} MODE", lock.relation, lock.mode);
-        self.swap_locks().into_iter().map(statement).collect()
+        let mut statements = self.carry.leave_first(forwards);
+        statements.extend(self.swap_locks().into_iter().map(statement));
+        statements
+    }
+
+    /// Both waits together take no longer than one may.
+    fn within_one_wait(&self, mut work: Work) -> Work {
+        if self.carry.waits_twice() {
+            work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / 2).max(1));
+        }
+        work
     }
 
     fn swap(&self, settings: &Settings) -> StepDraft {
         let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements();
+        let mut statements = self.swap_lock_statements(true);
         statements.extend(self.drop_sync("sync"));
         statements.extend(self.carry.leave());
         let default = self.new_default.as_deref();
@@ -535,13 +545,13 @@ impl Shadow {
         StepDraft {
             id: "swap".into(),
             phase: Phase::Cutover,
-            work: brief(
+            work: self.within_one_wait(brief(
                 settings,
                 format!("make the {} column {table}.{}", self.new_type, ident(column)),
                 statements,
                 self.swap_locks(),
                 expect,
-            ),
+            )),
             hazards: self.swap_hazards(),
             undo: Undo::Work(self.unswap(settings)),
             estimate: Estimate::INSTANT,
@@ -635,7 +645,7 @@ impl Shadow {
 
     fn swap_back(&self, settings: &Settings) -> Work {
         let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements();
+        let mut statements = self.swap_lock_statements(false);
         statements.extend(self.drop_sync("back"));
         statements.extend(self.carry.leave_back());
         let previous = self.column.default.as_deref();
@@ -647,7 +657,7 @@ impl Shadow {
         statements.extend(self.carry.arrive_back());
         statements.extend(self.forward_sync());
         statements.extend(self.refresh_trigger_functions());
-        brief(
+        self.within_one_wait(brief(
             settings,
             format!(
                 "make the {} column {table}.{} again",
@@ -657,7 +667,7 @@ impl Shadow {
             statements,
             self.swap_locks(),
             vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
-        )
+        ))
     }
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {

@@ -4,6 +4,7 @@
 //! their names. That takes no scan, and nobody sees the table in between.
 
 use super::Subject;
+use super::views::Views;
 use crate::catalog::model::{CatalogSnapshot, Dependent, Policy, Rule, Table, Trigger};
 use crate::diagnostic::Diagnostic;
 use crate::sql::{QualifiedName, ident, literal};
@@ -18,12 +19,17 @@ pub struct Attached {
 }
 
 impl Attached {
-    pub fn of(catalog: &CatalogSnapshot, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Self {
+    pub fn of(
+        catalog: &CatalogSnapshot,
+        subject: &Subject<'_>,
+        views: &Views,
+        complaints: &mut Vec<Diagnostic>,
+    ) -> Self {
         let mut attached = Self::default();
         // A trigger may depend on the column twice: by its list of columns and by its condition.
         let dependents: BTreeSet<&Dependent> = of_column(subject.table, &subject.column.name).collect();
         for dependent in dependents {
-            if !attached.take(subject, dependent) {
+            if !views.has(&dependent.name) && !attached.take(subject, dependent) {
                 let message = format!("a shadow column cannot carry {}", dependent.name);
                 complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
             }

@@ -7,6 +7,7 @@ mod attached;
 mod constraints;
 mod indexes;
 mod sequences;
+mod views;
 
 use super::shadow::Names;
 use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, ProbeOutcome, Table};
@@ -18,6 +19,7 @@ use attached::Attached;
 use constraints::{CheckTwin, Incoming, Outgoing};
 use indexes::IndexTwin;
 use sequences::{IdentityMove, Serial};
+use views::Views;
 
 /// The column whose things come over.
 pub struct Subject<'a> {
@@ -38,6 +40,7 @@ pub struct Carry {
     serials: Vec<Serial>,
     identity: Option<IdentityMove>,
     attached: Attached,
+    views: Views,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -114,6 +117,7 @@ impl Carry {
         let questions = Questions::new(subject.table_name, None, &subject.column.name, subject.names);
         let printed = questions.answers(context, retyped);
         let mut complaints = Vec::new();
+        let views = Views::of(context.now, subject, &mut complaints);
         let carry = Self {
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
             checks: CheckTwin::all(context, subject, &printed, &mut complaints),
@@ -121,7 +125,8 @@ impl Carry {
             incoming: Incoming::all(context, subject, &mut complaints),
             serials: Serial::all(context.catalog, subject),
             identity: IdentityMove::of(context.catalog, subject, &mut complaints),
-            attached: Attached::of(context.catalog, subject, &mut complaints),
+            attached: Attached::of(context.catalog, subject, &views, &mut complaints),
+            views,
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -172,6 +177,16 @@ impl Carry {
         locks
     }
 
+    /// What lets go of either column before the table is locked.
+    pub fn leave_first(&self, forwards: bool) -> Vec<String> {
+        self.views.leave(forwards)
+    }
+
+    /// Whether the swap has to wait twice: for views, then for the table behind them.
+    pub fn waits_twice(&self) -> bool {
+        !self.views.is_empty()
+    }
+
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
         let mut statements = Vec::new();
@@ -192,6 +207,7 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.views.arrive());
         statements
     }
 
@@ -228,6 +244,7 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.views.arrive());
         statements
     }
 
@@ -245,6 +262,7 @@ impl Carry {
         expect.extend(self.indexes.iter().flat_map(IndexTwin::expect));
         expect.extend(self.checks.iter().map(CheckTwin::expect));
         expect.extend(self.outgoing.iter().map(Outgoing::expect));
+        expect.extend(self.views.expect());
         expect
     }
 
