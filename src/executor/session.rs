@@ -12,6 +12,7 @@ use crate::sql::QualifiedName;
 use crate::units;
 use crate::verifier::{self, Standing};
 use deadpool_postgres::Object;
+use futures_util::future::maybe_done;
 use std::collections::{BTreeSet, HashMap};
 use std::future::{Future, poll_fn};
 use std::task::Poll;
@@ -740,7 +741,8 @@ fn unmet(step: &str, expectations: &[Expectation], recorded: &str) -> Error {
         .help("somebody else may be changing the schema: look at the objects named, then run the same command again")
 }
 
-/// Counts the texts that were answered without an error.
+/// Counts the texts that were answered without an error. The first error in the order of the texts is the one that
+/// counts: those after it only say that the transaction is aborted.
 async fn pipelined(
     session: &Object,
     texts: &[String],
@@ -748,16 +750,14 @@ async fn pipelined(
 ) -> Result<(), tokio_postgres::Error> {
     let mut answers = Vec::new();
     for text in texts {
-        let mut answer = Box::pin(session.batch_execute(text));
-        // The first poll sends.
-        let polled = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
-        match polled {
-            Poll::Ready(result) => result?,
-            Poll::Pending => answers.push(answer),
-        }
+        let mut answer = Box::pin(maybe_done(session.batch_execute(text)));
+        // The first poll sends; the answer may have come by then, and also those before it.
+        poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        answers.push(answer);
     }
-    for answer in answers {
-        answer.await?;
+    for mut answer in answers {
+        answer.as_mut().await;
+        answer.as_mut().take_output().transpose()?;
         *answered += 1;
     }
     Ok(())

@@ -423,6 +423,44 @@ async fn an_interrupted_run_goes_on_or_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_came_to_hang_on_the_column_meanwhile_is_not_lost() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, ORDERS).await;
+    let plan = database.planned(WIDEN).await;
+    database.apply(&plan, Phase::Validate).await.unwrap();
+    let additions = [
+        (
+            "CREATE INDEX late ON orders (version)",
+            "index late",
+            "DROP INDEX late",
+        ),
+        (
+            "CREATE VIEW versions AS SELECT version FROM orders",
+            "on versions",
+            "DROP VIEW versions",
+        ),
+        (
+            "ALTER TABLE orders ADD CONSTRAINT late CHECK (version > -7)",
+            "constraint late",
+            "ALTER TABLE orders DROP CONSTRAINT late",
+        ),
+        (
+            "CREATE POLICY late ON orders USING (version > 0)",
+            "policy late",
+            "DROP POLICY late ON orders",
+        ),
+    ];
+    for (addition, named, removal) in additions {
+        execute(&database.admin, addition).await;
+        let error = database.apply(&plan, Phase::Cutover).await.unwrap_err();
+        assert_eq!(error.sqlstate.as_deref(), Some("55000"), "{error:?}");
+        mentions(&error, named);
+        execute(&database.admin, removal).await;
+    }
+    database.apply(&plan, Phase::Contract).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_that_would_lose_values_is_refused_until_they_are_changed() {
     let server = TestServer::start(&[]);
     let database = Database::create(&server, ORDERS).await;

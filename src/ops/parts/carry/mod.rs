@@ -6,6 +6,7 @@
 mod attached;
 mod constraints;
 mod indexes;
+mod newcomers;
 mod sequences;
 mod views;
 
@@ -18,6 +19,7 @@ use crate::sql::{QualifiedName, ident};
 use attached::Attached;
 use constraints::{CheckTwin, Incoming, Outgoing};
 use indexes::IndexTwin;
+use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
 use views::Views;
 
@@ -31,7 +33,7 @@ pub struct Subject<'a> {
     pub span: Span,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Carry {
     indexes: Vec<IndexTwin>,
     checks: Vec<CheckTwin>,
@@ -41,6 +43,7 @@ pub struct Carry {
     identity: Option<IdentityMove>,
     attached: Attached,
     views: Views,
+    newcomers: Newcomers,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -127,6 +130,7 @@ impl Carry {
             identity: IdentityMove::of(context.catalog, subject, &mut complaints),
             attached: Attached::of(context.catalog, subject, &views, &mut complaints),
             views,
+            newcomers: Newcomers::of(context.now, subject),
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -189,7 +193,7 @@ impl Carry {
 
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
-        let mut statements = Vec::new();
+        let mut statements = vec![self.newcomers.refuse()];
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));
