@@ -752,7 +752,7 @@ async fn pipelined(
     for text in texts {
         let mut answer = Box::pin(maybe_done(session.batch_execute(text)));
         // The first poll sends; the answer may have come by then, and also those before it.
-        poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
+        let _ = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await;
         answers.push(answer);
     }
     for mut answer in answers {
