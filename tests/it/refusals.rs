@@ -436,7 +436,7 @@ async fn what_came_to_hang_on_the_column_meanwhile_is_not_lost() {
         ),
         (
             "CREATE VIEW versions AS SELECT version FROM orders",
-            "on versions",
+            "rule _RETURN on view versions",
             "DROP VIEW versions",
         ),
         (
@@ -457,7 +457,15 @@ async fn what_came_to_hang_on_the_column_meanwhile_is_not_lost() {
         mentions(&error, named);
         execute(&database.admin, removal).await;
     }
-    database.apply(&plan, Phase::Contract).await.unwrap();
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    for (addition, named, removal) in additions {
+        execute(&database.admin, addition).await;
+        let error = database.rollback(&plan).await.unwrap_err();
+        assert_eq!(error.sqlstate.as_deref(), Some("55000"), "{error:?}");
+        mentions(&error, named);
+        execute(&database.admin, removal).await;
+    }
+    database.rollback(&plan).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -231,7 +231,7 @@ impl Carry {
     }
 
     pub fn leave_back(&self) -> Vec<String> {
-        let mut statements = Vec::new();
+        let mut statements = vec![self.newcomers.refuse()];
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));

@@ -1,100 +1,78 @@
-//! What came to hang on the column after the plan was made: nobody would carry it, and contract would drop it.
+//! What came to hang on the column after the plan was made: nobody would carry it, and dropping the old column, or the
+//! shadow on the way back, would drop it too.
 
 use super::Subject;
 use crate::catalog::model::CatalogSnapshot;
+use crate::ops::parts::shadow::PREFIX;
 use crate::sql::{QualifiedName, ident, literal};
-use std::collections::BTreeSet;
+use serde_json::{Value, json};
 
 #[derive(Debug, Clone)]
 pub struct Newcomers {
     table: QualifiedName,
     column: String,
-    known: BTreeSet<String>,
+    /// Kind and names of each object, as `pg_identify_object_as_address` has them.
+    known: Vec<Value>,
 }
 
 impl Newcomers {
     pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>) -> Self {
-        let mut known: BTreeSet<String> = BTreeSet::new();
-        for table in [Some(subject.table), now.tables.get(subject.table_name)]
+        let QualifiedName { schema, name: table } = subject.table_name;
+        let column = &subject.column.name;
+        let mut known = vec![json!(["default value", schema, table, column])];
+        for facts in [Some(subject.table), now.tables.get(subject.table_name)]
             .into_iter()
             .flatten()
         {
-            known.extend(table.indexes.keys().cloned());
-            known.extend(table.constraints.keys().cloned());
-            known.extend(table.triggers.keys().cloned());
-            known.extend(table.rules.keys().cloned());
-            known.extend(table.policies.keys().cloned());
-            known.extend(table.statistics.keys().map(|name| name.name.clone()));
+            let on_table = [
+                ("table constraint", facts.constraints.keys().collect::<Vec<_>>()),
+                ("trigger", facts.triggers.keys().collect()),
+                ("rule", facts.rules.keys().collect()),
+                ("policy", facts.policies.keys().collect()),
+            ];
+            for (kind, names) in on_table {
+                known.extend(names.iter().map(|name| json!([kind, schema, table, name])));
+            }
+            known.extend(facts.indexes.keys().map(|name| json!(["index", schema, name])));
+            let statistics = facts.statistics.keys();
+            known.extend(statistics.map(|it| json!(["statistics object", it.schema, it.name])));
         }
+        let sequences = now.sequences.iter();
+        known.extend(sequences.filter_map(|(name, facts)| {
+            let (owner, of) = facts.owned_by.as_ref()?;
+            (owner == subject.table_name && of == column).then(|| json!(["sequence", name.schema, name.name]))
+        }));
+        known.sort_by_key(ToString::to_string);
+        known.dedup();
         Self {
             table: subject.table_name.clone(),
-            column: subject.column.name.clone(),
+            column: column.clone(),
             known,
         }
     }
 
     /// Fails where there are any; asked once the table is locked and its views and our trigger are gone.
     pub fn refuse(&self) -> String {
-        let names: Vec<String> = self.known.iter().map(|name| literal(name)).collect();
-        let found = |what: &str, from: &str, name: &str, class: &str| {
-            format!(
-                "SELECT {what} FROM pg_catalog.pg_depend AS d JOIN {from} ON x.oid = d.objid \
-                 WHERE d.classid = '{class}'::pg_catalog.regclass AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
-                 AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND {name}::text <> ALL (known)"
-            )
-        };
-        let parts = [
-            found(
-                "'index ' || x.relname",
-                "pg_catalog.pg_class AS x",
-                "x.relkind IN ('i', 'I') AND x.relname",
-                "pg_catalog.pg_class",
-            ),
-            found(
-                "'constraint ' || x.conname",
-                "pg_catalog.pg_constraint AS x",
-                "x.contype <> 'n' AND x.conname",
-                "pg_catalog.pg_constraint",
-            ),
-            found(
-                "'trigger ' || x.tgname",
-                "pg_catalog.pg_trigger AS x",
-                "NOT x.tgisinternal AND x.tgname",
-                "pg_catalog.pg_trigger",
-            ),
-            found(
-                "'policy ' || x.polname",
-                "pg_catalog.pg_policy AS x",
-                "x.polname",
-                "pg_catalog.pg_policy",
-            ),
-            found(
-                "'rule ' || x.rulename || ' on ' || x.ev_class::pg_catalog.regclass",
-                "pg_catalog.pg_rewrite AS x",
-                "x.rulename",
-                "pg_catalog.pg_rewrite",
-            ),
-            found(
-                "'statistics object ' || x.stxname",
-                "pg_catalog.pg_statistic_ext AS x",
-                "x.stxname",
-                "pg_catalog.pg_statistic_ext",
-            ),
-        ];
         let subject = format!("{}.{}", self.table, ident(&self.column));
         let body = format!(
-            "DECLARE known text[] := ARRAY[{}]::text[]; a record; found text; BEGIN \
-             SELECT attrelid, attnum INTO a FROM pg_catalog.pg_attribute \
-             WHERE attrelid = {}::pg_catalog.regclass AND attname = {}; \
-             SELECT pg_catalog.string_agg(s.what, ', ') INTO found FROM ({}) AS s (what); \
-             IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', \
-             MESSAGE = {} || found, \
-             HINT = 'drop what is new and run again, or roll back and plan again'; END IF; END",
-            names.join(", "),
-            literal(&self.table.to_string()),
-            literal(&self.column),
-            parts.join(" UNION "),
-            literal(&format!(
+            "DECLARE known CONSTANT jsonb := {known}; found text; BEGIN \
+             SELECT pg_catalog.string_agg(DISTINCT pg_catalog.pg_describe_object(d.classid, d.objid, 0), ', ') INTO found \
+             FROM pg_catalog.pg_depend AS d \
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid \
+             CROSS JOIN LATERAL pg_catalog.pg_identify_object_as_address(d.classid, d.objid, 0) AS o \
+             LEFT JOIN pg_catalog.pg_constraint AS c ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND c.oid = d.objid \
+             WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND a.attrelid = {table}::pg_catalog.regclass \
+             AND a.attname = {column} AND c.contype IS DISTINCT FROM 'n' \
+             AND NOT pg_catalog.starts_with(o.object_names[pg_catalog.cardinality(o.object_names)], {ours}) \
+             AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(known) AS k (address) \
+             WHERE k.address = pg_catalog.to_jsonb(o.type || o.object_names)); \
+             IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {message} || found, \
+             HINT = 'drop what is new, or roll back and plan again'; END IF; END",
+            known = literal(&Value::Array(self.known.clone()).to_string()),
+            table = literal(&self.table.to_string()),
+            column = literal(&self.column),
+            ours = literal(PREFIX),
+            message = literal(&format!(
                 "since the plan was made this came to hang on {subject}: "
             )),
         );
