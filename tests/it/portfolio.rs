@@ -1,7 +1,7 @@
 //! The whole life of the seed plan, through the command line, while the application works.
 
 use crate::harness::{
-    Application, Chance, Database, Ended, Running, TestServer, pgmorph, schema_dump, until,
+    Application, Chance, Database, Ended, PORTFOLIO, Running, TestServer, pgmorph, schema_dump, until,
 };
 use pgmorph::executor::timeouts_sql;
 use pgmorph::plan::{Action, ExecutionPlan, Phase, Transaction};
@@ -110,7 +110,7 @@ async fn verify_tells_the_truth_at_every_stage() {
         let (one, two) = (scene.pgmorph(&plan).await, scene.pgmorph(&plan).await);
         assert_eq!(one.expect(0).stdout, two.expect(0).stdout);
     }
-    let application = Application::start(&scene.database, &mut Chance(1)).await;
+    let application = Application::start(&scene.database, PORTFOLIO, &mut Chance(1)).await;
     scene.is(&scene.verdict(&[]).await, 1, "not_applied");
 
     let running = scene.start(&["apply", "plan.yaml", "--yes"]);
@@ -209,7 +209,7 @@ async fn a_rolled_back_plan_leaves_no_trace() {
     let server = TestServer::start(&[]);
     let scene = Scene::set(&server, 2_000).await;
     let before = schema_dump(&scene.database).await;
-    let application = Application::start(&scene.database, &mut Chance(2)).await;
+    let application = Application::start(&scene.database, PORTFOLIO, &mut Chance(2)).await;
     scene.pgmorph(&["apply", "plan.yaml", "--yes"]).await.expect(0);
     assert_ne!(schema_dump(&scene.database).await, before);
     scene.pgmorph(&["rollback", "plan.yaml", "--yes"]).await.expect(0);
@@ -369,7 +369,7 @@ async fn the_application_does_not_queue_behind_us() {
         let holder = scene.database.session().await;
         holder.batch_execute(&format!("BEGIN; {lock}")).await.unwrap();
         let pid = pid_of(&holder).await;
-        let application = Application::start(&scene.database, &mut Chance(3)).await;
+        let application = Application::start(&scene.database, PORTFOLIO, &mut Chance(3)).await;
         let began = Instant::now();
         let apply = scene.start(&["apply", "plan.yaml", "--yes"]);
         apply.says(&format!("pid {pid} of postgres")).await;

@@ -1,10 +1,10 @@
-//! The application of the seed tables: it inserts, counts versions up under optimistic locks, deletes, and reads by
-//! key, and keeps account of every write that was acknowledged. It survives a server that dies: then it connects
+//! An application of these or those tables: it inserts, counts versions up under optimistic locks, deletes, and reads
+//! by key, and keeps account of every write that was acknowledged. It survives a server that dies: then it connects
 //! again and asks, row by row, whether a write without an answer has happened.
 
 use super::PATIENCE;
 use super::database::Database;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -17,7 +17,79 @@ pub const LONGEST: Duration = Duration::from_millis(200 + 100 + 400);
 const THINK_TIME: Duration = Duration::from_millis(4);
 const WRITERS: usize = 3;
 
-pub const TABLES: [&str; 3] = ["forecast_snapshots", "investment_lots", "reserve_allocations"];
+/// A table of the application. Its rows have an `id`, and a `version` that updates count up.
+pub struct Table {
+    pub name: &'static str,
+    /// The column with the name that the application gives a row before it inserts it. By the name it asks for the
+    /// row when the answer was lost.
+    pub told_by: &'static str,
+    /// The columns and values of a new row, as INSERT has them.
+    pub insert: fn(&Fresh<'_>) -> String,
+    /// What an update sets besides the version.
+    pub update: &'static str,
+    pub belongs: Belongs,
+}
+
+/// What the rows of a table refer to; this table is meant by its position.
+#[derive(Clone, Copy)]
+pub enum Belongs {
+    Nowhere,
+    /// New rows refer to a row of that table; they stay when it goes.
+    To(usize),
+    /// By this column every row refers to one of that table, and goes with it.
+    Within(usize, &'static str),
+}
+
+/// A row that is about to be inserted.
+pub struct Fresh<'a> {
+    pub writer: usize,
+    /// The how manieth of this writer it is.
+    pub n: u64,
+    pub name: &'a str,
+    /// The `id` of the row that it may refer to; `NULL` when there is none.
+    pub whose: &'a str,
+}
+
+fn portfolio(fresh: &Fresh<'_>, columns: &str, values: &str) -> String {
+    let Fresh { writer, n, name, .. } = fresh;
+    format!("(id, idempotency_key, {columns}) VALUES ('{name}', 'app-{writer}-{n}', {values})")
+}
+
+/// The tables of the seed plan.
+pub const PORTFOLIO: &[Table] = &[
+    Table {
+        name: "forecast_snapshots",
+        told_by: "id",
+        insert: |fresh| {
+            let fund = fresh.n % 500;
+            portfolio(fresh, "fund_id, name", &format!("{fund}, 'of the application'"))
+        },
+        update: "",
+        belongs: Belongs::Nowhere,
+    },
+    Table {
+        name: "investment_lots",
+        told_by: "id",
+        insert: |fresh| {
+            let columns = "investment_id, lot_type, share_price_cents, shares_acquired, cost_basis_cents";
+            let investment = fresh.n % 2000;
+            portfolio(fresh, columns, &format!("{investment}, 'initial', 100, 0.5, 50"))
+        },
+        update: "",
+        belongs: Belongs::Nowhere,
+    },
+    Table {
+        name: "reserve_allocations",
+        told_by: "id",
+        insert: |fresh| {
+            let (name, company) = (fresh.name, fresh.n % 300);
+            let columns = "snapshot_id, company_id, planned_reserve_cents";
+            portfolio(fresh, columns, &format!("'{name}', {company}, 100"))
+        },
+        update: "",
+        belongs: Belongs::Nowhere,
+    },
+];
 
 /// The same choices for the same seed (splitmix64).
 #[derive(Debug, Clone)]
@@ -30,6 +102,11 @@ impl Chance {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (z ^ (z >> 31)) % bound.max(1)
+    }
+
+    /// Some time within this one.
+    pub fn moment(&mut self, within: Duration) -> Duration {
+        Duration::from_micros(self.below(within.as_micros().try_into().unwrap()))
     }
 
     fn index(&mut self, bound: usize) -> usize {
@@ -45,8 +122,37 @@ enum Act {
     Read,
 }
 
-/// A row as this writer last knew it: its key and its version.
-type Row = (String, i64);
+/// A row as its writer last knew it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    name: String,
+    id: String,
+    version: i64,
+    /// The row that it goes with, if it is of such a table.
+    within: Option<String>,
+}
+
+/// The rows of each table.
+type Account = Vec<Vec<Row>>;
+
+/// A statement, and what is known before it is sent.
+struct Turn {
+    table: usize,
+    act: Act,
+    /// Where the row is in the account; a new one is not there yet, its version and `id` mean nothing.
+    at: Option<usize>,
+    row: Row,
+    sql: String,
+}
+
+impl Turn {
+    fn before(&self) -> Option<Answer> {
+        self.at.map(|_| (self.row.id.clone(), self.row.version))
+    }
+}
+
+/// `id` and version of a row.
+type Answer = (String, i64);
 
 #[derive(Debug, Default)]
 pub struct Balance {
@@ -72,37 +178,22 @@ struct Writer {
     number: usize,
     config: Config,
     client: Client,
-    account: [Vec<Row>; 3],
+    tables: &'static [Table],
+    account: Account,
     chance: Chance,
     inserted: u64,
     balance: Balance,
 }
 
-fn insert(table: usize, id: &str, key: &str, n: u64) -> String {
-    let (columns, values) = match table {
-        0 => ("fund_id, name", format!("{}, 'of the application'", n % 500)),
-        1 => (
-            "investment_id, lot_type, share_price_cents, shares_acquired, cost_basis_cents",
-            format!("{}, 'initial', 100, 0.5, 50", n % 2000),
-        ),
-        _ => (
-            "snapshot_id, company_id, planned_reserve_cents",
-            format!("'{id}', {}, 100", n % 300),
-        ),
-    };
-    format!(
-        "INSERT INTO {} (id, idempotency_key, {columns}) VALUES ('{id}', '{key}', {values}) RETURNING version",
-        TABLES[table]
-    )
-}
-
-/// The versions in an answer.
-fn versions(messages: &[SimpleQueryMessage]) -> Vec<i64> {
-    let version = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap().parse().unwrap()),
+fn answers(messages: &[SimpleQueryMessage]) -> Vec<Answer> {
+    let answer = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => Some((
+            row.get(0).unwrap().to_owned(),
+            row.get(1).unwrap().parse().unwrap(),
+        )),
         _ => None,
     };
-    messages.iter().filter_map(version).collect()
+    messages.iter().filter_map(answer).collect()
 }
 
 /// Whether the server went away, or said that it is about to.
@@ -131,69 +222,127 @@ async fn connect(config: &Config) -> Client {
 }
 
 impl Writer {
-    async fn go(&mut self) {
-        let table = self.chance.index(TABLES.len());
+    fn choose(&mut self) -> Turn {
+        let mut table = self.chance.index(self.tables.len());
         let act = match self.chance.below(10) {
             0..3 => Act::Insert,
             3..7 => Act::Update,
             7 => Act::Delete,
             _ => Act::Read,
         };
+        if let Belongs::Within(whose, _) = self.tables[table].belongs
+            && self.account[whose].is_empty()
+        {
+            table = whose;
+        }
         let rows = &self.account[table];
         if act == Act::Insert || rows.is_empty() {
-            self.inserted += 1;
-            let (writer, n) = (self.number, self.inserted);
-            let id = format!("{writer:08x}-0000-4000-8000-{n:012x}");
-            let sql = insert(table, &id, &format!("app-{writer}-{n}"), n);
-            return self.done(table, Act::Insert, None, id, &sql).await;
+            return self.insert(table);
         }
         let at = self.chance.index(rows.len());
-        let (id, version) = rows[at].clone();
-        let name = TABLES[table];
+        let row = rows[at].clone();
+        let Table { name, update, .. } = self.tables[table];
+        let Row { id, version, .. } = &row;
         let sql = match act {
             Act::Update => format!(
-                "UPDATE {name} SET version = version + 1 WHERE id = '{id}' AND version = {version} \
-                 RETURNING version"
+                "UPDATE {name} SET version = version + 1{update} WHERE id = '{id}' AND version = {version} \
+                 RETURNING id::text, version"
             ),
-            Act::Delete => {
-                format!("DELETE FROM {name} WHERE id = '{id}' AND version = {version} RETURNING version")
-            }
-            _ => format!("SELECT version FROM {name} WHERE id = '{id}'"),
+            Act::Delete => format!(
+                "DELETE FROM {name} WHERE id = '{id}' AND version = {version} RETURNING id::text, version"
+            ),
+            _ => format!("SELECT id::text, version FROM {name} WHERE id = '{id}'"),
         };
-        self.done(table, act, Some((at, version)), id, &sql).await;
+        Turn {
+            table,
+            act,
+            at: Some(at),
+            row,
+            sql,
+        }
+    }
+
+    fn insert(&mut self, table: usize) -> Turn {
+        self.inserted += 1;
+        let (writer, n) = (self.number, self.inserted);
+        let Table { belongs, insert, .. } = self.tables[table];
+        let whose = match belongs {
+            Belongs::Nowhere => None,
+            Belongs::To(other) | Belongs::Within(other, _) => {
+                let at = self.chance.index(self.account[other].len());
+                self.account[other].get(at).map(|row| row.id.clone())
+            }
+        };
+        let name = format!("{writer:08x}-0000-4000-8000-{n:012x}");
+        let fresh = Fresh {
+            writer,
+            n,
+            name: &name,
+            whose: whose.as_deref().unwrap_or("NULL"),
+        };
+        let sql = format!(
+            "INSERT INTO {} {} RETURNING id::text, version",
+            self.tables[table].name,
+            insert(&fresh)
+        );
+        Turn {
+            table,
+            act: Act::Insert,
+            at: None,
+            row: Row {
+                name,
+                id: String::new(),
+                version: 0,
+                within: whose.filter(|_| matches!(belongs, Belongs::Within(..))),
+            },
+            sql,
+        }
     }
 
     /// Sends a statement and brings the account up to date, whatever became of it.
-    async fn done(&mut self, table: usize, act: Act, known: Option<(usize, i64)>, id: String, sql: &str) {
+    async fn go(&mut self) {
+        let turn = self.choose();
         let began = Instant::now();
-        let result = self.client.simple_query(sql).await;
+        let result = self.client.simple_query(&turn.sql).await;
         let took = began.elapsed();
-        let before = known.map(|(_, version)| version);
         let found = match result {
             Ok(messages) => {
                 self.balance.statements += 1;
                 self.balance.slowest = self.balance.slowest.max(took);
                 if took > LONGEST {
-                    self.complain(format!("waited {took:?}: {sql}"));
+                    self.complain(format!("waited {took:?}: {}", turn.sql));
                 }
-                self.answered(act, before, &versions(&messages), sql)
+                self.answered(&turn, &answers(&messages))
             }
             Err(error) if is_lost(&error) => {
                 self.balance.unanswered += 1;
-                self.ask_again(table, act, before, &id, sql).await
+                self.ask_again(&turn).await
             }
             Err(error) => {
                 let why = error.as_db_error().map_or(error.to_string(), ToString::to_string);
-                self.complain(format!("failed with {why}: {sql}"));
-                before
+                self.complain(format!("failed with {why}: {}", turn.sql));
+                turn.before()
             }
         };
+        let Turn { table, at, row, .. } = turn;
         let rows = &mut self.account[table];
-        match (known, found) {
-            (Some((at, _)), Some(version)) => rows[at].1 = version,
-            (Some((at, _)), None) => drop(rows.swap_remove(at)),
-            (None, Some(version)) => rows.push((id, version)),
+        match (at, found) {
+            (Some(at), Some((_, version))) => rows[at].version = version,
+            (Some(at), None) => {
+                rows.swap_remove(at);
+                self.forget_within(table, &row.id);
+            }
+            (None, Some((id, version))) => rows.push(Row { id, version, ..row }),
             (None, None) => {}
+        }
+    }
+
+    /// What goes with a row that has gone.
+    fn forget_within(&mut self, table: usize, id: &str) {
+        for (of, rows) in self.tables.iter().zip(&mut self.account) {
+            if matches!(of.belongs, Belongs::Within(whose, _) if whose == table) {
+                rows.retain(|row| row.within.as_deref() != Some(id));
+            }
         }
     }
 
@@ -204,54 +353,58 @@ impl Writer {
         }
     }
 
-    /// The version that the row has after an answer; `None` when it is gone.
-    fn answered(&mut self, act: Act, before: Option<i64>, answer: &[i64], sql: &str) -> Option<i64> {
-        let &[version] = answer else {
-            self.complain(format!("lost or stale, expected {before:?}: {sql}"));
+    /// What the row is after an answer; `None` when it is gone.
+    fn answered(&mut self, turn: &Turn, answer: &[Answer]) -> Option<Answer> {
+        let before = turn.before();
+        let [found] = answer else {
+            self.complain(format!("lost or stale, expected {before:?}: {}", turn.sql));
             return before;
         };
-        let wanted = match act {
-            Act::Insert => Some(version),
-            Act::Update => before.map(|before| before + 1),
+        let wanted = match turn.act {
+            Act::Insert => Some(found.clone()),
+            Act::Update => after_update(before),
             Act::Delete | Act::Read => before,
         };
-        if wanted != Some(version) {
-            self.complain(format!("found {version}, expected {wanted:?}: {sql}"));
+        if wanted.as_ref() != Some(found) {
+            self.complain(format!("found {found:?}, expected {wanted:?}: {}", turn.sql));
         }
-        (act != Act::Delete).then_some(version)
+        (turn.act != Act::Delete).then(|| found.clone())
     }
 
     /// Without an answer the write has happened or not, and nothing else.
-    async fn ask_again(
-        &mut self,
-        table: usize,
-        act: Act,
-        before: Option<i64>,
-        id: &str,
-        sql: &str,
-    ) -> Option<i64> {
-        let question = format!("SELECT version FROM {} WHERE id = '{id}'", TABLES[table]);
+    async fn ask_again(&mut self, turn: &Turn) -> Option<Answer> {
+        let Table { name, told_by, .. } = self.tables[turn.table];
+        let question = format!(
+            "SELECT id::text, version FROM {name} WHERE {told_by} = '{}'",
+            turn.row.name
+        );
         let found = loop {
             self.client = connect(&self.config).await;
             match self.client.simple_query(&question).await {
-                Ok(messages) => break versions(&messages).first().copied(),
+                Ok(messages) => break answers(&messages).first().cloned(),
                 Err(error) if is_lost(&error) => {}
                 Err(error) => panic!("{error}: {question}"),
             }
         };
-        let happened = match act {
+        let before = turn.before();
+        let happened = match turn.act {
             Act::Insert => found.is_some(),
-            Act::Update => found == before.map(|before| before + 1),
+            Act::Update => found == after_update(before.clone()),
             Act::Delete => found.is_none(),
             Act::Read => false,
         };
         if !happened && found != before {
             self.complain(format!(
-                "after a lost answer found {found:?}, expected {before:?}: {sql}"
+                "after a lost answer found {found:?}, expected {before:?}: {}",
+                turn.sql
             ));
         }
         found
     }
+}
+
+fn after_update(before: Option<Answer>) -> Option<Answer> {
+    before.map(|(id, version)| (id, version + 1))
 }
 
 /// The application at work, until it is settled.
@@ -259,20 +412,30 @@ pub struct Application {
     stop: watch::Sender<bool>,
     count: watch::Receiver<u64>,
     writers: Vec<JoinHandle<Writer>>,
+    tables: &'static [Table],
 }
 
 impl Application {
-    pub async fn start(database: &Database<'_>, chance: &mut Chance) -> Self {
+    pub async fn start(database: &Database<'_>, tables: &'static [Table], chance: &mut Chance) -> Self {
         let config = database.server.config(&database.name, "postgres");
         let (stop, stopped) = watch::channel(false);
         let (counter, count) = watch::channel(0);
         let first = connect(&config).await;
-        // Shared out before the first of them begins, so that each row has one owner.
-        let mut accounts: Vec<[Vec<Row>; 3]> = vec![Default::default(); WRITERS];
-        for (table, name) in TABLES.iter().enumerate() {
-            for (at, row) in rows_of(&first, name).await.into_iter().enumerate() {
-                accounts[at % WRITERS][table].push(row);
+        // Shared out before the first of them begins, so that each row has one owner: the same as the one of the row
+        // that it goes with.
+        let mut owners: Vec<HashMap<String, usize>> = Vec::new();
+        let mut accounts: Vec<Account> = vec![vec![Vec::new(); tables.len()]; WRITERS];
+        for (position, table) in tables.iter().enumerate() {
+            let mut owner_of = HashMap::new();
+            for (at, row) in rows_of(&first, table).await.into_iter().enumerate() {
+                let owner = match (table.belongs, &row.within) {
+                    (Belongs::Within(whose, _), Some(id)) => owners[whose][id],
+                    _ => at % WRITERS,
+                };
+                owner_of.insert(row.id.clone(), owner);
+                accounts[owner][position].push(row);
             }
+            owners.push(owner_of);
         }
         let mut writers = Vec::new();
         for (number, account) in accounts.into_iter().enumerate() {
@@ -281,6 +444,7 @@ impl Application {
                 number,
                 config: config.clone(),
                 client,
+                tables,
                 account,
                 chance: Chance(chance.below(u64::MAX)),
                 inserted: 0,
@@ -296,7 +460,12 @@ impl Application {
                 writer
             }));
         }
-        Self { stop, count, writers }
+        Self {
+            stop,
+            count,
+            writers,
+            tables,
+        }
     }
 
     /// Waits until it has done so many statements more.
@@ -314,37 +483,49 @@ impl Application {
     pub async fn settle(self, database: &Database<'_>) -> Balance {
         self.stop.send_replace(true);
         let mut balance = Balance::default();
-        let mut expected: [BTreeMap<String, i64>; 3] = Default::default();
+        let mut expected: Vec<BTreeMap<String, Row>> = vec![BTreeMap::new(); self.tables.len()];
         for writer in self.writers {
             let writer = writer.await.unwrap();
             balance.add(writer.balance);
             for (all, mine) in expected.iter_mut().zip(writer.account) {
-                all.extend(mine);
+                all.extend(mine.into_iter().map(|row| (row.id.clone(), row)));
             }
         }
         let client = connect(&database.server.config(&database.name, "postgres")).await;
-        for (table, expected) in TABLES.iter().zip(&expected) {
-            let found: BTreeMap<String, i64> = rows_of(&client, table).await.into_iter().collect();
-            let wrong = expected
-                .iter()
-                .filter(|(id, version)| found.get(*id) != Some(version));
+        for (table, expected) in self.tables.iter().zip(&expected) {
+            let name = table.name;
+            let rows = rows_of(&client, table).await.into_iter();
+            let found: BTreeMap<String, Row> = rows.map(|row| (row.id.clone(), row)).collect();
+            let wrong = expected.iter().filter(|(id, row)| found.get(*id) != Some(row));
             let lost = wrong
                 .take(5)
-                .map(|(id, version)| format!("{table} {id} {version}: {:?}", found.get(id)));
+                .map(|(id, row)| format!("{name} has {:?}, not {row:?}", found.get(id)));
             balance.complaints.extend(lost);
-            if found.len() != expected.len() {
-                let (found, expected) = (found.len(), expected.len());
-                balance
-                    .complaints
-                    .push(format!("{table} has {found} rows, not {expected}"));
-            }
+            let unknown = found.iter().filter(|(id, _)| !expected.contains_key(*id));
+            let more = unknown
+                .take(5)
+                .map(|(_, row)| format!("{name} has {row:?}, of which nothing is known"));
+            balance.complaints.extend(more);
         }
         balance
     }
 }
 
-async fn rows_of(client: &Client, table: &str) -> Vec<Row> {
-    let sql = format!("SELECT id::text, version::bigint FROM {table} ORDER BY id");
+async fn rows_of(client: &Client, table: &Table) -> Vec<Row> {
+    let within = match table.belongs {
+        Belongs::Within(_, column) => column,
+        Belongs::Nowhere | Belongs::To(_) => "NULL",
+    };
+    let sql = format!(
+        "SELECT {}::text, id::text, version::bigint, {within}::text FROM {} ORDER BY id",
+        table.told_by, table.name
+    );
     let rows = client.query(&sql, &[]).await.unwrap();
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    let row = |row: &tokio_postgres::Row| Row {
+        name: row.get(0),
+        id: row.get(1),
+        version: row.get(2),
+        within: row.get(3),
+    };
+    rows.iter().map(row).collect()
 }

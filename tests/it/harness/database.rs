@@ -173,9 +173,43 @@ impl<'s> Database<'s> {
                    WHERE conname LIKE '%pgmorph%' \
                    UNION ALL SELECT 'column ' || attname || ' of ' || attrelid::regclass FROM pg_attribute \
                    WHERE attname LIKE '%pgmorph%' AND attnum > 0 AND NOT attisdropped \
+                   UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class \
+                   WHERE relname LIKE '~pgmorph%' \
                    UNION ALL SELECT 'session ' || application_name FROM pg_stat_activity \
                    WHERE datname = current_database() AND application_name LIKE 'pgmorph%' AND state <> 'idle'";
         let rows = self.admin.query(sql, &[]).await.unwrap();
         rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Rows that violate a foreign key, by the key and the values that refer to nothing.
+    pub async fn dangling(&self) -> Vec<String> {
+        let questions = "SELECT format('SELECT %L || (%s)::text FROM %s AS c WHERE (%s) AND NOT EXISTS \
+                          (SELECT FROM %s AS p WHERE %s)', \
+                          conname || ' ', string_agg(format('c.%I', c.attname), ', ' ORDER BY n), \
+                          conrelid::regclass, \
+                          string_agg(format('c.%I IS NOT NULL', c.attname), \
+                           CASE confmatchtype WHEN 'f' THEN ' OR ' ELSE ' AND ' END), \
+                          confrelid::regclass, \
+                          string_agg(format('p.%I = c.%I', p.attname, c.attname), ' AND ')) \
+                         FROM pg_constraint, generate_subscripts(conkey, 1) AS n, \
+                          pg_attribute AS c, pg_attribute AS p \
+                         WHERE contype = 'f' AND c.attrelid = conrelid AND c.attnum = conkey[n] \
+                          AND p.attrelid = confrelid AND p.attnum = confkey[n] \
+                         GROUP BY pg_constraint.oid";
+        // What is asked is the rows, not the indexes.
+        let plainly =
+            "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
+        self.admin.batch_execute(plainly).await.unwrap();
+        let mut found = Vec::new();
+        for question in self.admin.query(questions, &[]).await.unwrap() {
+            let rows = self.admin.query(question.get::<_, &str>(0), &[]).await.unwrap();
+            found.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        }
+        self.admin
+            .batch_execute("RESET enable_indexscan; RESET enable_indexonlyscan; RESET enable_bitmapscan")
+            .await
+            .unwrap();
+        found.sort();
+        found
     }
 }

@@ -8,7 +8,7 @@ mod server;
 mod snapshot;
 mod traffic;
 
-pub use application::{Application, Chance};
+pub use application::{Application, Belongs, Chance, PORTFOLIO, Table};
 pub use database::Database;
 pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
