@@ -34,12 +34,14 @@ The lightest safe way is taken:
   a rollback loses nothing. The column then stands last in the table.
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
-keys of the table and to it, the sequence of a serial or identity column, triggers, rules, policies, statistics
-objects, comments, grants, storage and statistics settings. Indexes and constraints are built and proven beside the
-old ones before the cutover; foreign keys of other tables move ahead of it, one by one.
+keys of the table and to it, the sequence of a serial or identity column, views at any depth, triggers, rules,
+policies, statistics objects, comments, grants, storage and statistics settings. Indexes and constraints are built and
+proven beside the old ones before the cutover; foreign keys of other tables move ahead of it, one by one. What comes to
+hang on the column after the plan was made stops the swap, by name, instead of getting lost.
 
-Refused for now, by name: a shadow column for a column in a view, a publication, a generated column, a deferrable key
-or an exclusion constraint, and for partitioned or inherited tables.
+Refused for now, by name: a shadow column for a column in a materialized view, a publication, a generated column, a
+deferrable key or an exclusion constraint, for a view that has triggers, rules or comments on columns of its own, and
+for partitioned or inherited tables.
 
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, checks, cutover, contract; in place: while it is rewritten),
 with a foreign key also on the other table; SHARE UPDATE EXCLUSIVE while indexes are built and constraints proven,
