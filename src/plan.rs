@@ -375,9 +375,20 @@ pub struct Work {
     /// in the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_violation: Option<Check>,
+    /// It is there for values that would be lost, so it is left out when their loss is accepted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guards_values: bool,
 }
 
 impl Work {
+    #[must_use]
+    pub fn unless_loss_is_accepted(self) -> Self {
+        Self {
+            guards_values: true,
+            ..self
+        }
+    }
+
     /// A statement of a transaction as it is sent. Locking several tables, or dropping several views, waits for one
     /// after the other, each up to `lock_timeout`, while the first ones are held already: so all of it together is
     /// bounded by that time too.

@@ -134,6 +134,16 @@ pub fn canonical(type_text: &str) -> Option<DataType> {
     (parser.at == parser.tokens.len()).then_some(DataType { base, array })
 }
 
+/// Whether a column of the type may have a COLLATE clause; user-defined types count as those that may not.
+pub fn is_collatable(type_text: &str) -> bool {
+    canonical(type_text).is_some_and(|known| {
+        matches!(
+            known.base,
+            Base::Char(_) | Base::VarChar(_) | Base::Plain("text" | "name")
+        )
+    })
+}
+
 impl fmt::Display for DataType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.base, if self.array { "[]" } else { "" })

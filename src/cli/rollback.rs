@@ -3,7 +3,7 @@
 use super::{Global, Outcome, confirm, input, interrupts, resolve};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, RunState, StepState};
-use crate::executor::{self, Executor};
+use crate::executor::{self, Executor, Loss};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{out, style};
 use crate::units;
@@ -19,6 +19,9 @@ pub struct Rollback {
     /// Go ahead without being asked
     #[arg(long, short)]
     yes: bool,
+    /// Give up values that the old column cannot hold, instead of refusing to go back
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 impl Rollback {
@@ -32,22 +35,31 @@ impl Rollback {
             report(global, &name, None, 0, 0)?;
             return Ok(0);
         };
-        confirm::ask(&question(&run, &settings), self.yes)?;
+        let loss = if self.accept_loss {
+            Loss::Accepted
+        } else {
+            Loss::Refused
+        };
+        confirm::ask(&question(&run, &settings, loss), self.yes)?;
         let began = Instant::now();
-        let outcome = Box::pin(execute(global, &settings, &run)).await?;
+        let outcome = Box::pin(execute(global, &settings, &run, loss)).await?;
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         report(global, &name, Some(outcome.run), outcome.steps, elapsed_ms)?;
         Ok(0)
     }
 }
 
-fn question(run: &Run, settings: &ConnectionSettings) -> String {
+fn question(run: &Run, settings: &ConnectionSettings, loss: Loss) -> String {
     let touched = run
         .steps
         .iter()
         .filter(|step| !matches!(step.state, StepState::Pending | StepState::Undone));
+    let lost = match loss {
+        Loss::Refused => "",
+        Loss::Accepted => " Values that the old columns cannot hold will be lost.",
+    };
     format!(
-        "Roll back run {} of plan {} on {}: {} to undo, the last first.\n",
+        "Roll back run {} of plan {} on {}: {} to undo, the last first.{lost}\n",
         run.id,
         style::name(&run.plan.name),
         settings.redacted(),
@@ -59,6 +71,7 @@ async fn execute(
     global: &Global,
     settings: &ConnectionSettings,
     run: &Run,
+    loss: Loss,
 ) -> Result<executor::Outcome, Error> {
     let reporter = global.reporter();
     let interrupts = interrupts::watch(reporter.clone())?;
@@ -69,7 +82,7 @@ async fn execute(
         let found = resolve::recorded(&session.client, &run.plan.name).await?;
         drop(session);
         match found.filter(|found| found.id == run.id && found.state != RunState::RolledBack) {
-            Some(found) => Box::pin(executor.rollback(&found)).await,
+            Some(found) => Box::pin(executor.rollback(&found, loss)).await,
             None => Err(Error::new(
                 ErrorKind::Precondition,
                 "another run of this plan came in between; nothing was changed",

@@ -3,7 +3,7 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
-use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo};
+use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo, Work};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
@@ -68,6 +68,21 @@ pub(crate) struct Runner {
     interrupts: watch::Receiver<Interrupt>,
     deadline: Duration,
     long_statement_ms: u64,
+}
+
+/// What a rollback does about values that the old type cannot hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// It shows the rows and goes no further.
+    Refused,
+    /// They are lost.
+    Accepted,
+}
+
+impl Loss {
+    fn spares(self, work: &Work) -> bool {
+        self == Self::Accepted && work.guards_values
+    }
 }
 
 impl Runner {
@@ -237,7 +252,7 @@ impl Executor {
     ///
     /// # Errors
     /// As for [`Executor::apply`].
-    pub async fn rollback(self, run: &Run) -> Result<Outcome, Error> {
+    pub async fn rollback(self, run: &Run, loss: Loss) -> Result<Outcome, Error> {
         let runner = self.runner(&run.plan);
         let recorded: HashMap<&str, &ledger::StepRecord> =
             run.steps.iter().map(|step| (step.id.as_str(), step)).collect();
@@ -261,7 +276,7 @@ impl Executor {
             .filter(|step| needs_undo(state(step), step))
             .collect();
         if run.state != RunState::RollingBack {
-            runner.leading_checks(&due).await?;
+            runner.leading_checks(&due, loss).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
@@ -278,7 +293,7 @@ impl Executor {
                 runner.forget(run.id, step).await?;
                 continue;
             }
-            runner.undo(run.id, step, undone).await?;
+            runner.undo(run.id, step, undone, loss).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
@@ -370,13 +385,16 @@ impl Runner {
 
     /// What a rollback asks before its first effect is asked before anything is recorded, so that a refusal leaves
     /// the run as it was and it can still go forwards.
-    async fn leading_checks(&self, due: &[&Step]) -> Result<(), Error> {
+    async fn leading_checks(&self, due: &[&Step], loss: Loss) -> Result<(), Error> {
         for step in due {
             let Undo::Work(works) = &step.undo else { continue };
             for work in works {
                 let Action::Check(check) = &work.action else {
                     return Ok(());
                 };
+                if loss.spares(work) {
+                    continue;
+                }
                 if let Err(mut error) = self.check(check).await {
                     if error.kind == ErrorKind::StepFailed {
                         error.kind = ErrorKind::Precondition;
@@ -418,7 +436,7 @@ impl Runner {
         Ok(())
     }
 
-    async fn undo(&self, run: i64, step: &Step, undone: usize) -> Result<(), Error> {
+    async fn undo(&self, run: i64, step: &Step, undone: usize, loss: Loss) -> Result<(), Error> {
         self.stop_before(step)?;
         let works = match &step.undo {
             Undo::Work(works) => works.as_slice(),
@@ -439,6 +457,14 @@ impl Runner {
                 token: 0,
                 undo,
             };
+            if loss.spares(work) {
+                self.record(key).await?;
+                self.tell(Event::StepSkipped {
+                    step: step.id.clone(),
+                    reason: format!("the loss is accepted: {}", work.summary),
+                });
+                continue;
+            }
             match self.work(key, work).await {
                 // Nothing is tried where nothing was left to undo.
                 Ok(tries) => attempts += tries.saturating_sub(1),

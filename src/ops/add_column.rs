@@ -740,6 +740,7 @@ impl Target {
                     timeouts: settings.brief(),
                     expect: Vec::new(),
                     on_violation: None,
+                    guards_values: false,
                 },
                 hazards: Vec::new(),
                 undo: Undo::NotNeeded {

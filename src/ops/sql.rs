@@ -311,6 +311,7 @@ fn own_work(
         timeouts,
         expect,
         on_violation: None,
+        guards_values: false,
     }
 }
 

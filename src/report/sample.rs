@@ -16,6 +16,7 @@ fn work(summary: &str, action: Action, mode: LockMode, timeouts: Timeouts) -> Wo
         timeouts,
         expect: Vec::new(),
         on_violation: None,
+        guards_values: false,
     }
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod catalog;
+mod change_type;
 mod cli;
 mod crash;
 mod demo;

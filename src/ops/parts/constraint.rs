@@ -383,6 +383,7 @@ impl NewConstraint {
             timeouts: settings.patient(),
             expect: vec![self.expectation(&reach.table, true)],
             on_violation: Some(violation.clone()),
+            guards_values: false,
         }
     }
 

@@ -355,6 +355,7 @@ impl Build {
                 timeouts: settings.patient(),
                 expect: Vec::new(),
                 on_violation: None,
+                guards_values: false,
             })
         });
         let mut works: Vec<Work> = checks.collect();

@@ -3,11 +3,13 @@
 pub mod carry;
 pub mod column;
 pub mod constraint;
+pub mod conversion;
 pub mod dependents;
 pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod not_null;
+pub mod retype;
 pub mod shadow;
 pub mod statement;
 pub mod storage;
@@ -34,6 +36,7 @@ pub fn brief(
         timeouts: settings.brief(),
         expect,
         on_violation: None,
+        guards_values: false,
     }
 }
 
@@ -53,6 +56,7 @@ pub fn concurrent(
         timeouts: settings.patient(),
         expect,
         on_violation: None,
+        guards_values: false,
     }
 }
 

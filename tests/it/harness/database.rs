@@ -8,7 +8,7 @@ use pgmorph::diagnostic::Diagnostic;
 use pgmorph::error::Error;
 use pgmorph::event::{Event, Listener};
 use pgmorph::executor::ledger::{self, PlanRelation, Run};
-use pgmorph::executor::{Executor, Interrupt, Outcome};
+use pgmorph::executor::{Executor, Interrupt, Loss, Outcome};
 use pgmorph::plan::{ExecutionPlan, Phase};
 use pgmorph::planner;
 use pgmorph::postgres::settings::ConnectionSettings;
@@ -138,11 +138,15 @@ impl<'s> Database<'s> {
     }
 
     pub async fn rollback(&self, plan: &ExecutionPlan) -> Result<Outcome, Error> {
+        self.roll_back(plan, Loss::Refused).await
+    }
+
+    pub async fn roll_back(&self, plan: &ExecutionPlan, loss: Loss) -> Result<Outcome, Error> {
         let run = self.run(plan).await.unwrap();
         let (_keep, interrupts) = watch::channel(Interrupt::None);
         let listener = Arc::new(self.recorder.clone());
         let executor = Executor::open(&self.settings(), listener, interrupts).await?;
-        Box::pin(executor.rollback(&run)).await
+        Box::pin(executor.rollback(&run, loss)).await
     }
 
     pub async fn tables(&self, names: impl Iterator<Item = &QualifiedName>) -> Tables {

@@ -68,6 +68,7 @@ fn prove_again(
         timeouts: settings.patient(),
         expect: vec![expectation(table, name, constraint)],
         on_violation: None,
+        guards_values: false,
     })
 }
 

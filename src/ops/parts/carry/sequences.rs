@@ -81,6 +81,7 @@ impl Types {
             timeouts: settings.brief(),
             expect: Vec::new(),
             on_violation: None,
+            guards_values: false,
         }
     }
 }

@@ -3,10 +3,13 @@
 //! Until the swap a trigger keeps the shadow equal to the column; from then on another keeps the old column equal to
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
+mod back;
+mod sync;
+
 use super::carry::Carry;
+use super::conversion::{Conversion, Strictness};
 use super::{brief, concurrent, storage};
 use crate::catalog::model::{CatalogSnapshot, Column};
-use crate::catalog::types;
 use crate::ops::StepDraft;
 use crate::plan::{
     Action, Backfill, Check, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode,
@@ -34,6 +37,10 @@ pub struct Shadow {
     pub hazards: Vec<Hazard>,
     pub names: Names,
     pub carry: Carry,
+    /// Where a cast is not enough, or not known to lose nothing.
+    pub conversion: Option<Conversion>,
+    /// Of the column afterwards.
+    pub collation: Option<String>,
 }
 
 /// Sorts after every name in ASCII, so that our trigger sees what the others made of the row.
@@ -67,6 +74,13 @@ pub fn name(column: &str, kind: &str) -> String {
     derived_name(&[PREFIX, column, &digest[..8]], kind)
 }
 
+/// A function of ours that belongs to the column.
+pub fn function_name(table: &QualifiedName, column: &str, kind: &str) -> QualifiedName {
+    let subject = format!("{table}.{}", ident(column));
+    let digest = hex(&Sha256::digest(subject.as_bytes()));
+    QualifiedName::new("pgmorph", format!("{kind}_{}", &digest[..16]))
+}
+
 /// The name of the trigger that keeps the two columns equal.
 pub fn trigger_name(column: &str) -> String {
     name(column, "sync")
@@ -96,84 +110,11 @@ impl Shadow {
     }
 
     fn function(&self, direction: &str) -> QualifiedName {
-        let subject = format!("{}.{}", self.table, ident(&self.column.name));
-        let digest = hex(&Sha256::digest(subject.as_bytes()));
-        QualifiedName::new("pgmorph", format!("{direction}_{}", &digest[..16]))
-    }
-
-    /// `column` cast to the new type.
-    fn widened(&self, column: &str) -> String {
-        format!("{column}::{}", self.new_type)
-    }
-
-    /// `column` cast back, or NULL where the old type cannot hold it: the application's write must not fail.
-    fn narrowed(&self, column: &str) -> String {
-        let old_type = &self.column.data_type;
-        let cast = format!("({column})::{old_type}");
-        match types::fits_predicate(old_type, &self.new_type, column) {
-            Some(fits) => format!("CASE WHEN {fits} THEN {cast} END"),
-            None => cast,
-        }
+        function_name(&self.table, &self.column.name, direction)
     }
 
     fn lock(&self) -> Vec<Lock> {
         vec![Lock::new(&self.table, LockMode::AccessExclusive)]
-    }
-
-    /// Function and trigger that set `target` from `source` on every write.
-    fn sync(
-        &self,
-        direction: &str,
-        target: &str,
-        value: impl Fn(&str) -> String,
-        source: &str,
-    ) -> Vec<String> {
-        let (table, trigger) = (&self.table, ident(&self.trigger()));
-        let function = self.function(direction);
-        let (target, source) = (format!("NEW.{}", ident(target)), format!("NEW.{}", ident(source)));
-        let body = format!("BEGIN {target} := {}; RETURN NEW; END", value(&source));
-        vec![
-            format!(
-                "CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS {}",
-                literal(&body)
-            ),
-            format!(
-                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW \
-                 WHEN ({target} IS DISTINCT FROM {}) EXECUTE FUNCTION {function}()",
-                value(&source)
-            ),
-            // It must also see rows that a replication apply worker writes.
-            format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
-        ]
-    }
-
-    fn forward_sync(&self) -> Vec<String> {
-        self.sync(
-            "sync",
-            &self.shadow(),
-            |source| self.widened(source),
-            &self.column.name,
-        )
-    }
-
-    fn reverse_sync(&self) -> Vec<String> {
-        self.sync(
-            "back",
-            &self.old(),
-            |source| self.narrowed(source),
-            &self.column.name,
-        )
-    }
-
-    fn drop_sync(&self, direction: &str) -> Vec<String> {
-        vec![
-            format!(
-                "DROP TRIGGER IF EXISTS {} ON {}",
-                ident(&self.trigger()),
-                self.table
-            ),
-            format!("DROP FUNCTION IF EXISTS {}()", self.function(direction)),
-        ]
     }
 
     fn trigger_there(&self) -> Expectation {
@@ -198,11 +139,14 @@ impl Shadow {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps = vec![self.add(settings), self.fill(settings), self.vacuum(settings)];
+        let mut steps = vec![self.add(settings)];
+        steps.extend(self.convertible(settings));
+        steps.extend([self.fill(settings), self.vacuum(settings)]);
         steps.extend(self.carry.builds(settings));
         if self.carry.has_expressions() {
             steps.push(self.analyze(Phase::Backfill, settings));
         }
+        steps.extend(self.insist(settings));
         if self.column.not_null {
             steps.push(self.prove(settings));
         }
@@ -219,7 +163,7 @@ impl Shadow {
 
     fn add(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
-        let collation = self.column.collation.as_ref();
+        let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
         let mut statements = vec![
             format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
@@ -233,16 +177,16 @@ impl Shadow {
             kept.iter()
                 .map(|what| format!("ALTER TABLE {table} ALTER COLUMN {shadow} {what}")),
         );
-        statements.extend(self.forward_sync());
-        if self.column.not_null {
-            statements.push(format!(
-                "ALTER TABLE {table} ADD CONSTRAINT {} CHECK ({shadow} IS NOT NULL) NOT VALID",
-                ident(&self.proof())
-            ));
+        if let Some(conversion) = &self.conversion {
+            statements.extend(conversion.create(&self.column, &self.new_type));
+        } else if self.column.not_null {
+            statements.push(self.promise());
         }
+        statements.extend(self.forward_sync(Strictness::Lenient));
         let mut undo = self.drop_sync("sync");
         undo.insert(0, format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
         undo.push(format!("ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}"));
+        undo.extend(self.drop_conversion());
         let absent = Expectation::ColumnAbsent {
             table: table.clone(),
             column: self.shadow(),
@@ -272,6 +216,91 @@ impl Shadow {
         }
     }
 
+    fn drop_conversion(&self) -> Vec<String> {
+        let conversion = self.conversion.as_ref();
+        conversion.map_or_else(Vec::new, |it| it.drop(&self.column.data_type))
+    }
+
+    /// Keeps NULL out of the shadow; to be proven before the swap.
+    fn promise(&self) -> String {
+        format!(
+            "ALTER TABLE {} ADD CONSTRAINT {} CHECK ({} IS NOT NULL) NOT VALID",
+            self.table,
+            ident(&self.proof()),
+            ident(&self.shadow())
+        )
+    }
+
+    /// Asked before anything else is done, so that nobody fills half a table in vain.
+    fn convertible(&self, settings: &Settings) -> Option<StepDraft> {
+        let conversion = self.conversion.as_ref()?;
+        let (table, column) = (&self.table, ident(&self.column.name));
+        let check = Check {
+            name: format!("every value of {table}.{column} has a form in {}", self.new_type),
+            query: format!(
+                "SELECT * FROM (SELECT {}, {}({column}) AS error FROM ONLY {table}) AS s WHERE error IS NOT NULL",
+                self.key_list(),
+                conversion.refuse
+            ),
+            help: "change these values, or the expression in the plan, then run the same command again"
+                .into(),
+        };
+        Some(StepDraft {
+            id: "convertible".into(),
+            phase: Phase::Expand,
+            work: self.check_work(settings, check),
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "it only reads".into(),
+            },
+            estimate: Estimate::scan(self.rows, self.bytes, 0),
+        })
+    }
+
+    /// From here on what cannot be converted is refused, so that the comparison has the last word. The lock waits for
+    /// everybody who wrote before.
+    fn insist(&self, settings: &Settings) -> Option<StepDraft> {
+        let (table, column) = (&self.table, ident(&self.column.name));
+        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        let mut statements = vec![lock.clone()];
+        statements.push(self.forward_function(Strictness::Strict)?);
+        let mut undo = vec![lock];
+        undo.extend(self.forward_function(Strictness::Lenient));
+        if self.column.not_null {
+            statements.push(self.promise());
+            undo.push(format!(
+                "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
+                ident(&self.proof())
+            ));
+        }
+        let new_type = &self.new_type;
+        Some(StepDraft {
+            id: "insist".into(),
+            phase: Phase::Validate,
+            work: brief(
+                settings,
+                format!("refuse values of {table}.{column} that have no form in {new_type}"),
+                statements,
+                self.lock(),
+                Vec::new(),
+            ),
+            hazards: vec![Hazard::new(
+                "writes_refused",
+                format!(
+                    "from here on writes to {table}.{column} of values that have no form in {new_type} fail, as they will after the cutover"
+                ),
+            )],
+            undo: Undo::Work(vec![brief(
+                settings,
+                format!("let values of {table}.{column} in that have no form in {new_type}"),
+                undo,
+                self.lock(),
+                Vec::new(),
+            )]),
+            estimate: Estimate::INSTANT,
+        })
+    }
+
     fn fill(&self, settings: &Settings) -> StepDraft {
         let (shadow, column) = (ident(&self.shadow()), ident(&self.column.name));
         let value = self.widened(&column);
@@ -283,7 +312,7 @@ impl Shadow {
                 action: Action::Backfill(Backfill {
                     table: self.table.clone(),
                     set: format!("{shadow} = {value}"),
-                    needs: format!("{shadow} IS DISTINCT FROM {value}"),
+                    needs: self.differ(&shadow, &value),
                     suppress_triggers: self.suppress_triggers,
                 }),
                 transaction: Transaction::None,
@@ -291,6 +320,7 @@ impl Shadow {
                 timeouts: settings.brief(),
                 expect: Vec::new(),
                 on_violation: None,
+                guards_values: false,
             },
             hazards: Vec::new(),
             undo: Undo::NotNeeded {
@@ -363,6 +393,7 @@ impl Shadow {
                 format!("{shadow} IS NULL"),
                 "run the same command again; if it persists, something bypasses the trigger",
             )),
+            guards_values: false,
         };
         StepDraft {
             id: "prove".into(),
@@ -376,13 +407,17 @@ impl Shadow {
         }
     }
 
-    /// A check whose answer is the keys of offending rows.
-    fn offenders(&self, name: String, condition: String, help: &str) -> Check {
-        let key = if self.key.is_empty() {
+    fn key_list(&self) -> String {
+        if self.key.is_empty() {
             "ctid::text AS ctid".to_owned()
         } else {
             idents(&self.key)
-        };
+        }
+    }
+
+    /// A check whose answer is the keys of offending rows.
+    fn offenders(&self, name: String, condition: String, help: &str) -> Check {
+        let key = self.key_list();
         Check {
             name,
             query: format!("SELECT {key} FROM ONLY {} WHERE {condition}", self.table),
@@ -399,14 +434,21 @@ impl Shadow {
             timeouts: settings.patient(),
             expect: Vec::new(),
             on_violation: None,
+            guards_values: false,
         }
     }
 
     fn compare(&self, settings: &Settings) -> StepDraft {
         let (shadow, column) = (ident(&self.shadow()), ident(&self.column.name));
+        let mut condition = self.differ(&shadow, &self.widened(&column));
+        let mut name = format!("{}.{shadow} equals {column} in every row", self.table);
+        if let Some(conversion) = &self.conversion {
+            condition = format!("{condition} OR {}({column}) IS NOT NULL", conversion.refuse);
+            name = format!("{}.{shadow} is what becomes of {column} in every row", self.table);
+        }
         let check = self.offenders(
-            format!("{}.{shadow} equals {column} in every row", self.table),
-            format!("{shadow} IS DISTINCT FROM {}", self.widened(&column)),
+            name,
+            condition,
             "the cutover was not begun; something writes this table past its triggers. Find it, then roll back and apply again",
         );
         StepDraft {
@@ -583,98 +625,12 @@ impl Shadow {
         ]
     }
 
-    /// Between a look at the rows and the swap the application goes on writing, so a CHECK of ours keeps out what
-    /// would be lost: the trigger has set the old column before it is asked.
-    fn unswap(&self, settings: &Settings) -> Vec<Work> {
-        let (table, column) = (&self.table, ident(&self.column.name));
-        let (old, old_type) = (ident(&self.old()), &self.column.data_type);
-        let widened = self.widened(&old);
-        let lost = |help: &str| {
-            self.offenders(
-                format!("every value of {table}.{column} fits {old_type}"),
-                format!("{widened} IS DISTINCT FROM {column}"),
-                help,
-            )
-        };
-        let first = self.check_work(
-            settings,
-            lost("going back would lose these values: change them, or go forwards with --through contract"),
-        );
-        let not_null = if self.column.not_null {
-            format!("{old} IS NOT NULL AND ")
-        } else {
-            String::new()
-        };
-        let fits = ident(&self.fits());
-        let guard = brief(
-            settings,
-            format!(
-                "refuse values of {table}.{column} that do not fit {old_type}, from here to the end of the rollback"
-            ),
-            vec![
-                format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
-                format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {fits}"),
-                format!(
-                    "ALTER TABLE {table} ADD CONSTRAINT {fits} \
-                     CHECK ({not_null}{widened} IS NOT DISTINCT FROM {column}) NOT VALID"
-                ),
-            ],
-            self.lock(),
-            Vec::new(),
-        );
-        let proof = Work {
-            summary: format!("prove that every value of {table}.{column} fits {old_type}"),
-            action: Action::Sql(vec![format!("ALTER TABLE {table} VALIDATE CONSTRAINT {fits}")]),
-            transaction: Transaction::Single,
-            locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
-            timeouts: settings.patient(),
-            expect: Vec::new(),
-            on_violation: Some(lost(&format!(
-                "going back would lose these values: change them, then roll back again; to go forwards instead, let \
-                 such values in with ALTER TABLE {table} DROP CONSTRAINT {fits}"
-            ))),
-        };
-        let mut works = vec![first];
-        works.extend(self.carry.fits(settings));
-        works.extend([guard, proof]);
-        works.extend(self.carry.before_back(settings));
-        works.push(self.swap_back(settings));
-        works.extend(self.carry.after_back(settings));
-        works
-    }
-
-    fn swap_back(&self, settings: &Settings) -> Work {
-        let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements(false);
-        statements.extend(self.drop_sync("back"));
-        statements.extend(self.carry.leave_back());
-        let previous = self.column.default.as_deref();
-        statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous, &self.fits()));
-        if !self.column.not_null {
-            let fits = ident(&self.fits());
-            statements.push(format!("ALTER TABLE {table} DROP CONSTRAINT {fits}"));
-        }
-        statements.extend(self.carry.arrive_back());
-        statements.extend(self.forward_sync());
-        statements.extend(self.refresh_trigger_functions());
-        self.within_one_wait(brief(
-            settings,
-            format!(
-                "make the {} column {table}.{} again",
-                self.column.data_type,
-                ident(column)
-            ),
-            statements,
-            self.swap_locks(),
-            vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
-        ))
-    }
-
     fn drop_old(&self, settings: &Settings) -> StepDraft {
         let (table, old) = (&self.table, ident(&self.old()));
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
         statements.extend(self.drop_sync("back"));
         statements.push(format!("ALTER TABLE {table} DROP COLUMN {old}"));
+        statements.extend(self.drop_conversion());
         StepDraft {
             id: "drop_old".into(),
             phase: Phase::Contract,

@@ -1,0 +1,78 @@
+//! `change_type`: any other type, by an expression where a cast does not do.
+
+use super::parts::retype::{By, Retype, Target};
+use super::{Context, Operation, StepDraft};
+use crate::catalog::model::{CatalogSnapshot, Probe};
+use crate::diagnostic::Diagnostic;
+use crate::document::Fields;
+use crate::plan::Settings;
+use crate::sql::QualifiedName;
+
+const MANUAL: &str = "\
+Gives a column any other type: text → integer, integer → text, timestamp → timestamptz, text → jsonb, bigint →
+integer…. Where every value of the present type has its place in the new one, it does what `widen_column` does.
+
+```yaml
+- change_type:
+    table: orders
+    column: placed_at
+    type: timestamptz
+    using: placed_at AT TIME ZONE 'UTC'
+    reverse_using: placed_at AT TIME ZONE 'UTC'
+```
+
+`using` gives the new value from the present one, `reverse_using` the old value from a new one; both speak of the column
+by its name. Without them values are assigned, as PostgreSQL assigns in INSERT: so varchar(20) → varchar(10) refuses
+what is too long, instead of cutting it off, and numeric(10,4) → numeric(10,2) rounds. The expressions may depend on
+nothing but the column, on no setting such as TimeZone (functions must be IMMUTABLE), and on no other column.
+`default`, an expression, replaces a default that has no form in the new type.
+
+A shadow column, as `widen_column` describes it, is filled by the expression. Values without a form in the new type are
+shown, with the error of each, before anything is filled; until the phase validate the application may go on writing
+such values, from then on its writes of them fail, as they would after the cutover. All rows are compared byte by byte
+before the cutover. Afterwards the old column gets the old value of whatever is written: rows that nobody wrote go back
+exactly as they were, however much the expression loses. A value without a way back does not fail; the rollback shows
+the rows and refuses, unless it is given --accept-loss.
+
+Refused by name besides what `widen_column` refuses: columns with foreign keys on either side, for values of one side
+only would be converted.
+
+Locks: ACCESS EXCLUSIVE on the table for an instant (add, from validate on, cutover, contract); SHARE UPDATE EXCLUSIVE
+while indexes are built and constraints proven, which blocks neither reads nor writes.
+Undo: the old column comes back.
+";
+
+#[derive(Debug, Clone)]
+pub struct ChangeType(Retype);
+
+impl Operation for ChangeType {
+    type Target = Target;
+    const NAME: &'static str = "change_type";
+    const MANUAL: &'static str = MANUAL;
+
+    fn read(fields: &Fields<'_>) -> Option<Self> {
+        let using = fields.optional_text("using");
+        let reverse_using = fields.optional_text("reverse_using");
+        Retype::read(fields, By::Conversion { using, reverse_using }).map(Self)
+    }
+
+    fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
+        self.0.probes(now)
+    }
+
+    fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
+        self.0.preflight(context)
+    }
+
+    fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
+        target.steps(settings)
+    }
+
+    fn swaps(target: &Target) -> Vec<(QualifiedName, String)> {
+        target.swaps()
+    }
+
+    fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
+        target.apply_to(catalog);
+    }
+}

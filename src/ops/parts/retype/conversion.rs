@@ -1,0 +1,158 @@
+//! Asks the server about the expressions of a conversion.
+
+use super::Retype;
+use crate::catalog::model::{Column, ConstraintKind, Probe, ProbeError, ProbeOutcome, Table};
+use crate::catalog::types;
+use crate::diagnostic::{Diagnostic, Located};
+use crate::ops::Context;
+use crate::ops::parts::conversion::Conversion;
+use crate::ops::parts::{dependents, shadow};
+use crate::sql::ident;
+
+/// The column of a clone whose expression the server spells.
+const PROBED: &str = "~pgmorph_converted";
+
+/// SQLSTATE of a name that is taken.
+const TAKEN: &str = "42P07";
+
+/// What the server is asked about one of the expressions.
+pub(super) struct Asked {
+    /// The generated column gives its spelling, the constraint tells which columns it reads.
+    spelled: Probe,
+    /// Cannot succeed, as its name is taken; but what depends on a setting is refused before that is noticed. The
+    /// server does not look at the cast that ends a generation expression.
+    immutable: Probe,
+}
+
+impl Asked {
+    fn about(retype: &Retype, given: Option<&Located<String>>, data_type: &str) -> Self {
+        let expression = given.map_or_else(|| ident(&retype.column.value), |given| given.value.clone());
+        let (probed, table) = (ident(PROBED), &retype.table.value);
+        Self {
+            spelled: retype.altered(format!(
+                "ADD COLUMN {probed} {data_type} GENERATED ALWAYS AS ({expression}) STORED, \
+                 ADD CONSTRAINT {probed} CHECK (({expression}) IS NOT NULL)"
+            )),
+            immutable: Probe {
+                table: table.clone(),
+                before: format!("CREATE INDEX {} ON ", ident(&table.name)),
+                after: format!(" ((1)) WHERE (({expression})::{data_type}) IS NOT NULL"),
+            },
+        }
+    }
+
+    pub(super) fn probes(&self, retype: &Retype) -> [Probe; 3] {
+        let probed = ident(PROBED);
+        let drop = format!("DROP CONSTRAINT IF EXISTS {probed}, DROP COLUMN IF EXISTS {probed}");
+        [self.immutable.clone(), self.spelled.clone(), retype.altered(drop)]
+    }
+
+    /// `None` where the server was not asked.
+    fn answer<'a>(&self, context: &Context<'a>) -> Option<Result<&'a ProbeOutcome, &'a ProbeError>> {
+        match context.answer(&self.immutable)? {
+            Err(error) if error.sqlstate != TAKEN => Some(Err(error)),
+            _ => context.answer(&self.spelled),
+        }
+    }
+}
+
+impl Retype {
+    /// The questions before the column has its new type and after; `None` where a cast does.
+    pub(super) fn asked(&self, table: &Table) -> Option<[Asked; 2]> {
+        let column = table.column(&self.column.value)?;
+        let (using, reverse_using) = self.expressions();
+        let casts = types::fits_predicate(&column.data_type, &self.data_type.value, &column.name).is_some();
+        (using.is_some() || !casts).then(|| {
+            [
+                Asked::about(self, using, &self.data_type.value),
+                Asked::about(self, reverse_using, &column.data_type),
+            ]
+        })
+    }
+
+    /// The two expressions, which must depend on nothing but the column: the trigger evaluates them in sessions of
+    /// the application, and the comparison in ours.
+    fn conversion(&self, context: &Context<'_>, column: &Column) -> Result<Conversion, Diagnostic> {
+        let table = context.now.tables.get(&self.table.value);
+        let Some([forwards, back]) = table.and_then(|table| self.asked(table)) else {
+            let message = format!(
+                "`{}` is not there yet, so the server cannot be asked",
+                column.name
+            );
+            return Err(Diagnostic::new("cannot_convert", message)
+                .at(self.column.span)
+                .help("make it a plan of its own"));
+        };
+        let (using, reverse_using) = self.expressions();
+        let named = |kind| shadow::function_name(&self.table.value, &column.name, kind);
+        Ok(Conversion {
+            convert: named("convert"),
+            refuse: named("refuse"),
+            forwards: self.expression(context, &forwards, "using", using)?,
+            back: self.expression(context, &back, "reverse_using", reverse_using)?,
+        })
+    }
+
+    /// The server's spelling.
+    fn expression(
+        &self,
+        context: &Context<'_>,
+        asked: &Asked,
+        key: &str,
+        given: Option<&Located<String>>,
+    ) -> Result<String, Diagnostic> {
+        let span = given.map_or(self.data_type.span, |given| given.span);
+        let complaint = |message: String| Diagnostic::new("cannot_convert", message).at(span);
+        let outcome = match asked.answer(context) {
+            None => {
+                return Err(
+                    complaint("only the server can tell how values are converted".to_owned())
+                        .help("plan with a connection to the database"),
+                );
+            }
+            Some(Err(error)) => {
+                let what = match given {
+                    Some(_) => format!("`{key}`"),
+                    None => "the conversion by assignment".to_owned(),
+                };
+                return Err(complaint(format!(
+                    "PostgreSQL does not accept {what}: {} (SQLSTATE {})",
+                    error.message, error.sqlstate
+                ))
+                .help(format!(
+                    "give an expression over `{}` as `{key}` that depends on no setting and no other column",
+                    self.column.value
+                )));
+            }
+            Some(Ok(outcome)) => outcome,
+        };
+        let read = outcome.table.constraints.get(PROBED).map(|it| &it.columns);
+        let others = read.into_iter().flatten().filter(|it| **it != self.column.value);
+        let others: Vec<String> = others.map(|it| ident(it)).collect();
+        if !others.is_empty() {
+            return Err(complaint(format!(
+                "`{key}` may not read other columns: {}",
+                others.join(", ")
+            )));
+        }
+        let generated = outcome.table.column(PROBED).and_then(|it| it.generated.as_ref());
+        generated
+            .map(|it| it.expression.clone())
+            .ok_or_else(|| complaint("the server has not told how values are converted".to_owned()))
+    }
+
+    pub(super) fn only_conversion(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &Column,
+        complaints: &mut Vec<Diagnostic>,
+    ) -> Option<Conversion> {
+        let name = &column.name;
+        let mut keys = dependents::constraints(table, name, |kind| kind == ConstraintKind::ForeignKey);
+        keys.extend(dependents::incoming(context.catalog, &self.table.value, name));
+        complaints.extend(self.refused("values of one side only would be converted", keys));
+        let conversion = self.conversion(context, column);
+        conversion.map_err(|complaint| complaints.push(complaint)).ok()
+    }
+}

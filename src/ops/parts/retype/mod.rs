@@ -1,0 +1,421 @@
+//! Another type for a column, by the lightest safe way.
+
+mod conversion;
+mod direct;
+mod refuse;
+
+use super::carry::{Carry, Questions, Subject};
+use super::conversion::Conversion;
+use super::shadow::{Names, Shadow};
+use super::{dependents, storage};
+use crate::catalog::model::{
+    CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
+    TableKind,
+};
+use crate::catalog::types::{self, TypeChange};
+use crate::diagnostic::{Diagnostic, Located};
+use crate::document::Fields;
+use crate::ops::{Context, StepDraft};
+use crate::plan::{Estimate, Hazard, Settings};
+use crate::sql::{QualifiedName, ident};
+use direct::Direct;
+use std::collections::BTreeSet;
+
+/// A column and the type that it is to have.
+#[derive(Debug, Clone)]
+pub struct Retype {
+    pub table: Located<QualifiedName>,
+    pub column: Located<String>,
+    pub data_type: Located<String>,
+    pub default: Option<Located<String>>,
+    pub by: By,
+}
+
+/// How a value becomes one of the new type.
+#[derive(Debug, Clone)]
+pub enum By {
+    /// By a cast that loses nothing.
+    Widening,
+    /// By expressions over the column, or by assignment where there are none.
+    Conversion {
+        using: Option<Located<String>>,
+        reverse_using: Option<Located<String>>,
+    },
+}
+
+pub struct Target {
+    table: QualifiedName,
+    /// As it is now.
+    column: Column,
+    /// As it will be.
+    printed: Column,
+    /// What is sent after DEFAULT, where another one is wanted.
+    default: Option<String>,
+    way: Way,
+}
+
+enum Way {
+    CatalogOnly(Direct),
+    InPlace(Direct),
+    Shadow(Box<Shadow>),
+}
+
+impl Retype {
+    pub fn read(fields: &Fields<'_>, by: By) -> Option<Self> {
+        let table = fields.qualified("table");
+        let column = fields.identifier("column");
+        let data_type = fields.text("type");
+        let default = fields.optional_text("default");
+        Some(Self {
+            table: table?,
+            column: column?,
+            data_type: data_type?,
+            default,
+            by,
+        })
+    }
+
+    pub(super) fn expressions(&self) -> (Option<&Located<String>>, Option<&Located<String>>) {
+        match &self.by {
+            By::Widening => (None, None),
+            By::Conversion { using, reverse_using } => (using.as_ref(), reverse_using.as_ref()),
+        }
+    }
+
+    fn using(&self) -> Option<&Located<String>> {
+        self.expressions().0
+    }
+
+    fn type_probe(&self) -> Probe {
+        let mut what = format!("TYPE {}", self.data_type.value);
+        if let Some(using) = self.using() {
+            what = format!("{what} USING ({})", using.value);
+        }
+        // The present default may have no form in the new type.
+        if matches!(self.by, By::Conversion { .. }) && self.default.is_some() {
+            what = format!("DROP DEFAULT, ALTER COLUMN {} {what}", ident(&self.column.value));
+        }
+        self.probe(what)
+    }
+
+    fn default_probe(&self) -> Option<Probe> {
+        self.default
+            .as_ref()
+            .map(|default| self.probe(format!("SET DEFAULT {}", default.value)))
+    }
+
+    fn probe(&self, what: String) -> Probe {
+        self.altered(format!("ALTER COLUMN {} {what}", ident(&self.column.value)))
+    }
+
+    fn altered(&self, what: String) -> Probe {
+        Probe {
+            table: self.table.value.clone(),
+            before: "ALTER TABLE ".into(),
+            after: format!(" {what}"),
+        }
+    }
+
+    /// The type as the server prints it.
+    fn printed_type(&self, context: &Context<'_>) -> Result<String, Diagnostic> {
+        let answered = |outcome: &ProbeOutcome| {
+            outcome
+                .table
+                .column(&self.column.value)
+                .map(|it| it.data_type.clone())
+        };
+        let answer = context
+            .accepted(&self.type_probe(), self.data_type.span)?
+            .and_then(answered);
+        answer
+            .or_else(|| types::canonical(&self.data_type.value).map(|known| known.to_string()))
+            .ok_or_else(|| {
+                Diagnostic::new(
+                    "unknown_type",
+                    format!("`{}` is not a type known here", self.data_type.value),
+                )
+                .at(self.data_type.span)
+            })
+    }
+
+    /// What it costs, and whether it is allowed.
+    fn change(&self, column: &Column, printed: &str) -> Result<TypeChange, Diagnostic> {
+        let from = &column.data_type;
+        let complaint = |code, message: String| Diagnostic::new(code, message).at(self.data_type.span);
+        let change = types::widening(from, printed);
+        if matches!(self.by, By::Conversion { .. }) && (self.using().is_some() || change.is_none()) {
+            return Ok(TypeChange::Lossy);
+        }
+        match change {
+            Some(TypeChange::Same) => Err(complaint(
+                "no_change",
+                format!("`{}` is {printed} already", column.name),
+            )
+            .help("remove this change")),
+            Some(TypeChange::Lossy) | None if matches!(self.by, By::Widening) => Err(complaint(
+                "not_a_widening",
+                format!("{printed} does not hold every value of {from}, or nothing is known about the pair"),
+            )
+            .help(
+                "widen_column changes a type only where no value can be lost; change_type converts values",
+            )),
+            change => Ok(change.unwrap_or(TypeChange::Lossy)),
+        }
+    }
+
+    fn printed_column(
+        &self,
+        context: &Context<'_>,
+        column: &Column,
+        printed: &str,
+    ) -> Result<Column, Diagnostic> {
+        let mut after = column.clone();
+        after.data_type = printed.to_owned();
+        if let Ok(Some(outcome)) = context.accepted(&self.type_probe(), self.data_type.span)
+            && let Some(answer) = outcome.table.column(&column.name)
+        {
+            after.storage.clone_from(&answer.storage);
+            if matches!(self.by, By::Conversion { .. }) {
+                after.default.clone_from(&answer.default);
+            }
+        } else {
+            after.storage = storage::of_type(printed).to_owned();
+        }
+        storage::keep(column, &mut after);
+        if !types::is_collatable(printed) {
+            after.collation = None;
+        }
+        if let (Some(probe), Some(default)) = (self.default_probe(), &self.default) {
+            let answered = |outcome: &ProbeOutcome| {
+                outcome
+                    .table
+                    .column(&column.name)
+                    .and_then(|it| it.default.clone())
+            };
+            let answer = context.accepted(&probe, default.span)?.and_then(answered);
+            after.default = Some(answer.unwrap_or_else(|| default.value.clone()));
+        }
+        Ok(after)
+    }
+
+    fn shadow(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &Column,
+        after: &Column,
+        (carry, conversion): (Carry, Option<Conversion>),
+    ) -> Shadow {
+        let suppress_triggers = context.now.role.may_set_replication_role;
+        let name = &self.table.value;
+        let mut hazards = vec![
+            Hazard::new(
+                "extra_column",
+                format!(
+                    "until contract, SELECT * on {name} also returns the column that is not in use, and COPY and INSERT without a column list see one more column"
+                ),
+            ),
+            Hazard::new(
+                "prepared_statements",
+                format!(
+                    "prepared SELECT * and RETURNING * on {name} fail with 0A000 after this step, after the cutover and after contract, until they are prepared again"
+                ),
+            ),
+        ];
+        let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
+        if !suppress_triggers && !firing.is_empty() {
+            let message = format!(
+                "the role may not set session_replication_role: these triggers fire on the backfill: {}",
+                firing.join(", ")
+            );
+            hazards.push(Hazard::new("triggers_fire", message));
+        }
+        if table.replica_identity == ReplicaIdentity::Full && table.persistence == Persistence::Permanent {
+            hazards.push(Hazard::new(
+                "wal",
+                "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
+            ));
+        }
+        Shadow {
+            table: self.table.value.clone(),
+            column: column.clone(),
+            new_type: after.data_type.clone(),
+            new_default: self.default_text(after),
+            key: table.key_columns(),
+            rows: table.size.rows,
+            bytes: table.size.heap_bytes,
+            suppress_triggers,
+            trigger_functions: trigger_functions(table),
+            hazards,
+            names: Names::of(&column.name),
+            carry,
+            conversion,
+            collation: after.collation.clone(),
+        }
+    }
+
+    fn default_text(&self, after: &Column) -> Option<String> {
+        let given = self.default.as_ref().map(|default| default.value.clone());
+        given.or_else(|| after.default.clone())
+    }
+
+    fn way(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &Column,
+        after: &Column,
+        change: TypeChange,
+    ) -> Result<Way, Vec<Diagnostic>> {
+        let printed = &after.data_type;
+        let complaints = self.common_complaints(table, column);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
+        let direct = self.direct(context, table, column, after);
+        // PostgreSQL proves each key again while it holds both tables, and refuses where other objects use the column.
+        let mut held =
+            dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::ForeignKey);
+        held.extend(dependents::incoming(
+            context.catalog,
+            &self.table.value,
+            &column.name,
+        ));
+        held.extend(dependents::outside(table, &column.name));
+        let heavy = Self::heavy_under_lock(table, column, partitioned);
+        if change == TypeChange::CatalogOnly && heavy.is_empty() && held.is_empty() {
+            return Ok(Way::CatalogOnly(direct));
+        }
+        let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
+        if direct.small && alone && held.is_empty() {
+            return Ok(Way::InPlace(direct));
+        }
+        let mut complaints = self.shadow_complaints(context, table, column);
+        let casts = change != TypeChange::Lossy
+            && types::fits_predicate(&column.data_type, printed, &column.name).is_some();
+        let conversion = (!casts)
+            .then(|| self.only_conversion(context, table, column, &mut complaints))
+            .flatten();
+        let names = Names::of(&column.name);
+        let subject = Subject {
+            table_name: &self.table.value,
+            table,
+            column,
+            new_type: printed,
+            names: &names,
+            span: self.column.span,
+        };
+        let retyped = context
+            .accepted(&self.type_probe(), self.data_type.span)
+            .ok()
+            .flatten();
+        let carry = match Carry::plan(context, &subject, retyped) {
+            Ok(carry) if complaints.is_empty() => carry,
+            carry => {
+                complaints.extend(carry.err().into_iter().flatten());
+                return Err(complaints);
+            }
+        };
+        Ok(Way::Shadow(Box::new(self.shadow(
+            context,
+            table,
+            column,
+            after,
+            (carry, conversion),
+        ))))
+    }
+
+    pub fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
+        let table = now.tables.get(&self.table.value);
+        let names = Names::of(&self.column.value);
+        let questions = Questions::new(&self.table.value, table, &self.column.value, &names);
+        let mut probes = Vec::new();
+        let asked = now
+            .tables
+            .get(&self.table.value)
+            .and_then(|table| self.asked(table));
+        if let Some([forwards, _]) = &asked {
+            probes.extend(forwards.probes(self));
+        }
+        probes.extend(questions.before);
+        probes.push(self.type_probe());
+        if let Some([_, back]) = &asked {
+            probes.extend(back.probes(self));
+        }
+        probes.extend([questions.as_shadow, questions.after]);
+        probes.extend(self.default_probe());
+        probes
+    }
+
+    pub fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
+        let one = |complaint| vec![complaint];
+        let table = context.table(&self.table).map_err(one)?;
+        let column = context
+            .column(&self.table.value, table, &self.column)
+            .map_err(one)?;
+        let printed_type = self.printed_type(context).map_err(one)?;
+        let change = self.change(column, &printed_type).map_err(one)?;
+        let printed = self.printed_column(context, column, &printed_type).map_err(one)?;
+        let way = self.way(context, table, column, &printed, change)?;
+        Ok(Target {
+            table: self.table.value.clone(),
+            column: column.clone(),
+            printed,
+            default: self.default.as_ref().map(|default| default.value.clone()),
+            way,
+        })
+    }
+}
+
+impl Target {
+    pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
+        match &self.way {
+            Way::CatalogOnly(direct) => {
+                vec![self.alter(direct, settings, "catalog only", Estimate::INSTANT)]
+            }
+            Way::InPlace(direct) => {
+                let estimate = Estimate::scan(direct.rows, direct.bytes, direct.bytes);
+                vec![self.alter(
+                    direct,
+                    settings,
+                    "rewritten in place: the table is small",
+                    estimate,
+                )]
+            }
+            Way::Shadow(shadow) => shadow.steps(settings),
+        }
+    }
+
+    pub fn swaps(&self) -> Vec<(QualifiedName, String)> {
+        match &self.way {
+            Way::Shadow(_) => vec![(self.table.clone(), self.column.name.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn apply_to(&self, catalog: &mut CatalogSnapshot) {
+        let direct = match &self.way {
+            Way::CatalogOnly(direct) | Way::InPlace(direct) => direct,
+            Way::Shadow(shadow) => {
+                shadow.apply(catalog, self.printed.clone());
+                return;
+            }
+        };
+        for member in &direct.tree {
+            let table = catalog.tables.get_mut(&member.table);
+            if let Some(column) = table.and_then(|table| table.column_mut(&self.column.name)) {
+                column.clone_from(&member.after);
+            }
+        }
+    }
+}
+
+/// Functions of the table's triggers that may be compiled against the type of its columns.
+fn trigger_functions(table: &Table) -> Vec<String> {
+    let functions = table.triggers.values().map(|trigger| trigger.function.clone());
+    let own: BTreeSet<String> = functions
+        .filter(|function| !function.starts_with("pg_catalog."))
+        .collect();
+    own.into_iter().collect()
+}
