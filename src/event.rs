@@ -88,6 +88,11 @@ pub enum Event {
         step: String,
         what: String,
     },
+    /// Worth knowing; nothing stands still because of it.
+    Noted {
+        step: String,
+        what: String,
+    },
     StepDone {
         step: String,
         elapsed_ms: u64,

@@ -211,6 +211,18 @@ pub struct Backfill {
     pub needs: String,
     /// Whether the application's own triggers are kept from firing (`session_replication_role = replica`).
     pub suppress_triggers: bool,
+    /// Sessions that fill at the same time.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub workers: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(workers: &u32) -> bool {
+    *workers == 1
 }
 
 /// A query that must return no rows.
@@ -513,6 +525,13 @@ pub struct Settings {
     pub long_statement_timeout_ms: u64,
     /// Tables up to this size (indexes included) may be rewritten in place.
     pub small_table_bytes: u64,
+    /// Sessions that fill a table at the same time.
+    pub workers: u32,
+}
+
+impl Settings {
+    /// More would only wait for each other and for the disk.
+    pub const WORKERS_MAX: u32 = 8;
 }
 
 impl Default for Settings {
@@ -523,6 +542,7 @@ impl Default for Settings {
             statement_timeout_ms: 30_000,
             long_statement_timeout_ms: 6 * 3_600_000,
             small_table_bytes: 8 << 20,
+            workers: 1,
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
-use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo};
+use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
@@ -26,8 +26,9 @@ mod session;
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};
 
-/// Opening the sessions of the run must not hang on a server that is overloaded.
+/// Opening the sessions of the run must not hang on a server that is overloaded. They are opened when they are needed.
 const POOL_SIZE: usize = 3;
+const WORKERS_MAX: usize = 2 + Settings::WORKERS_MAX as usize;
 
 /// How urgently the user wants the run to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,7 +122,7 @@ impl Executor {
         }
         let mut setup = worker_setup();
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
-        let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
+        let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,

@@ -734,6 +734,7 @@ impl Target {
                         set: format!("{column} = {value}"),
                         needs: format!("{column} IS NULL"),
                         suppress_triggers: fill.suppress_triggers,
+                        workers: settings.workers,
                     }),
                     transaction: Transaction::None,
                     locks: vec![Lock::new(table, LockMode::RowExclusive)],

@@ -239,6 +239,7 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
             )
         }
         Event::CleanedUp { step, what } => (step, format!("cleaned up: {what}")),
+        Event::Noted { step, what } => (step, format!("{}: {what}", style::careful("note"))),
         _ => return None,
     })
 }

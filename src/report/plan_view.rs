@@ -67,8 +67,19 @@ pub fn estimate(estimate: &Estimate) -> String {
 pub fn sql(action: &Action) -> Vec<String> {
     match action {
         Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
-        Action::Backfill(backfill) => vec![format!("-- in batches of pages\n{}", batch(backfill, ""))],
+        Action::Backfill(backfill) => vec![format!(
+            "-- in batches of pages, some rows of each at a time{}\n{}",
+            workers(backfill),
+            batch(backfill, "")
+        )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+    }
+}
+
+fn workers(backfill: &Backfill) -> String {
+    match backfill.workers {
+        1 => String::new(),
+        several => format!(", by {several} sessions"),
     }
 }
 

@@ -67,6 +67,7 @@ fn steps() -> Vec<Step> {
         set: "new = version".into(),
         needs: "new IS DISTINCT FROM version".into(),
         suppress_triggers: true,
+        workers: 1,
     });
     let check = Action::Check(Check {
         name: "copies equal".into(),

@@ -94,6 +94,9 @@ const PURE: &[&str] = &[
     "change_plan.rs",
     "planner.rs",
     "verifier.rs",
+    "executor/backfill/controller.rs",
+    "executor/backfill/ranges.rs",
+    "executor/backfill/slices.rs",
     "executor/decide.rs",
     "executor/retry.rs",
 ];

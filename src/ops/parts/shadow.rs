@@ -285,6 +285,7 @@ impl Shadow {
                     set: format!("{shadow} = {value}"),
                     needs: format!("{shadow} IS DISTINCT FROM {value}"),
                     suppress_triggers: self.suppress_triggers,
+                    workers: settings.workers,
                 }),
                 transaction: Transaction::None,
                 locks: vec![Lock::new(&self.table, LockMode::RowExclusive)],

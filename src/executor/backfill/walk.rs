@@ -1,0 +1,187 @@
+//! What the workers of a backfill share: the pages, the counts, and when to tell and to record them.
+
+use super::controller::{Lesson, Pacer, Seen, Shape};
+use super::ranges::{Range, Ranges};
+use super::slices::stretch;
+use crate::event::{Event, Unit};
+use crate::executor::ledger::{self, Cursor};
+use crate::executor::session::{Key, millis};
+use crate::plan::{Backfill, Work};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// One walk over one file of a table.
+pub(super) struct Walk<'a> {
+    pub(super) key: Key<'a>,
+    pub(super) backfill: &'a Backfill,
+    pub(super) work: &'a Work,
+    pub(super) file_node: u32,
+    rows_before: i64,
+    began: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    ranges: Ranges,
+    pacer: Pacer,
+    rows: i64,
+    batches: i64,
+    /// The table is elsewhere, or a worker failed.
+    stopped: bool,
+    told: Instant,
+    recorded: Instant,
+    /// What the ledger says of the pages put aside is not up to date.
+    unrecorded: bool,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(
+        key: Key<'a>,
+        backfill: &'a Backfill,
+        work: &'a Work,
+        cursor: Cursor,
+        pacer: Pacer,
+    ) -> Self {
+        let now = Instant::now();
+        let state = State {
+            ranges: Ranges::new(cursor.next_page, cursor.end_page, cursor.deferred),
+            pacer,
+            rows: cursor.rows_done,
+            batches: cursor.batches,
+            stopped: false,
+            told: now,
+            recorded: now,
+            unrecorded: true,
+        };
+        Self {
+            key,
+            backfill,
+            work,
+            file_node: cursor.file_node,
+            rows_before: cursor.rows_done,
+            began: now,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No more than there are stretches.
+    pub(super) fn workers(&self) -> u32 {
+        let state = self.state();
+        let stretches = state.ranges.end() / stretch(state.pacer.shape()) + 1;
+        self.backfill
+            .workers
+            .min(u32::try_from(stretches).unwrap_or(u32::MAX))
+    }
+
+    /// Pages for one worker, and how to visit them.
+    pub(super) fn take(&self) -> Option<(Range, Shape)> {
+        let mut state = self.state();
+        if state.stopped {
+            return None;
+        }
+        let shape = state.pacer.shape();
+        let range = state.ranges.take(stretch(shape))?;
+        Some((range, shape))
+    }
+
+    /// Every visit to these pages is committed, or they were put aside.
+    pub(super) fn finish(&self, range: Range, seen: &Seen) -> Lesson {
+        let mut state = self.state();
+        state.ranges.finish(range);
+        state.pacer.learn(seen)
+    }
+
+    pub(super) fn shrink(&self) {
+        self.state().pacer.shrink();
+    }
+
+    pub(super) fn stop(&self) {
+        self.state().stopped = true;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state().stopped
+    }
+
+    pub(super) fn defer(&self, range: Range) {
+        let mut state = self.state();
+        state.unrecorded = true;
+        if !state.ranges.deferred.contains(&range) {
+            state.ranges.deferred.push(range);
+        }
+    }
+
+    pub(super) fn deferred(&self) -> usize {
+        self.state().ranges.deferred.len()
+    }
+
+    pub(super) fn take_deferred(&self) -> Option<Range> {
+        let mut state = self.state();
+        state.unrecorded = true;
+        (!state.ranges.deferred.is_empty()).then(|| state.ranges.deferred.remove(0))
+    }
+
+    /// The record to be committed with a batch: where the pages stand once it is committed.
+    pub(super) fn record_if_due(&self, fills: Option<Range>) -> Option<String> {
+        let mut state = self.state();
+        state.batches += 1;
+        let due = fills.is_some() || state.unrecorded || state.recorded.elapsed() >= PROGRESS_EVERY;
+        due.then(|| self.record(&state, fills))
+    }
+
+    pub(super) fn record_sql(&self, fills: Option<Range>) -> String {
+        self.record(&self.state(), fills)
+    }
+
+    fn record(&self, state: &State, fills: Option<Range>) -> String {
+        let next_page = match fills {
+            Some(range) => state.ranges.watermark_with(range),
+            None => state.ranges.watermark(),
+        };
+        let cursor = Cursor {
+            file_node: self.file_node,
+            next_page,
+            end_page: state.ranges.end(),
+            deferred: state.ranges.deferred.clone(),
+            rows_done: state.rows,
+            batches: state.batches,
+        };
+        ledger::cursor_sql(self.key.run, self.key.step, &cursor)
+    }
+
+    pub(super) fn committed(&self, rows: i64, recorded: bool) {
+        let mut state = self.state();
+        state.rows += rows;
+        if recorded {
+            state.recorded = Instant::now();
+            state.unrecorded = false;
+        }
+    }
+
+    /// How far it is, now and then and at the end.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn progress(&self) -> Option<Event> {
+        let mut state = self.state();
+        let (done, total) = (state.ranges.done(), state.ranges.end());
+        if state.told.elapsed() < PROGRESS_EVERY && done < total {
+            return None;
+        }
+        state.told = Instant::now();
+        let seconds = millis(self.began.elapsed()).max(1) as f64 / 1_000.0;
+        Some(Event::Progress {
+            step: self.key.step.into(),
+            stage: "filling rows".into(),
+            unit: Unit::Pages,
+            done: u64::try_from(done).unwrap_or(0),
+            total: u64::try_from(total).unwrap_or(0),
+            rows: u64::try_from(state.rows).unwrap_or(0),
+            per_second: (state.rows - self.rows_before) as f64 / seconds,
+        })
+    }
+}
