@@ -215,6 +215,7 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     duration("lock_deadline", &mut settings.lock_deadline_ms);
     duration("statement_timeout", &mut settings.statement_timeout_ms);
     duration("long_statement_timeout", &mut settings.long_statement_timeout_ms);
+    duration("replica_lag", &mut settings.replica_lag_ms);
     if let Some(text) = inner.optional_text("small_table") {
         read_unit(
             &inner,

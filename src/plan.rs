@@ -212,17 +212,9 @@ pub struct Backfill {
     /// Whether the application's own triggers are kept from firing (`session_replication_role = replica`).
     pub suppress_triggers: bool,
     /// Sessions that fill at the same time.
-    #[serde(default = "one", skip_serializing_if = "is_one")]
     pub workers: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_one(workers: &u32) -> bool {
-    *workers == 1
+    /// How far behind a standby may be before nothing is written.
+    pub replica_lag_ms: u64,
 }
 
 /// A query that must return no rows.
@@ -527,6 +519,8 @@ pub struct Settings {
     pub small_table_bytes: u64,
     /// Sessions that fill a table at the same time.
     pub workers: u32,
+    /// A backfill stands aside while a standby is farther behind.
+    pub replica_lag_ms: u64,
 }
 
 impl Settings {
@@ -543,6 +537,7 @@ impl Default for Settings {
             long_statement_timeout_ms: 6 * 3_600_000,
             small_table_bytes: 8 << 20,
             workers: 1,
+            replica_lag_ms: 10_000,
         }
     }
 }

@@ -254,6 +254,12 @@ fn passing(event: &Event) -> Option<String> {
             units::millis(*waited_ms),
             by(blockers)
         )),
+        Event::StandingAside {
+            reason, waited_ms, ..
+        } => Some(format!(
+            "standing aside for {}: {reason}",
+            units::millis(*waited_ms)
+        )),
         Event::Progress {
             stage,
             unit,

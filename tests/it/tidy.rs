@@ -97,6 +97,7 @@ const PURE: &[&str] = &[
     "executor/backfill/controller.rs",
     "executor/backfill/ranges.rs",
     "executor/backfill/slices.rs",
+    "executor/backfill/throttle.rs",
     "executor/decide.rs",
     "executor/retry.rs",
 ];

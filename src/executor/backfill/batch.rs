@@ -88,6 +88,7 @@ mod tests {
             needs: "new IS DISTINCT FROM old".into(),
             suppress_triggers,
             workers: 1,
+            replica_lag_ms: 10_000,
         }
     }
 

@@ -5,7 +5,6 @@
 //! [`slices`]. Pages that meet a locked row are put aside and visited again, instead of waiting in place with other rows
 //! locked.
 
-use super::ledger::{self, Cursor};
 use super::locks;
 use super::retry::{Reaction, reaction};
 use super::session::{Key, Tries, WATCH_BRIEF, holder_line, interrupted};
@@ -13,7 +12,7 @@ use super::{Interrupt, Runner};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::plan::{Backfill, Work};
-use controller::{Lesson, Pacer, Seen, Shape, Updates, shrunk};
+use controller::{Lesson, Seen, Shape, Updates, shrunk};
 use deadpool_postgres::Object;
 use futures_util::future::join_all;
 use ranges::Range;
@@ -24,7 +23,10 @@ use walk::Walk;
 mod batch;
 mod controller;
 mod ranges;
+mod signals;
 mod slices;
+mod start;
+mod throttle;
 mod walk;
 
 /// The hard end of a batch: rows that it has locked are not held longer, whatever the next row's lock takes and
@@ -33,9 +35,6 @@ const BATCH_TIMEOUT_MS: u64 = 250;
 
 /// After so many batches it is measured again what a batch takes that has nothing to do.
 const OVERHEAD_EVERY: u32 = 64;
-
-/// Pages that tell how many rows are on one.
-const SAMPLE_PAGES: i64 = 16;
 
 /// What a batch did.
 enum Filled {
@@ -100,10 +99,10 @@ impl Runner {
         loop {
             let pacer = self.pacer(backfill, cursor.end_page).await?;
             let walk = Walk::new(key, backfill, work, cursor, pacer);
-            let hands = (0..walk.workers()).map(|_| self.fill_stretches(&walk));
-            join_all(hands).await.into_iter().collect::<Result<(), Error>>()?;
-            if !walk.is_stopped() {
-                self.visit_deferred(&walk).await?;
+            self.look_around(&walk).await;
+            tokio::select! {
+                filled = self.fill(&walk) => filled?,
+                () = self.keep_sampling(&walk) => {}
             }
             if !walk.is_stopped() {
                 // What was counted after the last record.
@@ -116,6 +115,15 @@ impl Runner {
             // A table that was rewritten meanwhile has its rows on other pages.
             cursor = self.new_cursor(backfill).await?;
         }
+    }
+
+    async fn fill(&self, walk: &Walk<'_>) -> Result<(), Error> {
+        let hands = (0..walk.workers()).map(|_| self.fill_stretches(walk));
+        join_all(hands).await.into_iter().collect::<Result<(), Error>>()?;
+        if walk.is_stopped() {
+            return Ok(());
+        }
+        self.visit_deferred(walk).await
     }
 
     /// One worker.
@@ -181,6 +189,7 @@ impl Runner {
             if visit.is_last() && held.contains(&visit.pages) {
                 continue;
             }
+            self.stand_aside(walk).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
             let fills = left.peek().is_none().then_some(range);
             let began = Instant::now();
@@ -192,7 +201,10 @@ impl Runner {
                         _ => seen.later_passes.add(updates),
                     }
                 }
-                Filled::PutAside => held.push(visit.pages),
+                Filled::PutAside => {
+                    held.push(visit.pages);
+                    walk.defer(visit.pages);
+                }
                 Filled::TooLong => return Ok(Stretch::TooLong),
                 Filled::Elsewhere => walk.stop(),
             }
@@ -222,41 +234,49 @@ impl Runner {
         Ok(least)
     }
 
-    /// Pages with locked rows, again and again, each time a little later, until the deadline.
+    /// Pages with locked rows, again and again in ever smaller batches, each time a little later, until the deadline.
     async fn visit_deferred(&self, walk: &Walk<'_>) -> Result<(), Error> {
         let mut tries = Tries::new(self.deadline);
         let mut hand = self.hand().await?;
         loop {
-            let waiting = walk.deferred();
-            for _ in 0..waiting {
-                // It leaves the cursor with the batch that fills it, or goes back to its end.
-                let Some(range) = walk.take_deferred() else { break };
-                // A page whose rows take so long by themselves, because of slow triggers, gets the time it needs.
-                let timeout_ms = if range.1 - range.0 <= 1 {
-                    walk.work.timeouts.statement_ms
-                } else {
-                    BATCH_TIMEOUT_MS
-                };
-                let visit = Visit::whole(range);
-                match self.batch(walk, &mut hand, &visit, timeout_ms, None).await? {
-                    Filled::Elsewhere => {
-                        walk.stop();
-                        return Ok(());
-                    }
-                    Filled::TooLong => halves(range).into_iter().for_each(|half| walk.defer(half)),
-                    Filled::Rows(_) | Filled::PutAside => {}
-                }
-                self.stop_if_wanted()?;
+            let (ranges, pages) = walk.deferred();
+            if ranges == 0 {
+                return Ok(());
             }
-            match walk.deferred() {
-                0 => return Ok(()),
-                left if left < waiting => {}
-                _ => {
-                    let delay = tries.delay().ok_or_else(|| still_locked(walk, waiting))?;
-                    self.pause(delay).await?;
+            for _ in 0..ranges {
+                self.stand_aside(walk).await?;
+                self.visit_one_deferred(walk, &mut hand).await?;
+                self.stop_if_wanted()?;
+                if walk.is_stopped() {
+                    return Ok(());
                 }
+            }
+            if walk.deferred().1 >= pages {
+                let delay = tries.delay().ok_or_else(|| still_locked(walk, pages))?;
+                self.pause(delay).await?;
             }
         }
+    }
+
+    async fn visit_one_deferred(&self, walk: &Walk<'_>, hand: &mut Hand) -> Result<(), Error> {
+        // It leaves the cursor with the batch that fills it, or goes back to its end.
+        let Some(range) = walk.take_deferred() else {
+            return Ok(());
+        };
+        // A page whose rows take so long by themselves, because of slow triggers, gets the time it needs.
+        let timeout_ms = match range.1 - range.0 {
+            ..=1 => walk.work.timeouts.statement_ms,
+            _ => BATCH_TIMEOUT_MS,
+        };
+        match self
+            .batch(walk, hand, &Visit::whole(range), timeout_ms, None)
+            .await?
+        {
+            Filled::Rows(_) => {}
+            Filled::Elsewhere => walk.stop(),
+            Filled::TooLong | Filled::PutAside => halves(range).into_iter().for_each(|half| walk.defer(half)),
+        }
+        Ok(())
     }
 
     fn stop_if_wanted(&self) -> Result<(), Error> {
@@ -264,65 +284,6 @@ impl Runner {
             return Err(interrupted());
         }
         self.check_run_lock()
-    }
-
-    async fn start_cursor(&self, key: Key<'_>, backfill: &Backfill) -> Result<Cursor, Error> {
-        let recorded = ledger::cursor(&self.lock.client, key.run, key.step).await?;
-        match recorded {
-            Some(cursor) if self.same_file(backfill, &cursor).await? => Ok(cursor),
-            _ => self.new_cursor(backfill).await,
-        }
-    }
-
-    async fn file_and_pages(&self, backfill: &Backfill) -> Result<(u32, i64), Error> {
-        let (session, _) = self.worker().await?;
-        let sql = "SELECT pg_relation_filenode(r), \
-                   (pg_relation_size(r) + s.block - 1) / s.block \
-                   FROM to_regclass($1) AS r, (SELECT current_setting('block_size')::bigint AS block) s";
-        let row = session
-            .query_one(sql, &[&backfill.table.to_string()])
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "measuring the table", error))?;
-        let file_node: Option<u32> = row.get(0);
-        let missing = || Error::new(ErrorKind::StepFailed, format!("{} is gone", backfill.table));
-        Ok((file_node.ok_or_else(missing)?, row.get(1)))
-    }
-
-    /// Looks at some pages in the middle, and how full pages are to be.
-    async fn pacer(&self, backfill: &Backfill, pages: i64) -> Result<Pacer, Error> {
-        let (session, _) = self.worker().await?;
-        let first = (pages - SAMPLE_PAGES).max(0) / 2;
-        let end = (first + SAMPLE_PAGES).min(pages);
-        let sql = format!(
-            "SELECT (SELECT count(*) FROM ONLY {} WHERE ctid >= '({first},0)' AND ctid < '({end},0)'), \
-             coalesce((SELECT o.option_value FROM pg_catalog.pg_options_to_table(c.reloptions) AS o \
-             WHERE o.option_name = 'fillfactor')::bigint, 100) \
-             FROM pg_catalog.pg_class c WHERE c.oid = to_regclass($1)",
-            backfill.table
-        );
-        let row = session
-            .query_one(&sql, &[&backfill.table.to_string()])
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "measuring the table", error))?;
-        let rows: i64 = row.get(0);
-        Ok(Pacer::new(rows / (end - first).max(1), row.get(1)))
-    }
-
-    async fn new_cursor(&self, backfill: &Backfill) -> Result<Cursor, Error> {
-        let (file_node, end_page) = self.file_and_pages(backfill).await?;
-        Ok(Cursor {
-            file_node,
-            next_page: 0,
-            end_page,
-            deferred: Vec::new(),
-            rows_done: 0,
-            batches: 0,
-        })
-    }
-
-    /// A rewritten table (VACUUM FULL, CLUSTER) has its rows on other pages.
-    async fn same_file(&self, backfill: &Backfill, cursor: &Cursor) -> Result<bool, Error> {
-        Ok(self.file_and_pages(backfill).await?.0 == cursor.file_node)
     }
 
     /// Fills the rows of one visit, or puts its pages aside. `fills` is the range that is filled with it.
@@ -368,16 +329,10 @@ impl Runner {
         let pages = visit.pages;
         let code = error.as_db_error().map(|db| db.code().code().to_owned());
         match reaction(code.as_deref()) {
-            Reaction::Contention => {
-                walk.defer(pages);
-                Ok(Filled::PutAside)
-            }
+            Reaction::Contention => Ok(Filled::PutAside),
             Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
             // A single page that takes so long has a row that somebody holds.
-            Reaction::Cancelled if pages.1 - pages.0 <= 1 => {
-                walk.defer(pages);
-                Ok(Filled::PutAside)
-            }
+            Reaction::Cancelled if pages.1 - pages.0 <= 1 => Ok(Filled::PutAside),
             Reaction::Cancelled => Ok(Filled::TooLong),
             Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &walk.work.summary, error)),
             _ => Err(Error::postgres(ErrorKind::StepFailed, &walk.work.summary, error)),
@@ -409,16 +364,20 @@ impl Runner {
     }
 }
 
-fn still_locked(walk: &Walk<'_>, ranges: usize) -> Error {
+fn still_locked(walk: &Walk<'_>, pages: i64) -> Error {
     let summary = &walk.work.summary;
     Error::new(
         ErrorKind::Exhausted,
-        format!("{summary}: rows on {ranges} page ranges stay locked by others"),
+        format!("{summary}: rows on {pages} pages stay locked by others"),
     )
     .help("end the transactions that hold them, then run the same command again")
 }
 
-fn halves((first, end): Range) -> [Range; 2] {
+/// Fewer pages keep fewer rows waiting; one page stays as it is.
+fn halves((first, end): Range) -> Vec<Range> {
+    if end - first <= 1 {
+        return vec![(first, end)];
+    }
     let middle = first + (end - first) / 2;
-    [(first, middle), (middle, end)]
+    vec![(first, middle), (middle, end)]
 }

@@ -3,6 +3,7 @@
 use super::controller::{Lesson, Pacer, Seen, Shape};
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
+use super::throttle::{Signals, Throttle};
 use crate::event::{Event, Unit};
 use crate::executor::ledger::{self, Cursor};
 use crate::executor::session::{Key, millis};
@@ -26,6 +27,7 @@ pub(super) struct Walk<'a> {
 struct State {
     ranges: Ranges,
     pacer: Pacer,
+    throttle: Throttle,
     rows: i64,
     batches: i64,
     /// The table is elsewhere, or a worker failed.
@@ -48,6 +50,7 @@ impl<'a> Walk<'a> {
         let state = State {
             ranges: Ranges::new(cursor.next_page, cursor.end_page, cursor.deferred),
             pacer,
+            throttle: Throttle::new(backfill.replica_lag_ms),
             rows: cursor.rows_done,
             batches: cursor.batches,
             stopped: false,
@@ -117,8 +120,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn deferred(&self) -> usize {
-        self.state().ranges.deferred.len()
+    /// Ranges that were put aside, and their pages.
+    pub(super) fn deferred(&self) -> (usize, i64) {
+        let state = self.state();
+        let deferred = &state.ranges.deferred;
+        (
+            deferred.len(),
+            deferred.iter().map(|(first, end)| end - first).sum(),
+        )
     }
 
     pub(super) fn take_deferred(&self) -> Option<Range> {
@@ -162,6 +171,14 @@ impl<'a> Walk<'a> {
             state.recorded = Instant::now();
             state.unrecorded = false;
         }
+    }
+
+    pub(super) fn sampled(&self, signals: Signals) {
+        self.state().throttle.sampled(self.began.elapsed(), signals);
+    }
+
+    pub(super) fn hindrance(&self) -> Option<String> {
+        self.state().throttle.hindrance(self.began.elapsed())
     }
 
     /// How far it is, now and then and at the end.

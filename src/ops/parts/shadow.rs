@@ -286,6 +286,7 @@ impl Shadow {
                     needs: format!("{shadow} IS DISTINCT FROM {value}"),
                     suppress_triggers: self.suppress_triggers,
                     workers: settings.workers,
+                    replica_lag_ms: settings.replica_lag_ms,
                 }),
                 transaction: Transaction::None,
                 locks: vec![Lock::new(&self.table, LockMode::RowExclusive)],
