@@ -509,6 +509,8 @@ fn worker_setup() -> Vec<String> {
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
         "SET row_security = off".to_owned(),
+        // Without it every batch of a backfill would read the whole table.
+        "SET enable_tidscan = on".to_owned(),
         "SET statement_timeout = '30s'".to_owned(),
         unlimited.to_owned(),
     ]

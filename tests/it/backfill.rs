@@ -6,6 +6,7 @@ use pgmorph::event::Event;
 use pgmorph::executor::Interrupt;
 use pgmorph::plan::{ExecutionPlan, Phase};
 use tokio::sync::watch;
+use tokio_postgres::Client;
 
 async fn database(server: &TestServer, rows: u32) -> Database<'_> {
     let setup = format!(
@@ -23,8 +24,12 @@ async fn database(server: &TestServer, rows: u32) -> Database<'_> {
 }
 
 async fn planned(database: &Database<'_>, workers: u32) -> ExecutionPlan {
+    planned_with(database, &format!("workers: {workers}")).await
+}
+
+async fn planned_with(database: &Database<'_>, settings: &str) -> ExecutionPlan {
     let source = format!(
-        "name: p\nsettings: {{small_table: 0, workers: {workers}}}\n\
+        "name: p\nsettings: {{small_table: 0, {settings}}}\n\
          changes:\n  - widen_column: {{table: orders, column: version, type: bigint}}\n"
     );
     database.planned(&source).await
@@ -41,6 +46,19 @@ async fn sizes(database: &Database<'_>) -> (i64, i64) {
         number(database, "SELECT pg_relation_size('orders')").await,
         number(database, "SELECT pg_indexes_size('orders')").await,
     )
+}
+
+async fn session(database: &Database<'_>) -> (Client, i32) {
+    let client = database.session().await;
+    let row = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+    (client, row.get(0))
+}
+
+fn waits_for(database: &Database<'_>, pid: i32) -> bool {
+    database.recorder.any(|event| match event {
+        Event::Waiting { blockers, .. } => blockers.iter().any(|blocker| blocker.pid == Some(pid)),
+        _ => false,
+    })
 }
 
 fn says(database: &Database<'_>, text: &str) -> bool {
@@ -81,14 +99,9 @@ async fn who_keeps_old_rows_is_named() {
     let database = database(&server, 60_000).await;
     let plan = planned(&database, 1).await;
     database.apply(&plan, Phase::Expand).await.unwrap();
-    let reader = database.session().await;
+    let (reader, pid) = session(&database).await;
     let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders";
     reader.batch_execute(snapshot).await.unwrap();
-    let pid: i32 = reader
-        .query_one("SELECT pg_backend_pid()", &[])
-        .await
-        .unwrap()
-        .get(0);
     tokio::time::sleep(std::time::Duration::from_millis(1_100)).await;
     database.apply(&plan, Phase::Backfill).await.unwrap();
     assert_eq!(number(&database, UNFILLED).await, 0);
@@ -98,6 +111,10 @@ async fn who_keeps_old_rows_is_named() {
     assert!(says(&database, &who), "{:#?}", database.recorder.events());
 }
 
+const HOLD: &str = "BEGIN; SELECT FROM orders WHERE id IN (1, 30000, 60000) FOR NO KEY UPDATE";
+/// Three pages, with some fifty rows each.
+const HELD: i64 = 250;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn held_rows_come_last_and_nobody_else_waits_for_them() {
     let server = TestServer::start(&[]);
@@ -105,16 +122,15 @@ async fn held_rows_come_last_and_nobody_else_waits_for_them() {
         let database = database(&server, 60_000).await;
         let plan = planned(&database, workers).await;
         database.apply(&plan, Phase::Expand).await.unwrap();
-        let holder = database.session().await;
-        let hold = "BEGIN; SELECT FROM orders WHERE id IN (1, 30000, 60000) FOR NO KEY UPDATE";
-        holder.batch_execute(hold).await.unwrap();
+        let (holder, pid) = session(&database).await;
+        holder.batch_execute(HOLD).await.unwrap();
         let fills = database.apply(&plan, Phase::Backfill);
         let others = async {
-            // Three pages, with some fifty rows each.
             until("all other pages are filled", async || {
-                number(&database, UNFILLED).await < 250
+                number(&database, UNFILLED).await < HELD
             })
             .await;
+            until("it says for whom it waits", async || waits_for(&database, pid)).await;
             holder
                 .batch_execute("UPDATE orders SET version = 7 WHERE id = 1; COMMIT")
                 .await
@@ -184,4 +200,121 @@ async fn a_table_that_is_rewritten_in_between_is_walked_again() {
     }
     database.apply(&plan, Phase::Backfill).await.unwrap();
     assert_eq!(number(&database, UNFILLED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_held_to_the_deadline_are_all_that_is_left_to_do() {
+    let server = TestServer::start(&[]);
+    let database = database(&server, 60_000).await;
+    let plan = planned_with(&database, "lock_deadline: 1s").await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let (holder, pid) = session(&database).await;
+    holder.batch_execute(HOLD).await.unwrap();
+    let stopped = database.apply(&plan, Phase::Backfill).await.unwrap_err();
+    assert_eq!(stopped.kind, ErrorKind::Exhausted);
+    let named = |line: &String| line.contains(&format!("pid {pid} "));
+    assert!(stopped.details.iter().any(named), "{:?}", stopped.details);
+    let left = number(&database, UNFILLED).await;
+    assert!((1..HELD).contains(&left), "{left}");
+    holder.batch_execute("COMMIT").await.unwrap();
+    let batches = "SELECT batches FROM pgmorph.backfills";
+    let before = number(&database, batches).await;
+    // Whoever walked the table again would do what this undoes.
+    let undo = "ALTER TABLE orders DISABLE TRIGGER ALL; \
+                UPDATE orders SET \"~pgmorph_version_new\" = -1 WHERE id = 15000; ALTER TABLE orders ENABLE TRIGGER ALL";
+    database.admin.batch_execute(undo).await.unwrap();
+    database.apply(&plan, Phase::Backfill).await.unwrap();
+    assert_eq!(number(&database, UNFILLED).await, 1);
+    let after = number(&database, batches).await;
+    assert!(after > before, "{before} → {after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_table_is_waited_for_and_no_page_of_it_put_aside() {
+    let server = TestServer::start(&[]);
+    for mode in ["SHARE", "ACCESS EXCLUSIVE"] {
+        let database = database(&server, 60_000).await;
+        let plan = planned(&database, 2).await;
+        database.apply(&plan, Phase::Expand).await.unwrap();
+        let (heap, _) = sizes(&database).await;
+        let (holder, pid) = session(&database).await;
+        let lock = format!("BEGIN; LOCK TABLE orders IN {mode} MODE");
+        holder.batch_execute(&lock).await.unwrap();
+        let fills = database.apply(&plan, Phase::Backfill);
+        let others = async {
+            until("it says for whom it waits", async || waits_for(&database, pid)).await;
+            holder.batch_execute("COMMIT").await.unwrap();
+        };
+        let (filled, ()) = tokio::join!(fills, others);
+        filled.unwrap();
+        assert_eq!(number(&database, UNFILLED).await, 0);
+        // Pages that were put aside would have been filled at once, each row with a copy.
+        let (heap_after, _) = sizes(&database).await;
+        assert!(heap_after * 100 < heap * 130, "{mode}: {heap} → {heap_after}");
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_missed_while_rows_move_and_sessions_are_ended() {
+    let server = TestServer::start(&[]);
+    for workers in [1, 3] {
+        let database = database(&server, 60_000).await;
+        let plan = planned(&database, workers).await;
+        database.apply(&plan, Phase::Expand).await.unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let writer = database.session().await;
+        let writes = async {
+            let mut round = 0;
+            while !*stopped.borrow() {
+                round += 1;
+                // Rows move to other pages, the end of the table goes and comes back, and freed space is used again.
+                let moves = format!(
+                    "UPDATE orders SET note = note || note, version = version + 1 WHERE id % 997 = {round} % 997"
+                );
+                let goes = format!("DELETE FROM orders WHERE id > 60000 - 20 * {round} AND id <= 60000");
+                let comes = format!(
+                    "INSERT INTO orders SELECT 100000 * {round} + i, i FROM generate_series(1, 100) AS i"
+                );
+                for statement in [&moves, &goes, "VACUUM orders", &comes] {
+                    writer.batch_execute(statement).await.unwrap();
+                }
+            }
+            round
+        };
+        let ends = async {
+            let rows = |least: u64| move |event: &Event| matches!(event, Event::Progress { rows, .. } if *rows >= least);
+            for least in [1, 10_000, 20_000] {
+                until("it has come that far", async || {
+                    database.recorder.any(rows(least))
+                })
+                .await;
+                let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pgmorph'";
+                assert!(number(&database, end).await > 0);
+            }
+        };
+        let fills = async {
+            let filled = tokio::join!(database.apply(&plan, Phase::Backfill), ends).0;
+            stop.send_replace(true);
+            filled
+        };
+        let (filled, rounds) = tokio::join!(fills, writes);
+        filled.unwrap();
+        assert!(rounds > 1, "nobody wrote meanwhile");
+        assert_eq!(number(&database, UNFILLED).await, 0);
+        database.apply(&plan, Phase::Contract).await.unwrap();
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_rows_is_filled() {
+    let server = TestServer::start(&[]);
+    let database = database(&server, 0).await;
+    let plan = planned(&database, 8).await;
+    database.apply(&plan, Phase::Contract).await.unwrap();
+    assert_eq!(
+        number(&database, "SELECT end_page FROM pgmorph.backfills").await,
+        0
+    );
 }

@@ -39,6 +39,7 @@ fn is_beside_the_plan(text: &str) -> bool {
         || text == "SET client_connection_check_interval = '1s'"
         || text == "SET default_transaction_isolation = 'read committed'"
         || text == "SET row_security = off"
+        || text == "SET enable_tidscan = on"
         || text == "SET statement_timeout = '30s'"
         || text.starts_with("SELECT pg_backend_pid()")
         || text.starts_with("SELECT pg_catalog.pg_backend_pid()");

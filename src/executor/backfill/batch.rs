@@ -4,14 +4,23 @@ use super::controller::Updates;
 use super::slices::Visit;
 use crate::plan::Backfill;
 use crate::sql::literal;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
-/// How long a batch waits for a row that somebody holds before it is put aside.
-const ROW_LOCK_TIMEOUT_MS: u64 = 100;
+/// What may hold a batch up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// How long it waits for a row that somebody holds before it is put aside.
+    pub(super) lock_ms: u64,
+    pub(super) statement_ms: u64,
+}
 
 /// One text: one round trip, one transaction, with the cursor if it moves. It also tells the file node, which changes
 /// when the table is rewritten meanwhile, and how many updates stayed on their page.
-pub(super) fn sql(backfill: &Backfill, visit: &Visit, timeout_ms: u64, record: Option<&str>) -> String {
+pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
+    let Bounds {
+        lock_ms,
+        statement_ms,
+    } = bounds;
     let Backfill {
         table, set, needs, ..
     } = backfill;
@@ -22,8 +31,8 @@ pub(super) fn sql(backfill: &Backfill, visit: &Visit, timeout_ms: u64, record: O
     };
     let record = record.map(|record| format!(" {record};")).unwrap_or_default();
     format!(
-        "BEGIN; SET LOCAL lock_timeout = '{ROW_LOCK_TIMEOUT_MS}ms'; \
-         SET LOCAL statement_timeout = '{timeout_ms}ms'; {replica}\
+        "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
+         SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
          UPDATE ONLY {table} SET {set} WHERE {} AND ({needs}); \
          /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), \
          pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
@@ -47,10 +56,7 @@ pub(super) fn answer(backfill: &Backfill, messages: &[SimpleQueryMessage]) -> An
         SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
         _ => None,
     });
-    let row = messages.iter().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => Some(row),
-        _ => None,
-    });
+    let row = first_row(messages);
     let number = |column| row.and_then(|row| row.get(column)).unwrap_or_default();
     // BEGIN, SET, SET, [SET,] UPDATE.
     let before = 3 + usize::from(backfill.suppress_triggers);
@@ -62,6 +68,13 @@ pub(super) fn answer(backfill: &Backfill, messages: &[SimpleQueryMessage]) -> An
             hot: number(2).parse().unwrap_or(0),
         },
     }
+}
+
+pub(super) fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
 }
 
 /// What a batch of so many rows added to the session's count; nothing where that cannot be told.
@@ -95,7 +108,11 @@ mod tests {
     #[test]
     fn a_batch_is_one_bounded_transaction() {
         let visit = Visit::whole((5, 9));
-        insta::assert_snapshot!(sql(&backfill(true), &visit, 250, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; INSERT; COMMIT");
+        let bounds = Bounds {
+            lock_ms: 100,
+            statement_ms: 250,
+        };
+        insta::assert_snapshot!(sql(&backfill(true), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; INSERT; COMMIT");
     }
 
     #[test]

@@ -153,6 +153,11 @@ impl Pacer {
     }
 }
 
+/// Pages per batch that takes them whole and is no longer than one that takes a slice.
+pub(super) fn whole_pages(shape: Shape) -> i64 {
+    (shape.pages / shape.slices.max(1)).clamp(1, WHOLE_PAGES_MAX)
+}
+
 pub(super) fn shrunk(shape: Shape) -> Shape {
     Shape {
         pages: (shape.pages / 4).max(1),

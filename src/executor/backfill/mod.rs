@@ -7,12 +7,15 @@
 
 use super::locks;
 use super::retry::{Reaction, reaction};
-use super::session::{Key, Tries, WATCH_BRIEF, holder_line, interrupted};
-use super::{Interrupt, Runner};
+use super::session::{
+    Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, holder_line, interrupted, millis,
+};
+use super::{Interrupt, Runner, ledger};
 use crate::error::{Error, ErrorKind};
-use crate::event::Event;
+use crate::event::{Blocker, Event};
 use crate::plan::{Backfill, Work};
-use controller::{Lesson, Seen, Shape, Updates, shrunk};
+use batch::Bounds;
+use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
 use futures_util::future::join_all;
 use ranges::Range;
@@ -22,6 +25,7 @@ use walk::Walk;
 
 mod batch;
 mod controller;
+mod deferred;
 mod ranges;
 mod signals;
 mod slices;
@@ -33,6 +37,9 @@ mod walk;
 /// however full the next pages are.
 const BATCH_TIMEOUT_MS: u64 = 250;
 
+/// Who waits for a row keeps all rows waiting that his batch has locked already.
+const ROW_LOCK_TIMEOUT_MS: u64 = 100;
+
 /// After so many batches it is measured again what a batch takes that has nothing to do.
 const OVERHEAD_EVERY: u32 = 64;
 
@@ -41,7 +48,7 @@ enum Filled {
     Rows(Updates),
     /// The table has another file by now.
     Elsewhere,
-    /// Somebody holds a row of these pages.
+    /// Somebody holds a row of these pages, or the table.
     PutAside,
     /// It did not end in time; nothing of it is done.
     TooLong,
@@ -62,6 +69,8 @@ struct Hand {
     counted: Updates,
     /// What a batch of no pages takes, and for how many more batches that is believed.
     overhead: (Duration, u32),
+    /// Who kept its last batch waiting.
+    blockers: Vec<Blocker>,
 }
 
 impl Runner {
@@ -72,32 +81,34 @@ impl Runner {
         work: &Work,
     ) -> Result<u32, Error> {
         let mut tries = Tries::new(self.deadline);
+        let mut batches = 0;
+        let mut attempts = 0;
         loop {
-            tries.attempt += 1;
+            attempts += 1;
             match self.walk(key, backfill, work).await {
                 Ok(()) => break,
                 Err(error) if error.kind == ErrorKind::Connection => {
                     self.check_run_lock()?;
-                    let retry_in_ms = tries.delay().ok_or(error)?;
-                    let reason = "the connection broke".into();
-                    self.tell(Event::Reconnecting {
-                        step: key.step.into(),
-                        reason,
-                        retry_in_ms,
-                    });
-                    self.pause(retry_in_ms).await?;
+                    let cursor = ledger::cursor(&self.lock.client, key.run, key.step).await?;
+                    // The deadline is for a server that stays away, not for all losses of a long walk together.
+                    let reached = cursor.map_or(0, |cursor| cursor.batches);
+                    if reached != batches {
+                        batches = reached;
+                        tries = Tries::new(self.deadline);
+                    }
+                    self.reconnect(key, &mut tries, error).await?;
                 }
                 Err(error) => return Err(error),
             }
         }
         self.record(key).await?;
-        Ok(tries.attempt)
+        Ok(attempts)
     }
 
     async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {
         let mut cursor = self.start_cursor(key, backfill).await?;
         loop {
-            let pacer = self.pacer(backfill, cursor.end_page).await?;
+            let pacer = self.pacer(key, backfill, cursor.end_page).await?;
             let walk = Walk::new(key, backfill, work, cursor, pacer);
             self.look_around(&walk).await;
             tokio::select! {
@@ -113,7 +124,7 @@ impl Runner {
                     .map_err(|error| Error::postgres(ErrorKind::StepFailed, &work.summary, error));
             }
             // A table that was rewritten meanwhile has its rows on other pages.
-            cursor = self.new_cursor(backfill).await?;
+            cursor = self.new_cursor(key, backfill).await?;
         }
     }
 
@@ -146,6 +157,7 @@ impl Runner {
             pid,
             counted: Updates::default(),
             overhead: (Duration::ZERO, 0),
+            blockers: Vec::new(),
         })
     }
 
@@ -156,9 +168,10 @@ impl Runner {
         range: Range,
         mut shape: Shape,
     ) -> Result<(), Error> {
+        let mut held = Vec::new();
         loop {
             let mut seen = Seen::new(shape, hand.overhead.0);
-            match self.visit_all(walk, hand, range, &mut seen).await? {
+            match self.visit_all(walk, hand, range, &mut seen, &mut held).await? {
                 Stretch::Filled => {
                     let lesson = walk.finish(range, &seen);
                     self.tell_lesson(walk, lesson).await;
@@ -181,19 +194,19 @@ impl Runner {
         hand: &mut Hand,
         range: Range,
         seen: &mut Seen,
+        held: &mut Vec<Range>,
     ) -> Result<Stretch, Error> {
-        let mut held: Vec<Range> = Vec::new();
         let mut left = visits(range, seen.shape).peekable();
         while let Some(visit) = left.next() {
-            // Pages that were put aside get their last visit later.
-            if visit.is_last() && held.contains(&visit.pages) {
+            // Every further pass would keep the other rows of these pages waiting again.
+            if held.iter().any(|put_aside| covers(*put_aside, visit.pages)) {
                 continue;
             }
             self.stand_aside(walk).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
             let fills = left.peek().is_none().then_some(range);
             let began = Instant::now();
-            match self.batch(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
+            match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
                 Filled::Rows(updates) => {
                     seen.times.push(began.elapsed());
                     match visit.pass {
@@ -203,7 +216,7 @@ impl Runner {
                 }
                 Filled::PutAside => {
                     held.push(visit.pages);
-                    walk.defer(visit.pages);
+                    walk.defer(visit.pages, whole_pages(seen.shape));
                 }
                 Filled::TooLong => return Ok(Stretch::TooLong),
                 Filled::Elsewhere => walk.stop(),
@@ -234,56 +247,70 @@ impl Runner {
         Ok(least)
     }
 
-    /// Pages with locked rows, again and again in ever smaller batches, each time a little later, until the deadline.
-    async fn visit_deferred(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let mut tries = Tries::new(self.deadline);
-        let mut hand = self.hand().await?;
-        loop {
-            let (ranges, pages) = walk.deferred();
-            if ranges == 0 {
-                return Ok(());
-            }
-            for _ in 0..ranges {
-                self.stand_aside(walk).await?;
-                self.visit_one_deferred(walk, &mut hand).await?;
-                self.stop_if_wanted()?;
-                if walk.is_stopped() {
-                    return Ok(());
-                }
-            }
-            if walk.deferred().1 >= pages {
-                let delay = tries.delay().ok_or_else(|| still_locked(walk, pages))?;
-                self.pause(delay).await?;
-            }
-        }
-    }
-
-    async fn visit_one_deferred(&self, walk: &Walk<'_>, hand: &mut Hand) -> Result<(), Error> {
-        // It leaves the cursor with the batch that fills it, or goes back to its end.
-        let Some(range) = walk.take_deferred() else {
-            return Ok(());
-        };
-        // A page whose rows take so long by themselves, because of slow triggers, gets the time it needs.
-        let timeout_ms = match range.1 - range.0 {
-            ..=1 => walk.work.timeouts.statement_ms,
-            _ => BATCH_TIMEOUT_MS,
-        };
-        match self
-            .batch(walk, hand, &Visit::whole(range), timeout_ms, None)
-            .await?
-        {
-            Filled::Rows(_) => {}
-            Filled::Elsewhere => walk.stop(),
-            Filled::TooLong | Filled::PutAside => halves(range).into_iter().for_each(|half| walk.defer(half)),
-        }
-        Ok(())
-    }
-
     fn stop_if_wanted(&self) -> Result<(), Error> {
         if self.interrupted() > Interrupt::None {
             return Err(interrupted());
         }
         self.check_run_lock()
+    }
+
+    /// One batch, whenever the table lets it begin. Where somebody has locked the whole of it, pages that were put aside
+    /// would soon be all of them.
+    async fn visit(
+        &self,
+        walk: &Walk<'_>,
+        hand: &mut Hand,
+        visit: &Visit,
+        timeout_ms: u64,
+        fills: Option<Range>,
+    ) -> Result<Filled, Error> {
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            let filled = self.batch(walk, hand, visit, timeout_ms, fills).await?;
+            if !matches!(filled, Filled::PutAside) {
+                return Ok(filled);
+            }
+            let blockers = std::mem::take(&mut hand.blockers);
+            let nothing = Visit::whole((visit.pages.0, visit.pages.0));
+            match self.batch(walk, hand, &nothing, BATCH_TIMEOUT_MS, None).await? {
+                Filled::Rows(_) => {
+                    hand.blockers = blockers;
+                    return Ok(Filled::PutAside);
+                }
+                Filled::Elsewhere => return Ok(Filled::Elsewhere),
+                Filled::PutAside | Filled::TooLong => {
+                    let what = format!(
+                        "{}: {} stays locked by others",
+                        walk.work.summary, walk.backfill.table
+                    );
+                    self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// Until the next try, or not at all once the deadline is over.
+    async fn wait_with_nothing_held(
+        &self,
+        key: Key<'_>,
+        tries: &mut Tries,
+        what: &str,
+        blockers: &[Blocker],
+    ) -> Result<(), Error> {
+        let Some(delay) = tries.delay() else {
+            return Err(Error::new(ErrorKind::Exhausted, what)
+                .details(blockers.iter().map(blocker_line))
+                .help("end the transactions that hold it, then run the same command again"));
+        };
+        if tries.hindered_for() >= WORTH_TELLING {
+            self.tell(Event::Waiting {
+                step: key.step.into(),
+                waited_ms: millis(tries.hindered_for()),
+                blockers: blockers.to_vec(),
+            });
+        }
+        self.pause(delay).await
     }
 
     /// Fills the rows of one visit, or puts its pages aside. `fills` is the range that is filled with it.
@@ -296,10 +323,16 @@ impl Runner {
         fills: Option<Range>,
     ) -> Result<Filled, Error> {
         let record = walk.record_if_due(fills);
-        let sql = batch::sql(walk.backfill, visit, timeout_ms, record.as_deref());
+        let lock_ms = walk.work.timeouts.lock_ms.unwrap_or(ROW_LOCK_TIMEOUT_MS);
+        let bounds = Bounds {
+            lock_ms: lock_ms.min(ROW_LOCK_TIMEOUT_MS),
+            statement_ms: timeout_ms,
+        };
+        let sql = batch::sql(walk.backfill, visit, bounds, record.as_deref());
+        hand.blockers.clear();
         let sent = hand.session.simple_query(&sql);
         match self
-            .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut Vec::new())
+            .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
             .await
         {
             Ok(messages) => {
@@ -364,20 +397,6 @@ impl Runner {
     }
 }
 
-fn still_locked(walk: &Walk<'_>, pages: i64) -> Error {
-    let summary = &walk.work.summary;
-    Error::new(
-        ErrorKind::Exhausted,
-        format!("{summary}: rows on {pages} pages stay locked by others"),
-    )
-    .help("end the transactions that hold them, then run the same command again")
-}
-
-/// Fewer pages keep fewer rows waiting; one page stays as it is.
-fn halves((first, end): Range) -> Vec<Range> {
-    if end - first <= 1 {
-        return vec![(first, end)];
-    }
-    let middle = first + (end - first) / 2;
-    vec![(first, middle), (middle, end)]
+fn covers(wide: Range, narrow: Range) -> bool {
+    wide.0 <= narrow.0 && narrow.1 <= wide.1
 }

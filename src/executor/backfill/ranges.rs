@@ -1,6 +1,6 @@
 //! Which pages are filled, which are being filled, and which were put aside. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Pages from the first up to, without, the second.
 pub(super) type Range = (i64, i64);
@@ -12,16 +12,16 @@ pub(super) struct Ranges {
     end: i64,
     taken: BTreeMap<i64, i64>,
     /// Met a row that somebody holds; to be visited again.
-    pub(super) deferred: Vec<Range>,
+    deferred: VecDeque<Range>,
 }
 
 impl Ranges {
-    pub(super) fn new(next: i64, end: i64, deferred: Vec<Range>) -> Self {
+    pub(super) fn new(next: i64, end: i64) -> Self {
         Self {
             next,
             end,
             taken: BTreeMap::new(),
-            deferred,
+            deferred: VecDeque::new(),
         }
     }
 
@@ -58,6 +58,40 @@ impl Ranges {
     pub(super) fn end(&self) -> i64 {
         self.end
     }
+
+    /// Puts these aside, in batches of so many pages.
+    pub(super) fn defer(&mut self, (first, end): Range, pages: i64) {
+        let pages = pages.max(1);
+        let mut page = first;
+        while page < end {
+            self.deferred.push_back((page, (page + pages).min(end)));
+            page += pages;
+        }
+    }
+
+    pub(super) fn take_deferred(&mut self) -> Option<Range> {
+        self.deferred.pop_front()
+    }
+
+    /// Batches that were put aside, and their pages.
+    pub(super) fn deferred(&self) -> (usize, i64) {
+        let pages = self.deferred.iter().map(|(first, end)| end - first).sum();
+        (self.deferred.len(), pages)
+    }
+
+    /// What was put aside, as few ranges as it takes: a long transaction may have made them very many.
+    pub(super) fn deferred_merged(&self) -> Vec<Range> {
+        let mut sorted = Vec::from(self.deferred.clone());
+        sorted.sort_unstable();
+        let mut merged: Vec<Range> = Vec::new();
+        for (first, end) in sorted {
+            match merged.last_mut() {
+                Some(last) if first <= last.1 => last.1 = last.1.max(end),
+                _ => merged.push((first, end)),
+            }
+        }
+        merged
+    }
 }
 
 #[cfg(test)]
@@ -66,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_watermark_waits_for_the_slowest() {
-        let mut ranges = Ranges::new(0, 25, Vec::new());
+        let mut ranges = Ranges::new(0, 25);
         let (one, two) = (ranges.take(10).unwrap(), ranges.take(10).unwrap());
         assert_eq!((one, two), ((0, 10), (10, 20)));
         assert_eq!(ranges.watermark(), 0);
@@ -85,7 +119,19 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_that_were_put_aside_are_recorded_as_one() {
+        let mut ranges = Ranges::new(50, 50);
+        for range in [(30, 40), (0, 10), (10, 20), (5, 12), (41, 42)] {
+            ranges.defer(range, 4);
+        }
+        assert_eq!(ranges.deferred_merged(), [(0, 20), (30, 40), (41, 42)]);
+        assert_eq!(ranges.deferred(), (12, 38));
+        assert_eq!(ranges.take_deferred(), Some((30, 34)));
+        assert_eq!(ranges.deferred_merged(), [(0, 20), (34, 40), (41, 42)]);
+    }
+
+    #[test]
     fn an_empty_table_has_no_ranges() {
-        assert_eq!(Ranges::new(0, 0, Vec::new()).take(10), None);
+        assert_eq!(Ranges::new(0, 0).take(10), None);
     }
 }

@@ -1,6 +1,6 @@
 //! What the workers of a backfill share: the pages, the counts, and when to tell and to record them.
 
-use super::controller::{Lesson, Pacer, Seen, Shape};
+use super::controller::{Lesson, Pacer, Seen, Shape, whole_pages};
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
 use super::throttle::{Signals, Throttle};
@@ -34,8 +34,6 @@ struct State {
     stopped: bool,
     told: Instant,
     recorded: Instant,
-    /// What the ledger says of the pages put aside is not up to date.
-    unrecorded: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -47,8 +45,13 @@ impl<'a> Walk<'a> {
         pacer: Pacer,
     ) -> Self {
         let now = Instant::now();
+        let pages = whole_pages(pacer.shape());
+        let mut ranges = Ranges::new(cursor.next_page, cursor.end_page);
+        for range in cursor.deferred {
+            ranges.defer(range, pages);
+        }
         let state = State {
-            ranges: Ranges::new(cursor.next_page, cursor.end_page, cursor.deferred),
+            ranges,
             pacer,
             throttle: Throttle::new(backfill.replica_lag_ms),
             rows: cursor.rows_done,
@@ -56,7 +59,6 @@ impl<'a> Walk<'a> {
             stopped: false,
             told: now,
             recorded: now,
-            unrecorded: true,
         };
         Self {
             key,
@@ -112,35 +114,26 @@ impl<'a> Walk<'a> {
         self.state().stopped
     }
 
-    pub(super) fn defer(&self, range: Range) {
-        let mut state = self.state();
-        state.unrecorded = true;
-        if !state.ranges.deferred.contains(&range) {
-            state.ranges.deferred.push(range);
-        }
+    /// To be visited again, in batches of so many pages.
+    pub(super) fn defer(&self, range: Range, pages: i64) {
+        self.state().ranges.defer(range, pages);
     }
 
     /// Ranges that were put aside, and their pages.
     pub(super) fn deferred(&self) -> (usize, i64) {
-        let state = self.state();
-        let deferred = &state.ranges.deferred;
-        (
-            deferred.len(),
-            deferred.iter().map(|(first, end)| end - first).sum(),
-        )
+        self.state().ranges.deferred()
     }
 
     pub(super) fn take_deferred(&self) -> Option<Range> {
-        let mut state = self.state();
-        state.unrecorded = true;
-        (!state.ranges.deferred.is_empty()).then(|| state.ranges.deferred.remove(0))
+        self.state().ranges.take_deferred()
     }
 
-    /// The record to be committed with a batch: where the pages stand once it is committed.
+    /// The record to be committed with a batch: where the pages stand once it is committed. What another worker commits
+    /// in between may be overwritten by it with less, never with more than is true.
     pub(super) fn record_if_due(&self, fills: Option<Range>) -> Option<String> {
         let mut state = self.state();
         state.batches += 1;
-        let due = fills.is_some() || state.unrecorded || state.recorded.elapsed() >= PROGRESS_EVERY;
+        let due = fills.is_some() || state.recorded.elapsed() >= PROGRESS_EVERY;
         due.then(|| self.record(&state, fills))
     }
 
@@ -157,7 +150,7 @@ impl<'a> Walk<'a> {
             file_node: self.file_node,
             next_page,
             end_page: state.ranges.end(),
-            deferred: state.ranges.deferred.clone(),
+            deferred: state.ranges.deferred_merged(),
             rows_done: state.rows,
             batches: state.batches,
         };
@@ -169,7 +162,6 @@ impl<'a> Walk<'a> {
         state.rows += rows;
         if recorded {
             state.recorded = Instant::now();
-            state.unrecorded = false;
         }
     }
 
