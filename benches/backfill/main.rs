@@ -1,7 +1,7 @@
 //! `integer` → `bigint` on one table: pgmorph beside what people do by hand, on one server of its own, in rotated rounds.
 //!
-//! `cargo bench --bench backfill -- --rows 1000000 --rounds 3`; `--help` lists the rest. Figures are medians of the
-//! rounds; ratios are to the single UPDATE of the same run. Sizes are those right after, before any VACUUM.
+//! `cargo bench --bench backfill -- --rows 5000000`, or PGMORPH_BENCH_ROWS; `--help` lists the rest. Figures are medians
+//! of the rounds; ratios are to the single UPDATE of the same run. Sizes are those right after, before any VACUUM.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,9 +34,9 @@ enum Format {
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Rows of about 140 bytes, with two indexes.
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, env = "PGMORPH_BENCH_ROWS", default_value_t = 500_000)]
     rows: u32,
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, env = "PGMORPH_BENCH_ROUNDS", default_value_t = 3)]
     rounds: usize,
     /// Only contenders with this text in their name; the single UPDATE always runs.
     #[arg(long, default_value = "")]
