@@ -47,7 +47,6 @@ impl Runner {
     }
 
     async fn visit_one_deferred(&self, walk: &Walk<'_>, hand: &mut Hand) -> Result<(), Error> {
-        // It leaves the cursor with the batch that fills it, or later, or goes back to its end.
         let Some(range) = walk.take_deferred() else {
             return Ok(());
         };
@@ -64,6 +63,7 @@ impl Runner {
             Filled::Elsewhere => walk.stop(),
             Filled::TooLong | Filled::PutAside => walk.defer(range, half(range)),
         }
+        walk.revisit_ended();
         Ok(())
     }
 }

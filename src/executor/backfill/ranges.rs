@@ -13,6 +13,8 @@ pub(super) struct Ranges {
     taken: BTreeMap<i64, i64>,
     /// Met a row that somebody holds; to be visited again.
     deferred: VecDeque<Range>,
+    /// Of these, what is being visited at present.
+    revisited: Option<Range>,
 }
 
 impl Ranges {
@@ -22,6 +24,7 @@ impl Ranges {
             end,
             taken: BTreeMap::new(),
             deferred: VecDeque::new(),
+            revisited: None,
         }
     }
 
@@ -70,7 +73,13 @@ impl Ranges {
     }
 
     pub(super) fn take_deferred(&mut self) -> Option<Range> {
-        self.deferred.pop_front()
+        self.revisited = self.deferred.pop_front();
+        self.revisited
+    }
+
+    /// They are filled, or put aside again.
+    pub(super) fn revisit_ended(&mut self) {
+        self.revisited = None;
     }
 
     /// Batches that were put aside, and their pages.
@@ -81,7 +90,7 @@ impl Ranges {
 
     /// What was put aside, as few ranges as it takes: a long transaction may have made them very many.
     pub(super) fn deferred_merged(&self) -> Vec<Range> {
-        let mut sorted = Vec::from(self.deferred.clone());
+        let mut sorted: Vec<Range> = self.deferred.iter().copied().chain(self.revisited).collect();
         sorted.sort_unstable();
         let mut merged: Vec<Range> = Vec::new();
         for (first, end) in sorted {
@@ -127,6 +136,9 @@ mod tests {
         assert_eq!(ranges.deferred_merged(), [(0, 20), (30, 40), (41, 42)]);
         assert_eq!(ranges.deferred(), (12, 38));
         assert_eq!(ranges.take_deferred(), Some((30, 34)));
+        // Until they are filled, whoever goes on after a crash must visit them.
+        assert_eq!(ranges.deferred_merged(), [(0, 20), (30, 40), (41, 42)]);
+        ranges.revisit_ended();
         assert_eq!(ranges.deferred_merged(), [(0, 20), (34, 40), (41, 42)]);
     }
 

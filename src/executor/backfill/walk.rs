@@ -128,6 +128,10 @@ impl<'a> Walk<'a> {
         self.state().ranges.take_deferred()
     }
 
+    pub(super) fn revisit_ended(&self) {
+        self.state().ranges.revisit_ended();
+    }
+
     /// The record to be committed with a batch: where the pages stand once it is committed. What another worker commits
     /// in between may be overwritten by it with less, never with more than is true.
     pub(super) fn record_if_due(&self, fills: Option<Range>) -> Option<String> {
