@@ -502,7 +502,7 @@ mod tests {
     #[test]
     fn reads_a_plan() {
         let plan = parse(
-            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
+            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
         )
         .unwrap();
         assert_eq!(
@@ -510,9 +510,10 @@ mod tests {
                 plan.name.as_str(),
                 plan.settings.lock_timeout_ms,
                 plan.settings.workers,
+                plan.settings.replica_lag_ms,
                 plan.changes.len()
             ),
-            ("p", 50, 2, 1)
+            ("p", 50, 2, 3_000, 1)
         );
         assert_eq!(
             plan.changes[0].text,
