@@ -34,7 +34,7 @@ enum Format {
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Rows of about 140 bytes, with two indexes.
-    #[arg(long, env = "PGMORPH_BENCH_ROWS", default_value_t = 500_000)]
+    #[arg(long, env = "PGMORPH_BENCH_ROWS", default_value_t = 300_000)]
     rows: u32,
     #[arg(long, env = "PGMORPH_BENCH_ROUNDS", default_value_t = 3)]
     rounds: usize,
