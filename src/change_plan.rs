@@ -215,6 +215,7 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     duration("lock_deadline", &mut settings.lock_deadline_ms);
     duration("statement_timeout", &mut settings.statement_timeout_ms);
     duration("long_statement_timeout", &mut settings.long_statement_timeout_ms);
+    duration("replica_lag", &mut settings.replica_lag_ms);
     if let Some(text) = inner.optional_text("small_table") {
         read_unit(
             &inner,
@@ -224,8 +225,25 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
             &mut settings.small_table_bytes,
         );
     }
+    if let Some(text) = inner.optional_text("workers") {
+        read_workers(&inner, &text, &mut settings.workers);
+    }
     inner.finish();
     settings
+}
+
+fn read_workers(fields: &Fields<'_>, text: &Located<String>, value: &mut u32) {
+    match text.value.parse() {
+        Ok(workers @ 1..=Settings::WORKERS_MAX) => *value = workers,
+        _ => fields.report(
+            Diagnostic::new("invalid_value", format!("`workers` cannot be {:?}", text.value))
+                .at(text.span)
+                .help(format!(
+                    "how many sessions fill a table at the same time: 1 to {}",
+                    Settings::WORKERS_MAX
+                )),
+        ),
+    }
 }
 
 fn read_unit(
@@ -484,16 +502,18 @@ mod tests {
     #[test]
     fn reads_a_plan() {
         let plan = parse(
-            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
+            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
         )
         .unwrap();
         assert_eq!(
             (
                 plan.name.as_str(),
                 plan.settings.lock_timeout_ms,
+                plan.settings.workers,
+                plan.settings.replica_lag_ms,
                 plan.changes.len()
             ),
-            ("p", 50, 1)
+            ("p", 50, 2, 3_000, 1)
         );
         assert_eq!(
             plan.changes[0].text,
@@ -506,7 +526,7 @@ mod tests {
         let source = "\
 name: p
 settngs: {}
-settings: {lock_timeout: 5}
+settings: {lock_timeout: 5, workers: 9}
 changes:
   - set_default: {tabel: t, column: c, default: 1, default: 2}
   - set_defualt: {table: t}
@@ -517,6 +537,7 @@ changes:
         for expected in [
             "2:1 unknown key `settngs` (did you mean `settings`?)",
             "3:26 `lock_timeout` cannot be \"5\" (a duration carries its unit: 200ms, 30s, 10min, 6h)",
+            "3:38 `workers` cannot be \"9\" (how many sessions fill a table at the same time: 1 to 8)",
             "5:19 unknown key `tabel` (did you mean `table`?)",
             "5:52 the key `default` stands twice (keep one of the two)",
             "6:5 unknown operation `set_defualt` (did you mean `set_default`?)",

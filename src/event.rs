@@ -73,6 +73,12 @@ pub enum Event {
         reason: String,
         retry_in_ms: u64,
     },
+    /// Nothing is written for the sake of others.
+    StandingAside {
+        step: String,
+        reason: String,
+        waited_ms: u64,
+    },
     /// `stage` is the server's word for what it does at present, if it has one.
     Progress {
         step: String,
@@ -85,6 +91,11 @@ pub enum Event {
     },
     /// Half of it was there; it is removed and done again.
     CleanedUp {
+        step: String,
+        what: String,
+    },
+    /// Worth knowing; nothing stands still because of it.
+    Noted {
         step: String,
         what: String,
     },

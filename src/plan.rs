@@ -211,6 +211,10 @@ pub struct Backfill {
     pub needs: String,
     /// Whether the application's own triggers are kept from firing (`session_replication_role = replica`).
     pub suppress_triggers: bool,
+    /// Sessions that fill at the same time.
+    pub workers: u32,
+    /// How far behind a standby may be before nothing is written.
+    pub replica_lag_ms: u64,
 }
 
 /// A query that must return no rows.
@@ -524,6 +528,15 @@ pub struct Settings {
     pub long_statement_timeout_ms: u64,
     /// Tables up to this size (indexes included) may be rewritten in place.
     pub small_table_bytes: u64,
+    /// Sessions that fill a table at the same time.
+    pub workers: u32,
+    /// A backfill stands aside while a standby is farther behind.
+    pub replica_lag_ms: u64,
+}
+
+impl Settings {
+    /// More would only wait for each other and for the disk.
+    pub const WORKERS_MAX: u32 = 8;
 }
 
 impl Default for Settings {
@@ -534,6 +547,8 @@ impl Default for Settings {
             statement_timeout_ms: 30_000,
             long_statement_timeout_ms: 6 * 3_600_000,
             small_table_bytes: 8 << 20,
+            workers: 1,
+            replica_lag_ms: 10_000,
         }
     }
 }

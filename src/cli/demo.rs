@@ -320,7 +320,7 @@ fn input() -> Result<Input, Failure> {
     let source = PLAN.to_owned();
     let path = PLAN_PATH.to_owned();
     match change_plan::parse(&source) {
-        Ok(plan) => Ok(Input::File(PlanFile { path, source, plan })),
+        Ok(plan) => Ok(Input::File(Box::new(PlanFile { path, source, plan }))),
         Err(diagnostics) => Err(Failure::Plan(Box::new(InvalidPlan {
             path,
             source,

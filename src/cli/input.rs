@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The PLAN of a command line.
 pub enum Input {
-    File(PlanFile),
+    File(Box<PlanFile>),
     /// A compiled plan as `plan -o` wrote it: its digest is right.
     Saved(Box<ExecutionPlan>),
 }
@@ -51,11 +51,11 @@ pub fn read(path: &str) -> Result<Input, Failure> {
         return Ok(Input::Saved(Box::new(plan)));
     }
     match change_plan::parse(&source) {
-        Ok(plan) => Ok(Input::File(PlanFile {
+        Ok(plan) => Ok(Input::File(Box::new(PlanFile {
             path: shown(path),
             source,
             plan,
-        })),
+        }))),
         Err(diagnostics) => Err(Failure::Plan(Box::new(InvalidPlan {
             path: shown(path),
             source,

@@ -540,7 +540,7 @@ pub(super) async fn cursor(
     }))
 }
 
-/// Writes a cursor, as text, to be committed with its batch. The server counts the rows of the batch.
+/// Writes a cursor, as text, to be committed with its batch. The rows of that batch itself are not counted yet.
 pub(super) fn cursor_sql(run: i64, step: &str, cursor: &Cursor) -> String {
     let deferred = serde_json::to_string(&cursor.deferred).unwrap_or_default();
     format!(

@@ -116,6 +116,22 @@ pub(super) async fn ask_to_yield(observer: &impl GenericClient, pid: i32) -> boo
     matches!(observer.query_opt(sql, &[&pid]).await, Ok(Some(row)) if row.get(0))
 }
 
+/// The transaction that keeps old row versions from being removed, where one does for longer than an instant. Those
+/// of roles that this one may not look at stay unknown.
+pub(super) async fn horizon_holder(observer: &impl GenericClient) -> Result<Option<Blocker>, Error> {
+    let sql = format!(
+        "SELECT {COLUMNS}, '' AS relation FROM pg_catalog.pg_locks l {JOINS} \
+         WHERE l.locktype = 'virtualxid' AND l.granted AND a.backend_xmin IS NOT NULL \
+          AND a.xact_start < clock_timestamp() - interval '1 second' \
+         ORDER BY age(a.backend_xmin) DESC, l.pid LIMIT 1"
+    );
+    let rows = observer
+        .query(&sql, &[])
+        .await
+        .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for old snapshots", error))?;
+    Ok(rows.first().map(|row| holder(row).blocker))
+}
+
 /// Who runs a plan on this database at present: the holder of the run lock.
 ///
 /// # Errors

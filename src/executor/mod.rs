@@ -3,7 +3,7 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
-use crate::plan::{Action, ExecutionPlan, Phase, Step, Undo, Work};
+use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo, Work};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
@@ -26,8 +26,9 @@ mod session;
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};
 
-/// Opening the sessions of the run must not hang on a server that is overloaded.
+/// Opening the sessions of the run must not hang on a server that is overloaded. They are opened when they are needed.
 const POOL_SIZE: usize = 3;
+const WORKERS_MAX: usize = 2 + Settings::WORKERS_MAX as usize;
 
 /// How urgently the user wants the run to stop.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,7 +137,7 @@ impl Executor {
         }
         let mut setup = worker_setup();
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
-        let workers = settings.pool("pgmorph", POOL_SIZE, setup)?;
+        let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
@@ -534,6 +535,8 @@ fn worker_setup() -> Vec<String> {
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
         "SET row_security = off".to_owned(),
+        // Without it every batch of a backfill would read the whole table.
+        "SET enable_tidscan = on".to_owned(),
         "SET statement_timeout = '30s'".to_owned(),
         unlimited.to_owned(),
     ]

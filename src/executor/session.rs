@@ -25,7 +25,7 @@ use tokio_postgres::SimpleQueryMessage;
 const OLD_MS: u64 = 1_000;
 
 /// A wait shorter than this is not worth a word: it ends before anybody has read it.
-const WORTH_TELLING: Duration = Duration::from_millis(300);
+pub(super) const WORTH_TELLING: Duration = Duration::from_millis(300);
 
 /// How often a waiting statement of ours is looked at.
 pub(super) const WATCH_BRIEF: Duration = Duration::from_millis(50);

@@ -734,6 +734,8 @@ impl Target {
                         set: format!("{column} = {value}"),
                         needs: format!("{column} IS NULL"),
                         suppress_triggers: fill.suppress_triggers,
+                        workers: settings.workers,
+                        replica_lag_ms: settings.replica_lag_ms,
                     }),
                     transaction: Transaction::None,
                     locks: vec![Lock::new(table, LockMode::RowExclusive)],

@@ -19,9 +19,10 @@ numeric(10,2) → numeric(12,2), real → double precision…. The default may c
 The lightest safe way is taken:
 - catalog only, where PostgreSQL neither rewrites the table nor rebuilds an index nor scans for a CHECK;
 - in place, where the table is small (`small_table`, 8 MB by default): one rewrite under the lock;
-- a shadow column otherwise: added with a trigger that keeps it equal, filled in short batches, proven, compared row
-  by row, swapped in by one short transaction (cutover). Until contract the old column follows the new one, so that
-  a rollback loses nothing. The column then stands last in the table.
+- a shadow column otherwise: added with a trigger that keeps it equal, filled in short batches (by as many sessions
+  as `workers` says, while no standby is further behind than `replica_lag`), proven, compared row by row, swapped in
+  by one short transaction (cutover). Until contract the old column follows the new one, so that a rollback loses
+  nothing. The column then stands last in the table.
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
 keys of the table and to it, the sequence of a serial or identity column, views at any depth, triggers, rules,

@@ -239,6 +239,7 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
             )
         }
         Event::CleanedUp { step, what } => (step, format!("cleaned up: {what}")),
+        Event::Noted { step, what } => (step, format!("{}: {what}", style::careful("note"))),
         _ => return None,
     })
 }
@@ -252,6 +253,12 @@ fn passing(event: &Event) -> Option<String> {
             "waiting for {}{}",
             units::millis(*waited_ms),
             by(blockers)
+        )),
+        Event::StandingAside {
+            reason, waited_ms, ..
+        } => Some(format!(
+            "standing aside for {}: {reason}",
+            units::millis(*waited_ms)
         )),
         Event::Progress {
             stage,

@@ -244,7 +244,7 @@ mod tests {
               timeouts   lock 200ms, statement 30s
               estimate   seconds, 1,000,000 rows, reads 100 MB
               undo       not needed: the column goes
-                -- in batches of pages
+                -- in batches of pages, some rows of each at a time
                 UPDATE public.orders SET new = version WHERE (new IS DISTINCT FROM version);
         ");
     }

@@ -209,7 +209,7 @@ mod tests {
         <details><summary>SQL of <code>01-widen_column-fill</code> (timeouts: lock 200ms, statement 30s)</summary>
 
         ```sql
-        -- in batches of pages
+        -- in batches of pages, some rows of each at a time
         UPDATE public.orders SET new = version WHERE (new IS DISTINCT FROM version);
         ```
 

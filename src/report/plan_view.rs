@@ -67,8 +67,19 @@ pub fn estimate(estimate: &Estimate) -> String {
 pub fn sql(action: &Action) -> Vec<String> {
     match action {
         Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
-        Action::Backfill(backfill) => vec![format!("-- in batches of pages\n{}", batch(backfill, ""))],
+        Action::Backfill(backfill) => vec![format!(
+            "-- in batches of pages, some rows of each at a time{}\n{}",
+            workers(backfill),
+            batch(backfill, "")
+        )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+    }
+}
+
+fn workers(backfill: &Backfill) -> String {
+    match backfill.workers {
+        1 => String::new(),
+        several => format!(", by {several} sessions"),
     }
 }
 
@@ -124,5 +135,34 @@ mod tests {
     fn a_trailing_comment_does_not_swallow_the_semicolon() {
         assert_eq!(terminated("SELECT 1\n"), "SELECT 1;");
         assert_eq!(terminated("SELECT 1 -- one"), "SELECT 1 -- one\n;");
+    }
+
+    #[test]
+    fn a_backfill_says_how_many_sessions_fill() {
+        let backfill = |workers| {
+            Action::Backfill(Backfill {
+                table: crate::sql::QualifiedName::new("public", "orders"),
+                set: "new = old".into(),
+                needs: "new IS NULL".into(),
+                suppress_triggers: true,
+                workers,
+                replica_lag_ms: 10_000,
+            })
+        };
+        let first_line = |workers| {
+            sql(&backfill(workers))[0]
+                .lines()
+                .next()
+                .map(str::to_owned)
+                .unwrap()
+        };
+        assert_eq!(
+            first_line(1),
+            "-- in batches of pages, some rows of each at a time"
+        );
+        assert_eq!(
+            first_line(3),
+            "-- in batches of pages, some rows of each at a time, by 3 sessions"
+        );
     }
 }

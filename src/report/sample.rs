@@ -68,6 +68,8 @@ fn steps() -> Vec<Step> {
         set: "new = version".into(),
         needs: "new IS DISTINCT FROM version".into(),
         suppress_triggers: true,
+        workers: 1,
+        replica_lag_ms: 10_000,
     });
     let check = Action::Check(Check {
         name: "copies equal".into(),

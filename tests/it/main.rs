@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, helpers included, and tells on its output what it did"
 )]
 
+mod backfill;
 mod catalog;
 mod change_type;
 mod cli;

@@ -94,6 +94,10 @@ const PURE: &[&str] = &[
     "change_plan.rs",
     "planner.rs",
     "verifier.rs",
+    "executor/backfill/controller.rs",
+    "executor/backfill/ranges.rs",
+    "executor/backfill/slices.rs",
+    "executor/backfill/throttle.rs",
     "executor/decide.rs",
     "executor/retry.rs",
 ];

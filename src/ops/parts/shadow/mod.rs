@@ -314,6 +314,8 @@ impl Shadow {
                     set: format!("{shadow} = {value}"),
                     needs: self.differ(&shadow, &value),
                     suppress_triggers: self.suppress_triggers,
+                    workers: settings.workers,
+                    replica_lag_ms: settings.replica_lag_ms,
                 }),
                 transaction: Transaction::None,
                 locks: vec![Lock::new(&self.table, LockMode::RowExclusive)],

@@ -1,0 +1,126 @@
+//! One batch as text, and what the server answers.
+
+use super::controller::Updates;
+use super::slices::Visit;
+use crate::plan::Backfill;
+use crate::sql::literal;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
+
+/// What may hold a batch up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// How long it waits for a row that somebody holds before it is put aside.
+    pub(super) lock_ms: u64,
+    pub(super) statement_ms: u64,
+}
+
+/// One text: one round trip, one transaction, with the cursor if it moves. It also tells the file node, which changes
+/// when the table is rewritten meanwhile, and how many updates stayed on their page.
+pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
+    let Bounds {
+        lock_ms,
+        statement_ms,
+    } = bounds;
+    let Backfill {
+        table, set, needs, ..
+    } = backfill;
+    let replica = if backfill.suppress_triggers {
+        "SET LOCAL session_replication_role = replica; "
+    } else {
+        ""
+    };
+    let record = record.map(|record| format!(" {record};")).unwrap_or_default();
+    format!(
+        "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
+         SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
+         UPDATE ONLY {table} SET {set} WHERE {} AND ({needs}); \
+         /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), \
+         pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
+         FROM pg_catalog.to_regclass({}) AS r;{record} COMMIT",
+        visit.condition(),
+        literal(&table.to_string())
+    )
+}
+
+/// What the server said to a batch that was committed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) rows: i64,
+    pub(super) file_node: Option<u32>,
+    /// The session's own count, which the server sets back to nothing now and then.
+    pub(super) counted: Updates,
+}
+
+pub(super) fn answer(backfill: &Backfill, messages: &[SimpleQueryMessage]) -> Answer {
+    let tags = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
+        _ => None,
+    });
+    let row = first_row(messages);
+    let number = |column| row.and_then(|row| row.get(column)).unwrap_or_default();
+    // BEGIN, SET, SET, [SET,] UPDATE.
+    let before = 3 + usize::from(backfill.suppress_triggers);
+    Answer {
+        rows: tags.into_iter().nth(before).unwrap_or(0),
+        file_node: number(0).parse().ok(),
+        counted: Updates {
+            rows: number(1).parse().unwrap_or(0),
+            hot: number(2).parse().unwrap_or(0),
+        },
+    }
+}
+
+pub(super) fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
+}
+
+/// What a batch of so many rows added to the session's count; nothing where that cannot be told.
+pub(super) fn added(before: Updates, now: Updates, rows: i64) -> Updates {
+    if now.rows - before.rows == rows {
+        let hot = now.hot - before.hot;
+        Updates { rows, hot }
+    } else if now.rows == rows {
+        now
+    } else {
+        Updates::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql::QualifiedName;
+
+    fn backfill(suppress_triggers: bool) -> Backfill {
+        Backfill {
+            table: QualifiedName::new("public", "orders"),
+            set: "new = old".into(),
+            needs: "new IS DISTINCT FROM old".into(),
+            suppress_triggers,
+            workers: 1,
+            replica_lag_ms: 10_000,
+        }
+    }
+
+    #[test]
+    fn a_batch_is_one_bounded_transaction() {
+        let visit = Visit::whole((5, 9));
+        let bounds = Bounds {
+            lock_ms: 100,
+            statement_ms: 250,
+        };
+        insta::assert_snapshot!(sql(&backfill(true), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; INSERT; COMMIT");
+    }
+
+    #[test]
+    fn counts_survive_being_set_back() {
+        let of = |rows, hot| Updates { rows, hot };
+        assert_eq!(added(of(100, 40), of(150, 80), 50), of(50, 40));
+        assert_eq!(added(of(100, 40), of(50, 10), 50), of(50, 10));
+        assert_eq!(added(of(100, 40), of(100, 40), 0), of(0, 0));
+        assert_eq!(added(of(0, 0), of(0, 0), 50), of(0, 0));
+    }
+}

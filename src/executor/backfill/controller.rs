@@ -1,0 +1,304 @@
+//! How much a backfill takes on at once: pages per batch, and passes over each page. Pure: what was seen is passed in.
+
+use std::time::Duration;
+
+/// A batch should take about this long: its row locks are what the application may wait for.
+const TARGET: Duration = Duration::from_millis(10);
+
+/// What hardly any batch should exceed: the first pass over pages works harder than the others.
+const CEILING: Duration = Duration::from_millis(25);
+
+/// With more passes the index entries of one pass fit into the room that the leaf pages have anyway; beyond this, a
+/// further pass saves no more than it costs.
+const SLICES_MAX: i64 = 10;
+
+/// Small enough to start with on any storage, large enough to be worth a commit.
+const PAGES_FIRST: i64 = 64;
+const PAGES_MAX: i64 = 1_024;
+const WHOLE_PAGES_MAX: i64 = 128;
+
+/// A stretch without passes counts that many before passes are tried again: what kept row versions may be gone.
+const STRETCHES_WHOLE: u32 = 64;
+
+/// Fewer updates than this say nothing.
+const UPDATES_MIN: i64 = 200;
+
+/// Below this share, passes cost more than they save.
+const HOT_WORTHWHILE: f64 = 0.3;
+
+/// What the batches of one stretch of pages have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// Pages per batch.
+    pub(super) pages: i64,
+    /// Passes over each page; 1 takes it whole.
+    pub(super) slices: i64,
+}
+
+/// Updates, and how many of them stayed on their page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Updates {
+    pub(super) rows: i64,
+    pub(super) hot: i64,
+}
+
+impl Updates {
+    pub(super) fn add(&mut self, more: Self) {
+        self.rows += more.rows;
+        self.hot += more.hot;
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn share(self) -> Option<f64> {
+        (self.rows >= UPDATES_MIN).then(|| self.hot as f64 / self.rows as f64)
+    }
+}
+
+/// What the batches of a stretch were like.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) shape: Shape,
+    pub(super) times: Vec<Duration>,
+    /// What a batch of no pages takes.
+    pub(super) overhead: Duration,
+    pub(super) first_pass: Updates,
+    pub(super) later_passes: Updates,
+}
+
+impl Seen {
+    pub(super) fn new(shape: Shape, overhead: Duration) -> Self {
+        Self {
+            shape,
+            times: Vec::new(),
+            overhead,
+            first_pass: Updates::default(),
+            later_passes: Updates::default(),
+        }
+    }
+}
+
+/// What is worth telling about a change of mind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Lesson {
+    Nothing,
+    /// Rows leave their pages in spite of the passes.
+    PassesAreUseless,
+}
+
+/// Chooses the shape of the next stretch by what the last ones were like.
+#[derive(Debug, Clone)]
+pub(super) struct Pacer {
+    shape: Shape,
+    slices_max: i64,
+    /// How many passes to go back to, and after how many stretches.
+    whole: Option<(i64, u32)>,
+}
+
+impl Pacer {
+    pub(super) fn new(rows_per_page: i64, fillfactor: i64) -> Self {
+        let slices_max = SLICES_MAX.min(rows_per_page).max(1);
+        let slices = slices_for(fillfactor).min(slices_max);
+        let pages = PAGES_FIRST.min(pages_max(slices));
+        Self {
+            shape: Shape { pages, slices },
+            slices_max,
+            whole: None,
+        }
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    pub(super) fn learn(&mut self, seen: &Seen) -> Lesson {
+        // Another worker may have changed the shape meanwhile: what was seen speaks of its own only.
+        if seen.shape.slices != self.shape.slices {
+            return Lesson::Nothing;
+        }
+        let pages = next_pages(seen.shape, &seen.times, seen.overhead);
+        let slices = self.shape.slices;
+        self.shape.pages = pages;
+        if let Some((before, left)) = self.whole {
+            self.whole = match left {
+                0 => self.reshape(before),
+                _ => Some((before, left - 1)),
+            };
+        } else if slices > 1
+            && let Some(share) = seen.later_passes.share()
+        {
+            if share < HOT_WORTHWHILE {
+                self.reshape(1);
+                self.whole = Some((slices, STRETCHES_WHOLE));
+                return Lesson::PassesAreUseless;
+            }
+            self.shape.slices = next_slices(slices, self.slices_max, seen.first_pass);
+        }
+        Lesson::Nothing
+    }
+
+    /// A batch met the hard end.
+    pub(super) fn shrink(&mut self) {
+        self.shape.pages = shrunk(self.shape).pages;
+    }
+
+    /// Keeps the rows per batch about the same.
+    fn reshape(&mut self, slices: i64) -> Option<(i64, u32)> {
+        let pages = self.shape.pages * slices / self.shape.slices;
+        self.shape = Shape {
+            pages: pages.clamp(1, pages_max(slices)),
+            slices,
+        };
+        None
+    }
+}
+
+/// Pages per batch that takes them whole and is no longer than one that takes a slice.
+pub(super) fn whole_pages(shape: Shape) -> i64 {
+    (shape.pages / shape.slices.max(1)).clamp(1, WHOLE_PAGES_MAX)
+}
+
+pub(super) fn shrunk(shape: Shape) -> Shape {
+    Shape {
+        pages: (shape.pages / 4).max(1),
+        ..shape
+    }
+}
+
+fn pages_max(slices: i64) -> i64 {
+    if slices > 1 { PAGES_MAX } else { WHOLE_PAGES_MAX }
+}
+
+/// So many passes that the rows of the first one find room on their own pages.
+fn slices_for(fillfactor: i64) -> i64 {
+    match 100 - fillfactor {
+        ..=0 => SLICES_MAX,
+        free => ((100 + free - 1) / free + 1).min(SLICES_MAX),
+    }
+}
+
+/// One pass less where even the first one stayed on its pages, one more where it did not.
+fn next_slices(slices: i64, most: i64, first_pass: Updates) -> i64 {
+    match first_pass.share() {
+        Some(share) if share >= 0.98 => (slices - 1).max(2).min(most),
+        Some(share) if share < 0.9 => (slices + 1).min(most),
+        _ => slices,
+    }
+}
+
+/// Towards the target and below the ceiling, growing at most twofold and shrinking at once. On a busy server a batch of
+/// no pages takes more than the target; smaller batches would make nothing shorter, so that part does not count.
+#[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
+fn next_pages(shape: Shape, times: &[Duration], overhead: Duration) -> i64 {
+    let mut work: Vec<f64> = times
+        .iter()
+        .map(|took| took.saturating_sub(overhead).as_secs_f64().max(1e-4))
+        .collect();
+    if work.is_empty() {
+        return shape.pages;
+    }
+    work.sort_by(f64::total_cmp);
+    let typical = work[work.len() / 2];
+    let worst = work[work.len() * 95 / 100];
+    let factor = (TARGET.as_secs_f64() / typical).min(CEILING.as_secs_f64() / worst);
+    let wanted = (shape.pages as f64 * factor.clamp(0.1, 2.0)).round() as i64;
+    wanted.clamp(1, pages_max(shape.slices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(list: &[u64]) -> Vec<Duration> {
+        list.iter().map(|ms| Duration::from_millis(*ms)).collect()
+    }
+
+    fn next(pages: i64, list: &[u64], overhead: u64) -> i64 {
+        let shape = Shape { pages, slices: 10 };
+        next_pages(shape, &times(list), Duration::from_millis(overhead))
+    }
+
+    fn seen(shape: Shape, first_hot: i64, later_hot: i64) -> Seen {
+        let of_thousand = |hot| Updates { rows: 1_000, hot };
+        Seen {
+            times: times(&[10; 20]),
+            first_pass: of_thousand(first_hot),
+            later_passes: of_thousand(later_hot),
+            ..Seen::new(shape, Duration::ZERO)
+        }
+    }
+
+    #[test]
+    fn batches_approach_the_target() {
+        assert_eq!(next(16, &[1; 10], 0), 32);
+        assert_eq!(next(100, &[20; 10], 0), 50);
+        assert_eq!(next(1, &[5_000], 0), 1);
+        assert_eq!(next(PAGES_MAX, &[1; 10], 0), PAGES_MAX);
+        assert_eq!(next(100, &[], 0), 100);
+    }
+
+    #[test]
+    fn the_first_pass_counts_against_the_ceiling() {
+        let mut list = vec![10; 36];
+        list.extend([50; 4]);
+        assert_eq!(next(100, &list, 0), 50);
+    }
+
+    #[test]
+    fn one_hiccup_in_many_does_not_count() {
+        let mut list = vec![10; 39];
+        list.push(200);
+        assert_eq!(next(100, &list, 0), 100);
+    }
+
+    #[test]
+    fn a_busy_server_does_not_make_batches_of_one_page() {
+        assert_eq!(next(1, &[21; 4], 20), 2);
+        assert_eq!(next(16, &[25; 4], 20), 32);
+        assert_eq!(next(16, &[40; 4], 20), 8);
+    }
+
+    #[test]
+    fn passes_follow_the_room_on_the_pages() {
+        let slices = |rows, fillfactor| Pacer::new(rows, fillfactor).shape().slices;
+        assert_eq!(slices(58, 100), 10);
+        assert_eq!(slices(58, 80), 6);
+        assert_eq!(slices(58, 50), 3);
+        assert_eq!(slices(4, 100), 4);
+        assert_eq!(slices(0, 100), 1);
+    }
+
+    #[test]
+    fn passes_follow_what_the_first_one_found() {
+        let mut pacer = Pacer::new(58, 80);
+        let _ = pacer.learn(&seen(pacer.shape(), 1_000, 1_000));
+        assert_eq!(pacer.shape().slices, 5);
+        let _ = pacer.learn(&seen(pacer.shape(), 950, 990));
+        assert_eq!(pacer.shape().slices, 5);
+        let _ = pacer.learn(&seen(pacer.shape(), 100, 900));
+        assert_eq!(pacer.shape().slices, 6);
+    }
+
+    #[test]
+    fn useless_passes_are_given_up_and_tried_again_later() {
+        let mut pacer = Pacer::new(58, 100);
+        let first = pacer.shape();
+        assert_eq!(pacer.learn(&seen(first, 0, 100)), Lesson::PassesAreUseless);
+        let whole = pacer.shape();
+        assert_eq!((whole.slices, whole.pages), (1, 6));
+        for _ in 0..=STRETCHES_WHOLE {
+            assert_eq!(pacer.shape().slices, 1);
+            assert_eq!(pacer.learn(&seen(pacer.shape(), 0, 0)), Lesson::Nothing);
+        }
+        assert_eq!(pacer.shape().slices, 10);
+    }
+
+    #[test]
+    fn what_was_seen_of_another_shape_is_ignored() {
+        let mut pacer = Pacer::new(58, 100);
+        let before = pacer.shape();
+        let other = Shape { pages: 7, slices: 1 };
+        assert_eq!(pacer.learn(&seen(other, 0, 0)), Lesson::Nothing);
+        assert_eq!(pacer.shape(), before);
+    }
+}

@@ -1,0 +1,402 @@
+//! Fills rows in short transactions, stretch by stretch of pages; the cursor is committed with the batch that moves it.
+//!
+//! Walking the heap by TID ranges needs no key. What moves behind the cursor was written by somebody, and the trigger
+//! that was there before the range was measured has filled it. Each stretch is visited in several passes, see
+//! [`slices`]. Pages that meet a locked row are put aside and visited again, instead of waiting in place with other rows
+//! locked.
+
+use super::locks;
+use super::retry::{Reaction, reaction};
+use super::session::{
+    Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, holder_line, interrupted, millis,
+};
+use super::{Interrupt, Runner, ledger};
+use crate::error::{Error, ErrorKind};
+use crate::event::{Blocker, Event};
+use crate::plan::{Backfill, Work};
+use batch::Bounds;
+use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
+use deadpool_postgres::Object;
+use futures_util::future::join_all;
+use ranges::Range;
+use slices::{Visit, visits};
+use std::time::{Duration, Instant};
+use walk::Walk;
+
+mod batch;
+mod controller;
+mod deferred;
+mod ranges;
+mod signals;
+mod slices;
+mod start;
+mod throttle;
+mod walk;
+
+/// The hard end of a batch: rows that it has locked are not held longer, whatever the next row's lock takes and
+/// however full the next pages are.
+const BATCH_TIMEOUT_MS: u64 = 250;
+
+/// Who waits for a row keeps all rows waiting that his batch has locked already.
+const ROW_LOCK_TIMEOUT_MS: u64 = 100;
+
+/// After so many batches it is measured again what a batch takes that has nothing to do.
+const OVERHEAD_EVERY: u32 = 64;
+
+/// What a batch did.
+enum Filled {
+    Rows(Updates),
+    /// The table has another file by now.
+    Elsewhere,
+    /// Somebody holds a row of these pages, or the table.
+    PutAside,
+    /// It did not end in time; nothing of it is done.
+    TooLong,
+}
+
+/// How the visits to a stretch ended.
+enum Stretch {
+    Filled,
+    TooLong,
+    Stopped,
+}
+
+/// A session at work.
+struct Hand {
+    session: Object,
+    pid: i32,
+    /// The server's counts of updates of this session, as last seen.
+    counted: Updates,
+    /// What a batch of no pages takes, and for how many more batches that is believed.
+    overhead: (Duration, u32),
+    /// Who kept its last batch waiting.
+    blockers: Vec<Blocker>,
+}
+
+impl Runner {
+    pub(super) async fn backfill(
+        &self,
+        key: Key<'_>,
+        backfill: &Backfill,
+        work: &Work,
+    ) -> Result<u32, Error> {
+        let mut tries = Tries::new(self.deadline);
+        let mut batches = 0;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            match self.walk(key, backfill, work).await {
+                Ok(()) => break,
+                Err(error) if error.kind == ErrorKind::Connection => {
+                    self.check_run_lock()?;
+                    let cursor = ledger::cursor(&self.lock.client, key.run, key.step).await?;
+                    // The deadline is for a server that stays away, not for all losses of a long walk together.
+                    let reached = cursor.map_or(0, |cursor| cursor.batches);
+                    if reached != batches {
+                        batches = reached;
+                        tries = Tries::new(self.deadline);
+                    }
+                    self.reconnect(key, &mut tries, error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.record(key).await?;
+        Ok(attempts)
+    }
+
+    async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {
+        let mut cursor = self.start_cursor(key, backfill).await?;
+        loop {
+            let pacer = self.pacer(key, backfill, cursor.end_page).await?;
+            let walk = Walk::new(key, backfill, work, cursor, pacer);
+            self.look_around(&walk).await;
+            tokio::select! {
+                filled = self.fill(&walk) => filled?,
+                () = self.keep_sampling(&walk) => {}
+            }
+            if !walk.is_stopped() {
+                // What was counted after the last record.
+                let record = walk.record_sql(None);
+                let recorded = self.lock.client.batch_execute(&record);
+                return recorded
+                    .await
+                    .map_err(|error| Error::postgres(ErrorKind::StepFailed, &work.summary, error));
+            }
+            // A table that was rewritten meanwhile has its rows on other pages.
+            cursor = self.new_cursor(key, backfill).await?;
+        }
+    }
+
+    async fn fill(&self, walk: &Walk<'_>) -> Result<(), Error> {
+        let hands = (0..walk.workers()).map(|_| self.fill_stretches(walk));
+        join_all(hands).await.into_iter().collect::<Result<(), Error>>()?;
+        if walk.is_stopped() {
+            return Ok(());
+        }
+        self.visit_deferred(walk).await
+    }
+
+    /// One worker.
+    async fn fill_stretches(&self, walk: &Walk<'_>) -> Result<(), Error> {
+        let result = async {
+            let mut hand = self.hand().await?;
+            while let Some((range, shape)) = walk.take() {
+                self.fill_stretch(walk, &mut hand, range, shape).await?;
+            }
+            Ok(())
+        };
+        // The others end with their batches: their sessions must not be given back at work.
+        result.await.inspect_err(|_| walk.stop())
+    }
+
+    async fn hand(&self) -> Result<Hand, Error> {
+        let (session, pid) = self.worker().await?;
+        Ok(Hand {
+            session,
+            pid,
+            counted: Updates::default(),
+            overhead: (Duration::ZERO, 0),
+            blockers: Vec::new(),
+        })
+    }
+
+    async fn fill_stretch(
+        &self,
+        walk: &Walk<'_>,
+        hand: &mut Hand,
+        range: Range,
+        mut shape: Shape,
+    ) -> Result<(), Error> {
+        let mut held = Vec::new();
+        loop {
+            let mut seen = Seen::new(shape, hand.overhead.0);
+            match self.visit_all(walk, hand, range, &mut seen, &mut held).await? {
+                Stretch::Filled => {
+                    let lesson = walk.finish(range, &seen);
+                    self.tell_lesson(walk, lesson).await;
+                    self.tell_progress(walk);
+                    return Ok(());
+                }
+                // What is filled is filled: it starts over with smaller batches.
+                Stretch::TooLong => {
+                    shape = shrunk(shape);
+                    walk.shrink();
+                }
+                Stretch::Stopped => return Ok(()),
+            }
+        }
+    }
+
+    async fn visit_all(
+        &self,
+        walk: &Walk<'_>,
+        hand: &mut Hand,
+        range: Range,
+        seen: &mut Seen,
+        held: &mut Vec<Range>,
+    ) -> Result<Stretch, Error> {
+        let mut left = visits(range, seen.shape).peekable();
+        while let Some(visit) = left.next() {
+            // Every further pass would keep the other rows of these pages waiting again.
+            if held.iter().any(|put_aside| covers(*put_aside, visit.pages)) {
+                continue;
+            }
+            self.stand_aside(walk).await?;
+            seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
+            let fills = left.peek().is_none().then_some(range);
+            let began = Instant::now();
+            match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
+                Filled::Rows(updates) => {
+                    seen.times.push(began.elapsed());
+                    match visit.pass {
+                        0 => seen.first_pass.add(updates),
+                        _ => seen.later_passes.add(updates),
+                    }
+                }
+                Filled::PutAside => {
+                    held.push(visit.pages);
+                    walk.defer(visit.pages, whole_pages(seen.shape));
+                }
+                Filled::TooLong => return Ok(Stretch::TooLong),
+                Filled::Elsewhere => walk.stop(),
+            }
+            self.tell_progress(walk);
+            self.stop_if_wanted()?;
+            if walk.is_stopped() {
+                return Ok(Stretch::Stopped);
+            }
+        }
+        Ok(Stretch::Filled)
+    }
+
+    /// How long a batch of no pages takes; the shorter of two, for one may have met a hiccup.
+    async fn overhead(&self, walk: &Walk<'_>, hand: &mut Hand, page: i64) -> Result<Duration, Error> {
+        if let (least, left @ 1..) = hand.overhead {
+            hand.overhead.1 = left - 1;
+            return Ok(least);
+        }
+        let mut least = Duration::MAX;
+        for _ in 0..2 {
+            let began = Instant::now();
+            self.batch(walk, hand, &Visit::whole((page, page)), BATCH_TIMEOUT_MS, None)
+                .await?;
+            least = least.min(began.elapsed());
+        }
+        hand.overhead = (least, OVERHEAD_EVERY);
+        Ok(least)
+    }
+
+    fn stop_if_wanted(&self) -> Result<(), Error> {
+        if self.interrupted() > Interrupt::None {
+            return Err(interrupted());
+        }
+        self.check_run_lock()
+    }
+
+    /// One batch, whenever the table lets it begin. Where somebody has locked the whole of it, pages that were put aside
+    /// would soon be all of them.
+    async fn visit(
+        &self,
+        walk: &Walk<'_>,
+        hand: &mut Hand,
+        visit: &Visit,
+        timeout_ms: u64,
+        fills: Option<Range>,
+    ) -> Result<Filled, Error> {
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            let filled = self.batch(walk, hand, visit, timeout_ms, fills).await?;
+            if !matches!(filled, Filled::PutAside) {
+                return Ok(filled);
+            }
+            let blockers = std::mem::take(&mut hand.blockers);
+            let nothing = Visit::whole((visit.pages.0, visit.pages.0));
+            match self.batch(walk, hand, &nothing, BATCH_TIMEOUT_MS, None).await? {
+                Filled::Rows(_) => {
+                    hand.blockers = blockers;
+                    return Ok(Filled::PutAside);
+                }
+                Filled::Elsewhere => return Ok(Filled::Elsewhere),
+                Filled::PutAside | Filled::TooLong => {
+                    let what = format!(
+                        "{}: {} stays locked by others",
+                        walk.work.summary, walk.backfill.table
+                    );
+                    self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
+                        .await?;
+                }
+            }
+        }
+    }
+
+    /// Until the next try, or not at all once the deadline is over.
+    async fn wait_with_nothing_held(
+        &self,
+        key: Key<'_>,
+        tries: &mut Tries,
+        what: &str,
+        blockers: &[Blocker],
+    ) -> Result<(), Error> {
+        let Some(delay) = tries.delay() else {
+            return Err(Error::new(ErrorKind::Exhausted, what)
+                .details(blockers.iter().map(blocker_line))
+                .help("end the transactions that hold it, then run the same command again"));
+        };
+        if tries.hindered_for() >= WORTH_TELLING {
+            self.tell(Event::Waiting {
+                step: key.step.into(),
+                waited_ms: millis(tries.hindered_for()),
+                blockers: blockers.to_vec(),
+            });
+        }
+        self.pause(delay).await
+    }
+
+    /// Fills the rows of one visit, or puts its pages aside. `fills` is the range that is filled with it.
+    async fn batch(
+        &self,
+        walk: &Walk<'_>,
+        hand: &mut Hand,
+        visit: &Visit,
+        timeout_ms: u64,
+        fills: Option<Range>,
+    ) -> Result<Filled, Error> {
+        let record = walk.record_if_due(fills);
+        let lock_ms = walk.work.timeouts.lock_ms.unwrap_or(ROW_LOCK_TIMEOUT_MS);
+        let bounds = Bounds {
+            lock_ms: lock_ms.min(ROW_LOCK_TIMEOUT_MS),
+            statement_ms: timeout_ms,
+        };
+        let sql = batch::sql(walk.backfill, visit, bounds, record.as_deref());
+        hand.blockers.clear();
+        let sent = hand.session.simple_query(&sql);
+        match self
+            .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
+            .await
+        {
+            Ok(messages) => {
+                let answer = batch::answer(walk.backfill, &messages);
+                let updates = batch::added(hand.counted, answer.counted, answer.rows);
+                hand.counted = answer.counted;
+                walk.committed(answer.rows, record.is_some());
+                Ok(match answer.file_node == Some(walk.file_node) {
+                    true => Filled::Rows(updates),
+                    false => Filled::Elsewhere,
+                })
+            }
+            Err(error) => {
+                let _ = hand.session.batch_execute("ROLLBACK").await;
+                self.check_run_lock()?;
+                self.unfilled(walk, visit, error)
+            }
+        }
+    }
+
+    fn unfilled(
+        &self,
+        walk: &Walk<'_>,
+        visit: &Visit,
+        error: tokio_postgres::Error,
+    ) -> Result<Filled, Error> {
+        let pages = visit.pages;
+        let code = error.as_db_error().map(|db| db.code().code().to_owned());
+        match reaction(code.as_deref()) {
+            Reaction::Contention => Ok(Filled::PutAside),
+            Reaction::Cancelled if self.interrupted() == Interrupt::Now => Err(interrupted()),
+            // A single page that takes so long has a row that somebody holds.
+            Reaction::Cancelled if pages.1 - pages.0 <= 1 => Ok(Filled::PutAside),
+            Reaction::Cancelled => Ok(Filled::TooLong),
+            Reaction::Lost => Err(Error::postgres(ErrorKind::Connection, &walk.work.summary, error)),
+            _ => Err(Error::postgres(ErrorKind::StepFailed, &walk.work.summary, error)),
+        }
+    }
+
+    fn tell_progress(&self, walk: &Walk<'_>) {
+        if let Some(progress) = walk.progress() {
+            self.tell(progress);
+        }
+    }
+
+    async fn tell_lesson(&self, walk: &Walk<'_>, lesson: Lesson) {
+        if lesson == Lesson::Nothing {
+            return;
+        }
+        let holder = match self.observers.get().await {
+            Ok(observer) => locks::horizon_holder(&**observer).await.unwrap_or_default(),
+            Err(_) => None,
+        };
+        let why = match holder {
+            Some(holder) => format!("old row versions are kept for {}", holder_line(&holder)),
+            None => "an index may cover what is filled".into(),
+        };
+        self.tell(Event::Noted {
+            step: walk.key.step.into(),
+            what: format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}"),
+        });
+    }
+}
+
+fn covers(wide: Range, narrow: Range) -> bool {
+    wide.0 <= narrow.0 && narrow.1 <= wide.1
+}
