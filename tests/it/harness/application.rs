@@ -4,11 +4,12 @@
 
 use super::PATIENCE;
 use super::database::Database;
+use super::noise::{self, Late, connect};
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, SimpleQueryMessage};
 
 /// What a plan may make a statement wait: `lock_timeout` while it queues behind us, 100 ms under the lock, and 400 ms
 /// for a machine whose few cores the whole suite shares.
@@ -160,6 +161,7 @@ pub struct Balance {
     /// Writes whose answer was lost.
     pub unanswered: u64,
     pub slowest: Duration,
+    late: Late,
     /// Failed, late, lost and stale: must be empty.
     pub complaints: Vec<String>,
 }
@@ -170,6 +172,7 @@ impl Balance {
         self.unanswered += other.unanswered;
         self.slowest = self.slowest.max(other.slowest);
         self.complaints.extend(other.complaints);
+        self.late.add(other.late);
     }
 }
 
@@ -202,23 +205,6 @@ fn is_lost(error: &tokio_postgres::Error) -> bool {
         return true;
     };
     db.code().code().starts_with("57P") || db.code().code().starts_with("08")
-}
-
-async fn connect(config: &Config) -> Client {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match config.connect(NoTls).await {
-            Ok((client, connection)) => {
-                tokio::spawn(connection);
-                return client;
-            }
-            Err(error) => assert!(
-                Instant::now() < deadline,
-                "the application cannot connect: {error}"
-            ),
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 impl Writer {
@@ -309,9 +295,7 @@ impl Writer {
             Ok(messages) => {
                 self.balance.statements += 1;
                 self.balance.slowest = self.balance.slowest.max(took);
-                if took > LONGEST {
-                    self.complain(format!("waited {took:?}: {}", turn.sql));
-                }
+                self.balance.late.note(took, LONGEST, &turn.sql);
                 self.answered(&turn, &answers(&messages))
             }
             Err(error) if is_lost(&error) => {
@@ -412,6 +396,7 @@ pub struct Application {
     stop: watch::Sender<bool>,
     count: watch::Receiver<u64>,
     writers: Vec<JoinHandle<Writer>>,
+    noise: JoinHandle<Duration>,
     tables: &'static [Table],
 }
 
@@ -461,6 +446,7 @@ impl Application {
             }));
         }
         Self {
+            noise: noise::measure(config, stopped),
             stop,
             count,
             writers,
@@ -491,6 +477,9 @@ impl Application {
                 all.extend(mine.into_iter().map(|row| (row.id.clone(), row)));
             }
         }
+        let late = std::mem::take(&mut balance.late);
+        let noise = self.noise.await.unwrap();
+        balance.complaints.extend(late.complaints(LONGEST, noise));
         let client = connect(&database.server.config(&database.name, "postgres")).await;
         for (table, expected) in self.tables.iter().zip(&expected) {
             let name = table.name;

@@ -3,6 +3,7 @@
 mod application;
 mod database;
 mod dump;
+mod noise;
 mod program;
 mod server;
 mod snapshot;

@@ -2,6 +2,7 @@
 //! acknowledged, and a reader. Both measure how long each statement took. A third session that touches no table
 //! measures how late the machine itself makes a statement.
 
+use super::noise::{self, Late};
 use super::{Database, PATIENCE};
 use pgmorph::plan::ExecutionPlan;
 use pgmorph::sql::{QualifiedName, ident, literal};
@@ -16,7 +17,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 /// Between two statements, so that the application does not take the whole machine.
 const THINK_TIME: Duration = Duration::from_millis(1);
 
-/// Added to what a plan may make a statement wait, besides the longest delay of the session that touches no table:
+/// Added to what a plan may make a statement wait, besides the delay of the session that touches no table:
 /// the whole suite shares a few cores with its servers, so that a statement may be late although nothing holds it.
 const SCHEDULING_NOISE: Duration = Duration::from_millis(400);
 
@@ -209,8 +210,7 @@ impl Workload {
 pub struct Balance {
     pub statements: u64,
     pub slowest: Duration,
-    /// Statements that were late if nothing but the plan made them wait.
-    late: Vec<(Duration, String)>,
+    late: Late,
     /// Failed, late and lost: must be empty.
     pub complaints: Vec<String>,
 }
@@ -220,21 +220,7 @@ impl Balance {
         let took = began.elapsed();
         self.statements += 1;
         self.slowest = self.slowest.max(took);
-        if took > longest {
-            self.complaints
-                .push(format!("waited {took:?}, which is more than {longest:?}: {sql}"));
-        }
-    }
-
-    /// Complains about what was late, less the delay that everybody suffered.
-    fn blame(&mut self, longest: Duration, noise: Duration) {
-        for (took, sql) in std::mem::take(&mut self.late) {
-            if took > longest + noise {
-                self.complaints.push(format!(
-                    "waited {took:?}, which is more than {longest:?} and {noise:?}: {sql}"
-                ));
-            }
-        }
+        self.late.note(took, longest, sql);
     }
 
     fn failed(&mut self, sql: &str, error: &tokio_postgres::Error) {
@@ -460,18 +446,6 @@ pub struct Traffic {
     noise: JoinHandle<Duration>,
 }
 
-/// The longest time that a statement took which nobody can make wait.
-async fn measure_noise(client: Client, stopped: watch::Receiver<bool>) -> Duration {
-    let mut longest = Duration::ZERO;
-    while !*stopped.borrow() {
-        let began = Instant::now();
-        client.simple_query("SELECT 1").await.unwrap();
-        longest = longest.max(began.elapsed());
-        tokio::time::sleep(THINK_TIME * 5).await;
-    }
-    longest
-}
-
 impl Traffic {
     pub async fn start(database: &Database<'_>, workload: &Workload) -> Self {
         let workload = Arc::new(workload.clone());
@@ -500,8 +474,8 @@ impl Traffic {
             owed: None,
         };
         let stopped_too = stopped.clone();
-        let idle = database.server.connect(&database.name).await;
-        let noise = tokio::spawn(measure_noise(idle, stopped.clone()));
+        let config = database.server.config(&database.name, "postgres");
+        let noise = noise::measure(config, stopped.clone());
         Self {
             noise,
             stop,
@@ -553,8 +527,12 @@ impl Traffic {
         balance.statements += reader.balance.statements;
         balance.slowest = balance.slowest.max(reader.balance.slowest);
         balance.complaints.extend(reader.balance.complaints);
-        balance.late.extend(reader.balance.late);
-        balance.blame(writer.workload.longest, self.noise.await.unwrap());
+        balance.late.add(reader.balance.late);
+        let late = std::mem::take(&mut balance.late);
+        let noise = self.noise.await.unwrap();
+        balance
+            .complaints
+            .extend(late.complaints(writer.workload.longest, noise));
         for (target, rows) in writer.workload.targets.iter().zip(&writer.account) {
             let table = &now.tables[&target.table];
             let types: Vec<&str> = target
