@@ -1,12 +1,7 @@
 //! `change_type`: any other type, by an expression where a cast does not do.
 
-use super::parts::retype::{By, Retype, Target};
-use super::{Context, Operation, StepDraft};
-use crate::catalog::model::{CatalogSnapshot, Probe};
-use crate::diagnostic::Diagnostic;
+use super::parts::retype::{By, Retyping, Room};
 use crate::document::Fields;
-use crate::plan::Settings;
-use crate::sql::QualifiedName;
 
 const MANUAL: &str = "\
 Gives a column any other type: text → integer, integer → text, timestamp → timestamptz, text → jsonb, bigint →
@@ -42,37 +37,19 @@ while indexes are built and constraints proven, which blocks neither reads nor w
 Undo: the old column comes back.
 ";
 
-#[derive(Debug, Clone)]
-pub struct ChangeType(Retype);
+pub type ChangeType = Retyping<Converting>;
 
-impl Operation for ChangeType {
-    type Target = Target;
+#[derive(Debug, Clone)]
+pub struct Converting;
+
+impl Room for Converting {
     const NAME: &'static str = "change_type";
     const MANUAL: &'static str = MANUAL;
 
-    fn read(fields: &Fields<'_>) -> Option<Self> {
-        let using = fields.optional_text("using");
-        let reverse_using = fields.optional_text("reverse_using");
-        Retype::read(fields, By::Conversion { using, reverse_using }).map(Self)
-    }
-
-    fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
-        self.0.probes(now)
-    }
-
-    fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        self.0.preflight(context)
-    }
-
-    fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
-        target.steps(settings)
-    }
-
-    fn swaps(target: &Target) -> Vec<(QualifiedName, String)> {
-        target.swaps()
-    }
-
-    fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
-        target.apply_to(catalog);
+    fn by(fields: &Fields<'_>) -> By {
+        By::Conversion {
+            using: fields.optional_text("using"),
+            reverse_using: fields.optional_text("reverse_using"),
+        }
     }
 }

@@ -1,12 +1,7 @@
 //! `widen_column`: another type that holds every value of the present one.
 
-use super::parts::retype::{By, Retype, Target};
-use super::{Context, Operation, StepDraft};
-use crate::catalog::model::{CatalogSnapshot, Probe};
-use crate::diagnostic::Diagnostic;
+use super::parts::retype::{By, Retyping, Room};
 use crate::document::Fields;
-use crate::plan::Settings;
-use crate::sql::QualifiedName;
 
 const MANUAL: &str = "\
 Gives a column a type that holds every value of the present one: integer → bigint, varchar(20) → text,
@@ -41,36 +36,17 @@ Undo: the old column comes back; refused, with the keys, when rows hold values t
 rewrite a table that is not small, a catalog-only change cannot be undone and therefore runs in contract.
 ";
 
-#[derive(Debug, Clone)]
-pub struct WidenColumn(Retype);
+pub type WidenColumn = Retyping<Widening>;
 
-impl Operation for WidenColumn {
-    type Target = Target;
+#[derive(Debug, Clone)]
+pub struct Widening;
+
+impl Room for Widening {
     const NAME: &'static str = "widen_column";
     const MANUAL: &'static str = MANUAL;
 
-    fn read(fields: &Fields<'_>) -> Option<Self> {
-        Retype::read(fields, By::Widening).map(Self)
-    }
-
-    fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
-        self.0.probes(now)
-    }
-
-    fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        self.0.preflight(context)
-    }
-
-    fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
-        target.steps(settings)
-    }
-
-    fn swaps(target: &Target) -> Vec<(QualifiedName, String)> {
-        target.swaps()
-    }
-
-    fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
-        target.apply_to(catalog);
+    fn by(_fields: &Fields<'_>) -> By {
+        By::Widening
     }
 }
 

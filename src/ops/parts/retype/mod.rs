@@ -3,6 +3,9 @@
 mod conversion;
 mod direct;
 mod refuse;
+mod room;
+
+pub use room::{Retyping, Room};
 
 use super::carry::{Carry, Questions, Subject};
 use super::conversion::Conversion;
