@@ -21,4 +21,5 @@ mod refusals;
 mod server_log;
 mod settings;
 mod tidy;
+mod twin;
 mod types;
