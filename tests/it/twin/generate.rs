@@ -88,7 +88,8 @@ macro_rules! say {
 }
 
 impl Generator {
-    /// A name that nothing else has, short enough for the server.
+    /// A name that nothing else has, short enough for the server. No kind is a suffix that the server itself gives to
+    /// what it makes for partitions.
     fn name(&mut self, kind: &str) -> String {
         let base = *self.chance.pick(NAMES);
         let name = match self.chance.percent(40) {
@@ -403,7 +404,7 @@ impl Generator {
             let names: Vec<_> = positions.iter().map(|at| &table.columns[*at].name).collect();
             idents(&names)
         };
-        let constraint = self.name("pkey");
+        let constraint = self.name("prime");
         let quoted = ident(&constraint);
         let mut late = "";
         if table.primary {
@@ -480,7 +481,7 @@ impl Generator {
             if !enforced {
                 continue;
             }
-            let name = ident(&self.name("key"));
+            let name = ident(&self.name("once"));
             let mut list = vec![column.name.clone()];
             if table.partitioned || self.chance.percent(20) {
                 list.push(table.columns[0].name.clone());
@@ -507,7 +508,7 @@ impl Generator {
             }
             let position = 1 + self.chance.index(table.columns.len() - 1);
             let other = self.chance.index(table.columns.len());
-            let name = self.name("idx");
+            let name = self.name("by");
             let column = &table.columns[position];
             let (tail, expression, partial) = self.index_tail(column, &table.columns[other], &table.tag());
             say!(

@@ -6,6 +6,7 @@
 
 mod chance;
 mod compare;
+mod control;
 mod generate;
 mod model;
 mod values;
