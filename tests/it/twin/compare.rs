@@ -75,7 +75,9 @@ const FACTS: &[&str] = &[
        pg_get_indexdef(i.indexrelid), obj_description(i.indexrelid, 'pg_class'))) \
      FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid WHERE c.relnamespace = ANY (SELECT oid FROM ours)",
     "SELECT format('relation %s: %s', c.oid::regclass, concat_ws(' ', c.relkind, c.relpersistence, c.relreplident, c.relispopulated, \
-       c.relrowsecurity, c.relforcerowsecurity, c.reloptions, c.relowner::regrole, c.relacl, c.reltablespace, \
+       c.relrowsecurity, c.relforcerowsecurity, c.reloptions, c.relowner::regrole, \
+       (SELECT array_agg(one::text ORDER BY one::text) FROM unnest(coalesce(c.relacl, \
+         acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", c.relowner))) AS one), \
        c.relchecks, c.relhasrules, obj_description(c.oid, 'pg_class'))) \
      FROM pg_class AS c WHERE c.relnamespace = ANY (SELECT oid FROM ours)",
     "SELECT format('trigger %s on %s: %s', CASE WHEN t.tgisinternal THEN 'of ' || k.conname ELSE t.tgname END, t.tgrelid::regclass, \
@@ -87,8 +89,8 @@ const FACTS: &[&str] = &[
        s.seqmin, s.seqmax, s.seqcache, s.seqcycle)) FROM pg_sequence AS s",
     "SELECT format('statistics %I: %s', s.stxname, concat_ws(' ', s.stxrelid::regclass, coalesce(s.stxstattarget, -1), s.stxkind, \
        s.stxowner::regrole, obj_description(s.oid, 'pg_statistic_ext'))) FROM pg_statistic_ext AS s",
-    "SELECT format('grant on column %s.%I: %s', a.attrelid::regclass, a.attname, a.attacl) FROM pg_attribute AS a \
-     WHERE a.attacl IS NOT NULL AND NOT a.attisdropped",
+    "SELECT format('grant on column %s.%I: %s', a.attrelid::regclass, a.attname, one) \
+     FROM pg_attribute AS a, unnest(a.attacl) AS one WHERE NOT a.attisdropped",
 ];
 
 pub async fn facts(database: &Database<'_>) -> String {

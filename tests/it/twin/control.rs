@@ -9,7 +9,7 @@ use crate::harness::{Chance, Database, TestServer, schema_dump};
 use pgmorph::error::ErrorKind;
 use pgmorph::plan::{ExecutionPlan, Phase};
 use pgmorph::sql::{QualifiedName, literal};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const SETUP: &str = "
@@ -38,6 +38,7 @@ fn case() -> Case {
             rows: (1..=600).map(|i| (i, cells(i))).collect::<BTreeMap<_, _>>(),
             partitioned: false,
             key: vec![0],
+            frozen: BTreeSet::new(),
             primary: true,
         }],
         foreign_keys: Vec::new(),

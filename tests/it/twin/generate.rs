@@ -3,7 +3,7 @@
 use super::chance::Dice;
 use super::model::{Action, Case, Cell, Column, Feed, ForeignKey, Hanging, Table};
 use super::values::{Family, Type};
-use super::writers::WRITERS;
+use super::writers::{WRITERS, orphan};
 use crate::harness::Chance;
 use pgmorph::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, idents, literal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -67,6 +67,9 @@ pub fn case(major: u32, chance: &mut Chance) -> Case {
     let references = generator.foreign_key_sql();
     generator.constrained.push_str(&references);
     generator.fill();
+    for table in 0..generator.tables.len() {
+        generator.violated_check(table);
+    }
     generator.finish()
 }
 
@@ -136,6 +139,7 @@ impl Generator {
                 rows: BTreeMap::new(),
                 partitioned,
                 key: Vec::new(),
+                frozen: BTreeSet::new(),
                 primary: false,
             };
             if self.chance.percent(85) {
@@ -306,6 +310,7 @@ impl Generator {
             parent_columns,
             on_update,
             on_delete,
+            unproven: false,
         });
     }
 
@@ -579,6 +584,38 @@ impl Generator {
         }
     }
 
+    /// A check that some rows have violated since before it came.
+    fn violated_check(&mut self, at: usize) {
+        let table = &self.tables[at];
+        let numbers: Vec<usize> = (1..table.columns.len())
+            .filter(|at| {
+                let column = &table.columns[*at];
+                let number = !matches!(column.data_type.family(), Family::Text | Family::Array);
+                number && !column.unique && column.feed == Feed::Free
+            })
+            .collect();
+        if table.partitioned || table.rows.is_empty() || numbers.is_empty() || !self.chance.percent(5) {
+            return;
+        }
+        let position = *self.chance.pick(&numbers);
+        let name = ident(&self.name("never"));
+        let table = &mut self.tables[at];
+        for (tag, row) in table.rows.iter_mut().step_by(17) {
+            row[position] = Cell::Known("0".into());
+            table.frozen.insert(*tag);
+        }
+        table.columns[position].uses.insert("check");
+        for column in &mut table.columns {
+            column.uses.insert("violated check on the table");
+        }
+        say!(
+            self.constrained,
+            "ALTER TABLE {} ADD CONSTRAINT {name} CHECK ({} <> 0) NOT VALID;",
+            table.name,
+            table.columns[position].sql()
+        );
+    }
+
     fn checks(&mut self, at: usize) {
         let table = self.tables[at].clone();
         for (position, column) in table.columns.iter().enumerate().skip(1) {
@@ -587,7 +624,7 @@ impl Generator {
             }
             let c = column.sql();
             let number = [
-                format!("{c} <> 0"),
+                format!("{c} <> 2000000000"),
                 format!("abs({c}) >= 0"),
                 format!("{c} > '-9000000000'::bigint"),
                 format!("{c} > -100 OR {} > 0", table.tag()),
@@ -672,17 +709,22 @@ impl Generator {
         }
         if !self.tables[at].partitioned && self.chance.percent(6) {
             let publication = ident(&self.name("pub"));
-            let columns = if self.tables[at].primary && self.major >= 15 && self.chance.percent(50) {
-                format!(" ({})", self.tables[at].list())
+            let create = format!("CREATE PUBLICATION {publication} FOR TABLE {name}");
+            if self.tables[at].primary && self.major >= 15 && self.chance.percent(50) {
+                let all = (0..self.tables[at].columns.len()).collect();
+                let create = format!("{create} ({});", self.tables[at].list());
+                self.hang(
+                    at,
+                    all,
+                    "publication",
+                    create,
+                    format!("DROP PUBLICATION {publication};"),
+                );
             } else {
                 // Otherwise its rows could not be updated without a primary key.
                 say!(self.constrained, "ALTER TABLE {name} REPLICA IDENTITY FULL;");
-                String::new()
-            };
-            say!(
-                self.constrained,
-                "CREATE PUBLICATION {publication} FOR TABLE {name}{columns};"
-            );
+                say!(self.constrained, "{create};");
+            }
             for column in &mut self.tables[at].columns {
                 column.uses.insert("publication");
             }
@@ -889,7 +931,7 @@ impl Generator {
 
     fn foreign_key_sql(&mut self) -> String {
         let mut text = String::new();
-        for key in self.foreign_keys.clone() {
+        for (number, key) in self.foreign_keys.clone().into_iter().enumerate() {
             let list = |table: usize, columns: &[usize]| {
                 let names: Vec<_> = columns
                     .iter()
@@ -918,11 +960,9 @@ impl Generator {
             let late = *self
                 .chance
                 .pick(&["", "", "", " DEFERRABLE", " DEFERRABLE INITIALLY DEFERRED"]);
-            let unproven = if !partitioned && self.chance.percent(15) {
-                " NOT VALID"
-            } else {
-                ""
-            };
+            let unproven = !partitioned && self.chance.percent(20);
+            self.foreign_keys[number].unproven = unproven;
+            let unproven = if unproven { " NOT VALID" } else { "" };
             say!(
                 text,
                 "ALTER TABLE {child_name} ADD CONSTRAINT {name} FOREIGN KEY ({child_list}) \
@@ -973,7 +1013,10 @@ impl Generator {
             row.push(cell);
         }
         for key in self.foreign_keys.clone().iter().filter(|key| key.child == at) {
-            let values = self.parent_key(key, tag);
+            let mut values = self.parent_key(key, tag);
+            if key.unproven && key.columns.len() == 1 && self.chance.percent(10) {
+                values = Some(vec![orphan(&self.tables, key)]);
+            }
             if values.is_none() && columns[key.columns[0]].not_null {
                 return None;
             }

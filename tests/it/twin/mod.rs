@@ -17,6 +17,7 @@ use chance::Dice;
 use futures_util::{StreamExt, stream};
 use model::Case;
 use pgmorph::diagnostic::Diagnostic;
+use pgmorph::error::ErrorKind;
 use pgmorph::plan::{Action, ExecutionPlan, Phase};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,20 @@ impl Account {
 enum Mode {
     Program,
     Nobody,
+}
+
+/// Why a case did not get to its end.
+#[derive(Debug)]
+enum Stopped {
+    /// A precondition does not hold.
+    Refused(String),
+    Failed(String),
+}
+
+impl From<String> for Stopped {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// A case on its server, with the files that repeat it.
@@ -116,7 +131,16 @@ impl<'s> Scene<'s> {
         let ended = match self.chance.percent(25) {
             true => self.there_and_back(&database, &twin, &plan, &before).await,
             false => self.there(&database, &twin, &plan).await,
-        }?;
+        };
+        let ended = match ended {
+            Ok(ended) => ended,
+            Err(Stopped::Failed(why)) => return Err(why),
+            Err(Stopped::Refused(why)) => {
+                let found = schema_dump(&database).await;
+                compare::same("the database has changed", &before, &found)?;
+                Ended::Refused(vec![why])
+            }
+        };
         database.drop().await;
         twin.drop().await;
         Ok(ended)
@@ -162,13 +186,11 @@ impl<'s> Scene<'s> {
         database: &Database<'_>,
         twin: &Database<'_>,
         plan: &ExecutionPlan,
-    ) -> Result<Ended, String> {
+    ) -> Result<Ended, Stopped> {
         if let Err(error) = twin.admin.batch_execute(&self.case.alter).await {
             let error = error.as_db_error();
-            return Err(format!(
-                "plain ALTER is refused, the plan is not: {error:?}\n{}",
-                self.case.alter
-            ));
+            let alter = &self.case.alter;
+            return Err(format!("plain ALTER is refused, the plan is not: {error:?}\n{alter}").into());
         }
         let traffic = Traffic::start(database, &self.case, &mut self.chance).await;
         traffic.go_on(STATEMENTS).await;
@@ -210,7 +232,7 @@ impl<'s> Scene<'s> {
         twin: &Database<'_>,
         plan: &ExecutionPlan,
         before: &str,
-    ) -> Result<Ended, String> {
+    ) -> Result<Ended, Stopped> {
         let facts = compare::facts(database).await;
         let traffic = Traffic::start(database, &self.case, &mut self.chance).await;
         traffic.go_on(STATEMENTS).await;
@@ -222,7 +244,7 @@ impl<'s> Scene<'s> {
         apply(database, plan, through).await?;
         traffic.go_on(STATEMENTS).await;
         if let Err(error) = database.rollback(plan).await {
-            return Err(format!("rollback: {error:#?}"));
+            return Err(format!("rollback: {error:#?}").into());
         }
         traffic.go_on(STATEMENTS).await;
         let account = traffic.stop().await;
@@ -254,10 +276,11 @@ impl<'s> Scene<'s> {
     }
 }
 
-async fn apply(database: &Database<'_>, plan: &ExecutionPlan, through: Phase) -> Result<(), String> {
+async fn apply(database: &Database<'_>, plan: &ExecutionPlan, through: Phase) -> Result<(), Stopped> {
     match database.apply(plan, through).await {
         Ok(_) => Ok(()),
-        Err(error) => Err(format!("apply through {through}: {error:#?}")),
+        Err(error) if error.kind == ErrorKind::Precondition => Err(Stopped::Refused(error.message)),
+        Err(error) => Err(format!("apply through {through}: {error:#?}").into()),
     }
 }
 

@@ -100,6 +100,8 @@ pub struct Table {
     pub partitioned: bool,
     /// Columns that others may reference together.
     pub key: Vec<usize>,
+    /// Rows that a check forbids which was added NOT VALID: they can be deleted, but not updated.
+    pub frozen: BTreeSet<i64>,
     /// Whether the key is the primary key, so that a view may be grouped by it.
     pub primary: bool,
 }
@@ -130,6 +132,8 @@ pub struct ForeignKey {
     pub parent_columns: Vec<usize>,
     pub on_update: Action,
     pub on_delete: Action,
+    /// NOT VALID, so that rows may reference what is not there.
+    pub unproven: bool,
 }
 
 /// What PostgreSQL does not retype a column under: with plain ALTER it is dropped and created again.

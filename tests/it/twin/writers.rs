@@ -3,7 +3,7 @@
 //! exact: it foresees what cascades and triggers do.
 
 use super::chance::Dice;
-use super::model::{Action, Case, Cell, Feed, Row, Rows};
+use super::model::{Action, Case, Cell, Feed, ForeignKey, Row, Rows, Table};
 use super::values::Type;
 use crate::harness::{Chance, Database, PATIENCE};
 use pgmorph::sql::literal;
@@ -196,9 +196,25 @@ impl Writer {
         found
     }
 
+    /// Whether it references what is not there. The server looks again when a transaction changes such a row twice.
+    fn is_orphan(&self, table: usize, row: &Row) -> bool {
+        let mut unproven = self.case.foreign_keys.iter().filter(|key| key.unproven);
+        unproven.any(|key| key.child == table && row[key.columns[0]] == orphan(&self.case.tables, key))
+    }
+
     /// Changes a row and what cascades from it; `false` where the server would refuse.
     fn change(&mut self, table: usize, tag: i64, changes: &[(usize, Cell)]) -> bool {
-        let before = self.account.tables[table][&tag].clone();
+        if self.case.tables[table].frozen.contains(&tag) {
+            return false;
+        }
+        // Deleted by another way of the same cascade.
+        let Some(before) = self.account.tables[table].get(&tag).cloned() else {
+            return true;
+        };
+        let again = self.journal.iter().any(|it| (it.0, it.1) == (table, tag));
+        if again && self.is_orphan(table, &before) {
+            return false;
+        }
         let mut after = before.clone();
         for (position, cell) in changes {
             after[*position] = cell.clone();
@@ -423,8 +439,8 @@ impl Writer {
             return None;
         }
         let tags: Vec<i64> = self.account.tables[at].keys().copied().collect();
-        for tag in tags {
-            self.change(at, tag, &[]);
+        if !tags.iter().all(|tag| self.change(at, *tag, &[])) {
+            return None;
         }
         let (c, tag) = (table.columns[position].sql(), table.tag());
         let sql = format!(
@@ -538,6 +554,12 @@ impl Writer {
     }
 }
 
+/// The value of a reference that no key ever has.
+pub fn orphan(tables: &[Table], key: &ForeignKey) -> Cell {
+    let data_type = tables[key.child].columns[key.columns[0]].data_type;
+    Cell::of(Some(&data_type.value(-32_765)), data_type)
+}
+
 /// What a value was at the start is not known in the words of another type.
 fn agree(expected: &Row, found: &Row) -> bool {
     let mut cells = expected.iter().zip(found);
@@ -586,7 +608,8 @@ impl Traffic {
             };
             let (stopped, counter) = (stopped.clone(), counter.clone());
             writers.push(tokio::spawn(async move {
-                while !*stopped.borrow() {
+                // Also when whoever started them is gone.
+                while !*stopped.borrow() && stopped.has_changed().is_ok() {
                     writer.go().await;
                     counter.send_modify(|count| *count += 1);
                     tokio::time::sleep(THINK_TIME).await;
