@@ -456,7 +456,8 @@ impl Generator {
         let qualified = table.name.sibling(index);
         let name = table.name.clone();
         let plain = !table.partitioned;
-        if self.chance.percent(20) {
+        // Plain ALTER gives the comment of a partitioned index to those of the partitions, too.
+        if plain && self.chance.percent(20) {
             say!(
                 self.constrained,
                 "COMMENT ON INDEX {qualified} IS 'it''s \"odd\"';"
