@@ -225,6 +225,23 @@ fn inner(definition: &str) -> &str {
     text.strip_suffix(')').unwrap_or(text)
 }
 
+/// Constraints that some rows may violate, and what each of them forbids. Foreign keys are left out: they are only
+/// asked about rows whose columns change.
+pub fn unproven(table: &Table) -> Vec<(String, String)> {
+    let checks = table.constraints.iter().filter(|(_, it)| {
+        it.kind == ConstraintKind::Check && !it.validated && !it.definition.ends_with("NOT ENFORCED")
+    });
+    let forbidden = checks.map(|(name, it)| (name.clone(), format!("NOT ({})", inner(&it.definition))));
+    let not_null = table.columns.iter().filter_map(|column| {
+        let constraint = column.not_null_constraint.as_ref().filter(|it| !it.validated)?;
+        Some((
+            constraint.name.clone(),
+            format!("{} IS NULL", ident(&column.name)),
+        ))
+    });
+    forbidden.chain(not_null).collect()
+}
+
 /// The same foreign key with other columns at its ends.
 fn with_columns(
     constraint: &Constraint,

@@ -17,6 +17,7 @@ use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
+pub use constraints::unproven;
 use constraints::{CheckTwin, Incoming, Outgoing};
 use indexes::IndexTwin;
 use newcomers::Newcomers;

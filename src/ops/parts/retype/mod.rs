@@ -4,7 +4,7 @@ mod conversion;
 mod direct;
 mod refuse;
 
-use super::carry::{Carry, Questions, Subject};
+use super::carry::{self, Carry, Questions, Subject};
 use super::conversion::Conversion;
 use super::shadow::{Names, Shadow};
 use super::{dependents, storage};
@@ -247,6 +247,7 @@ impl Retype {
             suppress_triggers,
             trigger_functions: trigger_functions(table),
             hazards,
+            unproven: carry::unproven(table),
             names: Names::of(&column.name),
             carry,
             conversion,

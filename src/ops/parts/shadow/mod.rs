@@ -35,6 +35,8 @@ pub struct Shadow {
     /// Functions of the table's own triggers, as SQL text without parentheses.
     pub trigger_functions: Vec<String>,
     pub hazards: Vec<Hazard>,
+    /// Constraints of the table that hold for what is written, though not for all rows: what each forbids.
+    pub unproven: Vec<(String, String)>,
     pub names: Names,
     pub carry: Carry,
     /// Where a cast is not enough, or not known to lose nothing.
@@ -139,7 +141,8 @@ impl Shadow {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps = vec![self.add(settings)];
+        let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
+        steps.push(self.add(settings));
         steps.extend(self.convertible(settings));
         steps.extend([self.fill(settings), self.vacuum(settings)]);
         steps.extend(self.carry.builds(settings));
@@ -159,6 +162,37 @@ impl Shadow {
         steps.extend(self.carry.contract(settings));
         steps.push(self.drop_old(settings));
         steps
+    }
+
+    /// A constraint that is NOT VALID is asked about every row that the backfill writes.
+    fn look(&self, settings: &Settings) -> Option<StepDraft> {
+        let (names, forbidden): (Vec<_>, Vec<_>) = self
+            .unproven
+            .iter()
+            .map(|(name, forbidden)| (ident(name), format!("({forbidden})")))
+            .unzip();
+        if names.is_empty() {
+            return None;
+        }
+        let check = self.offenders(
+            format!(
+                "every row of {} may be written under {}",
+                self.table,
+                names.join(", ")
+            ),
+            forbidden.join(" OR "),
+            "nothing was changed; the backfill could not write these rows: correct them, then run again",
+        );
+        Some(StepDraft {
+            id: "look".into(),
+            phase: Phase::Expand,
+            work: self.check_work(settings, check),
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "it only reads".into(),
+            },
+            estimate: Estimate::scan(self.rows, self.bytes, 0),
+        })
     }
 
     fn add(&self, settings: &Settings) -> StepDraft {
