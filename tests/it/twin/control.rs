@@ -40,6 +40,8 @@ fn case() -> Case {
             key: vec![0],
             frozen: BTreeSet::new(),
             primary: true,
+            obstacles: Vec::new(),
+            violated: None,
         }],
         foreign_keys: Vec::new(),
         table: 0,
@@ -48,6 +50,7 @@ fn case() -> Case {
         setup: SETUP.into(),
         plan: PLAN.into(),
         alter: "ALTER TABLE orders ALTER COLUMN amount TYPE bigint".into(),
+        obstacles: Vec::new(),
     }
 }
 

@@ -123,12 +123,22 @@ impl<'s> Scene<'s> {
                 if !unchanged || compare::has_schema(&database, "pgmorph").await {
                     return Err("planning has changed the database".into());
                 }
+                as_foreseen(&found, &self.case.obstacles)?;
                 database.drop().await;
                 return Ok(Ended::Refused(reasons(&found)));
             }
         };
+        if is_shadow(&plan) && !self.case.obstacles.is_empty() {
+            let obstacles = self.case.obstacles.join("\n  ");
+            return Err(format!("a shadow column comes about in spite of\n  {obstacles}"));
+        }
         let twin = Database::create(self.server, &self.case.setup).await;
+        let violated = self.case.tables[self.case.table].violated.clone();
         let ended = match self.chance.percent(25) {
+            _ if is_shadow(&plan) && violated.is_some() => {
+                self.not_begun(&database, &twin, &plan, &violated.unwrap_or_default(), &before)
+                    .await
+            }
             true => self.there_and_back(&database, &twin, &plan, &before).await,
             false => self.there(&database, &twin, &plan).await,
         };
@@ -264,6 +274,39 @@ impl<'s> Scene<'s> {
         }))
     }
 
+    /// Rows that the backfill could not write: found before anything is changed.
+    async fn not_begun(
+        &mut self,
+        database: &Database<'_>,
+        twin: &Database<'_>,
+        plan: &ExecutionPlan,
+        violated: &str,
+        before: &str,
+    ) -> Result<Ended, Stopped> {
+        let traffic = Traffic::start(database, &self.case, &mut self.chance).await;
+        traffic.go_on(STATEMENTS).await;
+        let why = match database.apply(plan, Phase::Cutover).await {
+            Err(error) if error.kind == ErrorKind::StepFailed && error.sqlstate.is_none() => error,
+            other => return Err(format!("rows violate {violated}, but apply gives {other:#?}").into()),
+        };
+        if !why.message.contains(violated) || why.details.is_empty() {
+            return Err(format!("nothing is said about the rows that violate {violated}: {why:#?}").into());
+        }
+        let found = schema_dump(database).await;
+        compare::same("the schema has changed", before, &found)?;
+        if let Err(error) = database.rollback(plan).await {
+            return Err(format!("rollback: {error:#?}").into());
+        }
+        let account = traffic.stop().await;
+        none("for the application", &account.complaints)?;
+        self.verify(database, "rolled_back").await?;
+        none("is left behind", &database.leftovers().await)?;
+        compare::rows(database, twin, &self.case, &account).await?;
+        Ok(Ended::Refused(vec![
+            "rows violate a check that is NOT VALID".into(),
+        ]))
+    }
+
     async fn verify(&self, database: &Database<'_>, verdict: &str) -> Result<(), String> {
         let plan = self.directory.join("plan.yaml").display().to_string();
         let url = self.server.url(&database.name, "postgres");
@@ -294,6 +337,20 @@ fn none(what: &str, found: &[String]) -> Result<(), String> {
         true => Ok(()),
         false => Err(format!("{what}:\n  {}", found.join("\n  "))),
     }
+}
+
+/// The program must refuse for every reason that the case has, and for no other.
+fn as_foreseen(found: &[Diagnostic], foreseen: &[String]) -> Result<(), String> {
+    let silent = foreseen
+        .iter()
+        .filter(|one| !found.iter().any(|it| it.message.contains(*one)))
+        .map(|one| format!("not given as a reason: {one}"));
+    let surprising = found
+        .iter()
+        .filter(|it| !foreseen.iter().any(|one| it.message.contains(one)))
+        .map(|it| format!("not foreseen: {}", it.message));
+    let wrong: Vec<String> = silent.chain(surprising).collect();
+    none("the plan is refused otherwise than it should be", &wrong)
 }
 
 /// Without the names, so that they can be counted.

@@ -64,6 +64,8 @@ pub struct Column {
     pub said_again: Vec<String>,
     /// The sequence that a default calls.
     pub sequence: Option<QualifiedName>,
+    /// What the program says when it refuses a shadow column for it.
+    pub obstacles: Vec<String>,
 }
 
 impl Column {
@@ -83,6 +85,7 @@ impl Column {
             uses: BTreeSet::new(),
             said_again: Vec::new(),
             sequence: None,
+            obstacles: Vec::new(),
         }
     }
 
@@ -104,6 +107,10 @@ pub struct Table {
     pub frozen: BTreeSet<i64>,
     /// Whether the key is the primary key, so that a view may be grouped by it.
     pub primary: bool,
+    /// What the program says when it refuses a shadow column for any of the columns.
+    pub obstacles: Vec<String>,
+    /// The check that the frozen rows violate.
+    pub violated: Option<String>,
 }
 
 impl Table {
@@ -157,6 +164,8 @@ pub struct Case {
     pub plan: String,
     /// What somebody does who has the database for himself.
     pub alter: String,
+    /// What the program says when it refuses a shadow column: all of it, and nothing else.
+    pub obstacles: Vec<String>,
 }
 
 impl Case {
