@@ -5,6 +5,7 @@
 
 mod attached;
 mod constraints;
+mod foreign_keys;
 mod indexes;
 mod newcomers;
 mod sequences;
@@ -17,8 +18,9 @@ use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
+use constraints::CheckTwin;
 pub use constraints::unproven;
-use constraints::{CheckTwin, Incoming, Outgoing};
+use foreign_keys::{Incoming, Outgoing};
 use indexes::IndexTwin;
 use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
