@@ -470,11 +470,10 @@ async fn walk(mode: Mode, by_default: u64) {
             (number, began.elapsed(), result)
         }
     });
-    let mut results: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
-    results.sort_by_key(|(number, ..)| *number);
+    let mut results = stream::iter(runs).buffer_unordered(AT_ONCE);
     let mut statistics = Statistics::default();
     let mut failed = Vec::new();
-    for (number, took, result) in results {
+    while let Some((number, took, result)) = results.next().await {
         match result {
             Ok((Ok(ended), case)) => {
                 statistics.count(&ended, &case);
@@ -497,7 +496,9 @@ async fn walk(mode: Mode, by_default: u64) {
             }
         }
     }
+    drop(results);
     statistics.print(began.elapsed());
+    failed.sort_unstable();
     if !failed.is_empty() {
         directory.disable_cleanup(true);
         panic!(

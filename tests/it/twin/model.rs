@@ -66,6 +66,8 @@ pub struct Column {
     pub sequence: Option<QualifiedName>,
     /// What the program says when it refuses a shadow column for it.
     pub obstacles: Vec<String>,
+    /// What it says whichever way it would take.
+    pub refusals: Vec<String>,
 }
 
 impl Column {
@@ -86,6 +88,7 @@ impl Column {
             said_again: Vec::new(),
             sequence: None,
             obstacles: Vec::new(),
+            refusals: Vec::new(),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Generator, OWNER, READER};
 use crate::twin::chance::Dice;
 use crate::twin::model::{Feed, Hanging};
 use crate::twin::values::Family;
-use pgmorph::sql::{derived_name, ident, literal};
+use pgmorph::sql::{QualifiedName, derived_name, ident, literal};
 use std::fmt::Write;
 
 impl Generator {
@@ -66,6 +66,10 @@ impl Generator {
             if self.tables[at].primary && self.major >= 15 && self.chance.percent(50) {
                 let all = (0..self.tables[at].columns.len()).collect();
                 let create = format!("{create} ({});", self.tables[at].list());
+                for column in &mut self.tables[at].columns {
+                    let message = "a shadow column cannot carry publication of table";
+                    column.obstacles.push(message.into());
+                }
                 self.hang(
                     at,
                     all,
@@ -208,10 +212,8 @@ impl Generator {
                  CREATE INDEX ON {view} (b DESC);"
             );
             let drop = format!("DROP MATERIALIZED VIEW {view};");
-            for column in [0, position] {
-                let message = format!("a shadow column cannot carry view {view}: it is materialized");
-                self.tables[at].columns[column].obstacles.push(message);
-            }
+            let message = format!("cannot carry view {view}: it is materialized");
+            self.obstacle(at, &[0, position], &message);
             return self.hang(at, vec![0, position], "materialized view", create, drop);
         }
         let query = match self.chance.below(4) {
@@ -251,7 +253,111 @@ impl Generator {
         } else {
             vec![position]
         };
+        self.uncarried(at, &columns, &view, &mut create, &mut drop);
         self.hang(at, columns, "view", create, drop);
+    }
+
+    /// What would have to be made again with a view, and is not.
+    fn uncarried(
+        &mut self,
+        at: usize,
+        columns: &[usize],
+        view: &QualifiedName,
+        create: &mut String,
+        drop: &mut String,
+    ) {
+        if self.chance.percent(15) {
+            let stored = view.sibling(self.name("stored"));
+            write!(
+                create,
+                "\nCREATE MATERIALIZED VIEW {stored} AS SELECT b FROM {view};"
+            )
+            .unwrap();
+            *drop = format!("DROP MATERIALIZED VIEW {stored};\n{drop}");
+            self.obstacle(
+                at,
+                columns,
+                &format!("cannot carry view {stored}: it is materialized"),
+            );
+        }
+        if self.chance.percent(10) {
+            let name = ident(&self.name("instead"));
+            write!(
+                create,
+                "\nCREATE TRIGGER {name} INSTEAD OF INSERT ON {view} FOR EACH ROW EXECUTE FUNCTION {}();",
+                view.sibling("noop")
+            )
+            .unwrap();
+            self.obstacle(
+                at,
+                columns,
+                &format!("cannot carry view {view}: it would lose trigger"),
+            );
+        }
+    }
+
+    fn obstacle(&mut self, at: usize, columns: &[usize], message: &str) {
+        for column in columns {
+            self.tables[at].columns[*column]
+                .obstacles
+                .push(message.to_owned());
+        }
+    }
+
+    pub(super) fn rules(&mut self, at: usize) {
+        if !self.chance.percent(8) {
+            return;
+        }
+        let table = &self.tables[at];
+        let position = self.chance.index(table.columns.len());
+        let (t, c) = (table.name.clone(), table.columns[position].sql());
+        let name = ident(&self.name("rule"));
+        let event = *self.chance.pick(&["INSERT", "UPDATE", "DELETE"]);
+        let row = if event == "INSERT" { "NEW" } else { "OLD" };
+        let mut create =
+            format!("CREATE RULE {name} AS ON {event} TO {t} WHERE {row}.{c} IS NOT NULL DO ALSO NOTHING;");
+        if self.chance.percent(30) {
+            let state = *self.chance.pick(&["DISABLE", "ENABLE REPLICA", "ENABLE ALWAYS"]);
+            write!(create, "\nALTER TABLE {t} {state} RULE {name};").unwrap();
+        }
+        if self.chance.percent(30) {
+            write!(create, "\nCOMMENT ON RULE {name} ON {t} IS 'a rule';").unwrap();
+        }
+        self.hang(
+            at,
+            vec![position],
+            "rule",
+            create,
+            format!("DROP RULE {name} ON {t};"),
+        );
+    }
+
+    /// A function with an SQL body, or a generated column: what no shadow column carries.
+    pub(super) fn readers(&mut self, at: usize) {
+        if !self.chance.percent(5) {
+            return;
+        }
+        let table = &self.tables[at];
+        let position = self.chance.index(table.columns.len());
+        let (t, c) = (table.name.clone(), table.columns[position].sql());
+        if self.chance.percent(50) {
+            let function = t.sibling(self.name("reader"));
+            let create = format!(
+                "CREATE FUNCTION {function}() RETURNS bigint LANGUAGE sql \
+                 BEGIN ATOMIC SELECT count({c}) FROM {t}; END;"
+            );
+            self.obstacle(at, &[position], &format!("cannot carry function {function}("));
+            let drop = format!("DROP FUNCTION {function}();");
+            self.hang(at, vec![position], "function", create, drop);
+        } else {
+            let name = ident(&self.unused("made up"));
+            let create = format!(
+                "ALTER TABLE {t} ADD COLUMN {name} boolean GENERATED ALWAYS AS ({c} IS NULL) STORED;"
+            );
+            self.obstacle(at, &[position], "cannot carry column ");
+            let drop = format!("ALTER TABLE {t} DROP COLUMN {name};");
+            self.hang(at, vec![position], "generated column", create, drop);
+        }
     }
 
     pub(super) fn statistics(&mut self, at: usize) {

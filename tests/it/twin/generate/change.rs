@@ -47,6 +47,9 @@ impl Generator {
         if table.partitioned && position == 0 {
             return vec![format!("`{}` is part of the partition key", target.name)];
         }
+        if !target.refusals.is_empty() {
+            return target.refusals.clone();
+        }
         let mut found = table.obstacles.clone();
         found.extend(target.obstacles.clone());
         if target.data_type.family() == Family::Array {

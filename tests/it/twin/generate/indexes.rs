@@ -112,6 +112,9 @@ impl Generator {
                 list.push(table.columns[0].name.clone());
             }
             self.chance.shuffle(&mut list);
+            if !table.partitioned && self.odd_unique(at, position, &constraint) {
+                continue;
+            }
             let list = idents(&list);
             let late = *self
                 .chance
@@ -132,6 +135,49 @@ impl Generator {
                 table.name
             );
         }
+    }
+
+    /// Unique otherwise than by a plain constraint; `false` where that is not to be.
+    fn odd_unique(&mut self, at: usize, position: usize, name: &str) -> bool {
+        let table = &self.tables[at];
+        let column = &table.columns[position];
+        let (t, c, tag, quoted) = (table.name.clone(), column.sql(), table.tag(), ident(name));
+        let expression = match column.data_type.family() {
+            Family::Text => format!("({c} || 'x')"),
+            Family::Array => return false,
+            _ => format!("({c} + 1)"),
+        };
+        let never_null = column.not_null && self.major >= 15;
+        let (sql, uses) = match self.chance.below(12) {
+            0 => (
+                format!("CREATE UNIQUE INDEX {quoted} ON {t} ({c}) WHERE {c} IS NOT NULL;"),
+                "partial unique index",
+            ),
+            1 => (
+                format!("CREATE UNIQUE INDEX {quoted} ON {t} ({expression});"),
+                "unique expression",
+            ),
+            2 => (
+                format!("ALTER TABLE {t} ADD CONSTRAINT {quoted} UNIQUE ({c}) INCLUDE ({tag});"),
+                "unique",
+            ),
+            3 if never_null => (
+                format!("ALTER TABLE {t} ADD CONSTRAINT {quoted} UNIQUE NULLS NOT DISTINCT ({c});"),
+                "nulls not distinct",
+            ),
+            4 => {
+                let message = format!("these constraints hang on the column: exclusion constraint {quoted}");
+                self.tables[at].columns[position].refusals.push(message);
+                (
+                    format!("ALTER TABLE {t} ADD CONSTRAINT {quoted} EXCLUDE USING btree ({c} WITH =);"),
+                    "exclusion constraint",
+                )
+            }
+            _ => return false,
+        };
+        self.tables[at].columns[position].uses.insert(uses);
+        say!(self.constrained, "{sql}");
+        true
     }
 
     pub(super) fn indexes(&mut self, at: usize) {

@@ -71,6 +71,8 @@ pub fn case(major: u32, chance: &mut Chance) -> Case {
         generator.views(table);
         generator.statistics(table);
         generator.policies(table);
+        generator.rules(table);
+        generator.readers(table);
     }
     let references = generator.foreign_key_sql();
     generator.constrained.push_str(&references);
