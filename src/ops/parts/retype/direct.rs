@@ -19,6 +19,8 @@ pub(super) struct Direct {
     pub(super) rows: i64,
     pub(super) bytes: i64,
     pub(super) small: bool,
+    /// Statistics targets of what PostgreSQL builds anew.
+    again: Vec<String>,
 }
 
 /// The column in one table of the tree.
@@ -82,7 +84,13 @@ impl Retype {
                 default_changes,
             })
         };
+        let again = names
+            .iter()
+            .filter_map(|name| Some((name, context.catalog.tables.get(name)?)))
+            .flat_map(|(name, table)| targets_again(name, table, &column.name))
+            .collect();
         Direct {
+            again,
             tree: names.into_iter().filter_map(member).collect(),
             sequences: owned_sequences(context.catalog, name, &column.name),
             key: table.key_columns(),
@@ -91,6 +99,25 @@ impl Retype {
             small: u64::try_from(bytes).unwrap_or(u64::MAX) <= context.settings.small_table_bytes,
         }
     }
+}
+
+fn targets_again(name: &QualifiedName, table: &Table, column: &str) -> Vec<String> {
+    let indexes = table.indexes.iter().filter(|(_, it)| it.mentions(column));
+    let statistics = table
+        .statistics
+        .iter()
+        .filter(|(_, it)| it.columns.iter().any(|it| it == column));
+    let of_statistics = statistics.filter_map(|(name, it)| {
+        let target = it.statistics_target?;
+        Some(format!("ALTER STATISTICS {name} SET STATISTICS {target}"))
+    });
+    indexes
+        .flat_map(|(index, it)| {
+            it.set_statistics(&name.sibling(index.clone()))
+                .collect::<Vec<_>>()
+        })
+        .chain(of_statistics)
+        .collect()
 }
 
 /// Sequences that a serial column owns; those of an identity follow by themselves.
@@ -317,6 +344,7 @@ impl Target {
             let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {data_type}");
             statements.extend(direct.sequences.iter().map(alter));
         }
+        statements.extend(direct.again.iter().cloned());
         // Changing the type dropped the column's statistics; a small table is analyzed in no time.
         if matches!(self.way, Way::InPlace(_)) {
             statements.push(format!("ANALYZE {table}"));
