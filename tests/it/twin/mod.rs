@@ -283,8 +283,7 @@ impl<'s> Scene<'s> {
         violated: &str,
         before: &str,
     ) -> Result<Ended, Stopped> {
-        let traffic = Traffic::start(database, &self.case, &mut self.chance).await;
-        traffic.go_on(STATEMENTS).await;
+        // The application may delete such rows, but is not there yet.
         let why = match database.apply(plan, Phase::Cutover).await {
             Err(error) if error.kind == ErrorKind::StepFailed && error.sqlstate.is_none() => error,
             other => return Err(format!("rows violate {violated}, but apply gives {other:#?}").into()),
@@ -294,6 +293,8 @@ impl<'s> Scene<'s> {
         }
         let found = schema_dump(database).await;
         compare::same("the schema has changed", before, &found)?;
+        let traffic = Traffic::start(database, &self.case, &mut self.chance).await;
+        traffic.go_on(STATEMENTS).await;
         if let Err(error) = database.rollback(plan).await {
             return Err(format!("rollback: {error:#?}").into());
         }

@@ -2,13 +2,14 @@
 use super::{Retype, Target, Way};
 use crate::catalog::model::{CatalogSnapshot, Column, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
-use crate::ops::parts::{brief, storage};
+use crate::ops::parts::{brief, shadow, storage};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
     Undo, Work,
 };
 use crate::sql::{QualifiedName, ident, idents, literal};
+use std::collections::BTreeSet;
 
 pub(super) struct Direct {
     /// The table and, catalog only, everything below it.
@@ -21,6 +22,8 @@ pub(super) struct Direct {
     pub(super) small: bool,
     /// Statistics targets of what PostgreSQL builds anew.
     again: Vec<String>,
+    /// Of the role's own, whose cached plans have the type of before.
+    trigger_functions: BTreeSet<String>,
 }
 
 /// The column in one table of the tree.
@@ -89,8 +92,13 @@ impl Retype {
             .filter_map(|name| Some((name, context.catalog.tables.get(name)?)))
             .flat_map(|(name, table)| targets_again(name, table, &column.name))
             .collect();
+        let tables = names.iter().filter_map(|name| context.catalog.tables.get(name));
+        let trigger_functions = tables
+            .flat_map(|table| super::trigger_functions(table, |it| it.function_owned))
+            .collect();
         Direct {
             again,
+            trigger_functions,
             tree: names.into_iter().filter_map(member).collect(),
             sequences: owned_sequences(context.catalog, name, &column.name),
             key: table.key_columns(),
@@ -345,6 +353,7 @@ impl Target {
             statements.extend(direct.sequences.iter().map(alter));
         }
         statements.extend(direct.again.iter().cloned());
+        statements.extend(shadow::refresh(&direct.trigger_functions));
         // Changing the type dropped the column's statistics; a small table is analyzed in no time.
         if matches!(self.way, Way::InPlace(_)) {
             statements.push(format!("ANALYZE {table}"));

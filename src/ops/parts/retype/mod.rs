@@ -245,7 +245,7 @@ impl Retype {
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
             suppress_triggers,
-            trigger_functions: trigger_functions(table),
+            trigger_functions: trigger_functions(table, |_| true).into_iter().collect(),
             hazards,
             unproven: carry::unproven(table),
             names: Names::of(&column.name),
@@ -413,10 +413,13 @@ impl Target {
 }
 
 /// Functions of the table's triggers that may be compiled against the type of its columns.
-fn trigger_functions(table: &Table) -> Vec<String> {
-    let functions = table.triggers.values().map(|trigger| trigger.function.clone());
-    let own: BTreeSet<String> = functions
+fn trigger_functions(
+    table: &Table,
+    wanted: impl Fn(&crate::catalog::model::Trigger) -> bool,
+) -> BTreeSet<String> {
+    let triggers = table.triggers.values().filter(|it| wanted(it));
+    triggers
+        .map(|trigger| trigger.function.clone())
         .filter(|function| !function.starts_with("pg_catalog."))
-        .collect();
-    own.into_iter().collect()
+        .collect()
 }

@@ -83,6 +83,13 @@ pub fn function_name(table: &QualifiedName, column: &str, kind: &str) -> Qualifi
     QualifiedName::new("pgmorph", format!("{kind}_{}", &digest[..16]))
 }
 
+/// Other sessions have compiled these with the column's present type and would fail with it; any change to the
+/// function makes them compile it again, and no function sets this parameter.
+pub fn refresh<'a>(functions: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = String> {
+    let refresh = |function| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
+    functions.into_iter().map(refresh)
+}
+
 /// The name of the trigger that keeps the two columns equal.
 pub fn trigger_name(column: &str) -> String {
     name(column, "sync")
@@ -573,13 +580,6 @@ impl Shadow {
         statements
     }
 
-    /// Other sessions have compiled these with the column's present type and would fail with it; any change to the
-    /// function makes them compile it again, and no function sets this parameter.
-    fn refresh_trigger_functions(&self) -> impl Iterator<Item = String> {
-        let refresh = |function: &String| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
-        self.trigger_functions.iter().map(refresh)
-    }
-
     fn swap_locks(&self) -> Vec<Lock> {
         let mut locks = self.lock();
         locks.extend(self.carry.locks());
@@ -611,7 +611,7 @@ impl Shadow {
         statements.extend(self.attributes(column));
         statements.extend(self.carry.arrive());
         statements.extend(self.reverse_sync());
-        statements.extend(self.refresh_trigger_functions());
+        statements.extend(refresh(&self.trigger_functions));
         let mut expect = vec![
             self.column_is(column, &self.new_type, Some(self.column.not_null)),
             self.column_is(&self.old(), &self.column.data_type, None),

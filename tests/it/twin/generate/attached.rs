@@ -270,7 +270,7 @@ impl Generator {
             let stored = view.sibling(self.name("stored"));
             write!(
                 create,
-                "\nCREATE MATERIALIZED VIEW {stored} AS SELECT b FROM {view};"
+                "\nCREATE MATERIALIZED VIEW {stored} AS SELECT b FROM {view} WITH NO DATA;"
             )
             .unwrap();
             *drop = format!("DROP MATERIALIZED VIEW {stored};\n{drop}");

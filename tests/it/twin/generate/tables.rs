@@ -173,7 +173,17 @@ impl Generator {
             5..8 => Action::Cascade,
             _ => Action::SetNull,
         };
-        let (on_update, on_delete) = (action(&mut self.chance), action(&mut self.chance));
+        let mut actions = [action(&mut self.chance), action(&mut self.chance)];
+        // Where one key deletes a row and another sets it to null, what the server does depends on which was made
+        // first, and neither plain ALTER nor the program keeps that.
+        for other in self.foreign_keys.iter().filter(|key| key.child == child) {
+            for (one, same) in actions.iter_mut().zip([other.on_update, other.on_delete]) {
+                if *one != Action::Nothing && same != Action::Nothing {
+                    *one = same;
+                }
+            }
+        }
+        let [on_update, on_delete] = actions;
         let nullable = [on_update, on_delete].contains(&Action::SetNull);
         let not_null = !nullable && child != parent && self.chance.percent(30);
         let mut columns = Vec::new();
