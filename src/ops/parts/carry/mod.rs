@@ -303,6 +303,25 @@ impl Carry {
     }
 }
 
+/// Takes the texts of checks and index expressions from a clone of the table whose column has its new type.
+pub fn respell(table: &mut Table, retyped: &Table) {
+    let checks = table
+        .constraints
+        .iter_mut()
+        .filter(|(_, it)| it.kind == ConstraintKind::Check);
+    for (name, constraint) in checks {
+        if let Some(spelled) = retyped.constraints.get(name) {
+            constraint.definition.clone_from(&spelled.definition);
+        }
+    }
+    for (name, index) in &mut table.indexes {
+        if let Some(spelled) = retyped.indexes.get(name) {
+            index.keys.clone_from(&spelled.keys);
+            index.predicate.clone_from(&spelled.predicate);
+        }
+    }
+}
+
 /// Tells apart steps of the same word: `index`, `index-2`….
 fn number(steps: &mut [StepDraft]) {
     for position in 1..steps.len() {

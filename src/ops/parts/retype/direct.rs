@@ -24,6 +24,8 @@ pub(super) struct Direct {
     again: Vec<String>,
     /// Of the role's own, whose cached plans have the type of before.
     trigger_functions: BTreeSet<String>,
+    /// The table with checks and expressions as the server spells them for the new type.
+    pub(super) retyped: Option<Box<Table>>,
 }
 
 /// The column in one table of the tree.
@@ -61,10 +63,11 @@ impl Retype {
             .filter(|member| member.kind != TableKind::Partitioned)
             .map(|member| member.size.total_bytes())
             .sum();
-        let retyped = context
+        let answer = context
             .accepted(&self.type_probe(), self.data_type.span)
             .ok()
-            .flatten()
+            .flatten();
+        let retyped = answer
             .and_then(|outcome| outcome.table.column(&column.name))
             .map_or_else(|| column.default.clone(), |answer| answer.default.clone());
         let member = |table: QualifiedName| {
@@ -99,6 +102,7 @@ impl Retype {
         Direct {
             again,
             trigger_functions,
+            retyped: answer.map(|outcome| Box::new(outcome.table.clone())),
             tree: names.into_iter().filter_map(member).collect(),
             sequences: owned_sequences(context.catalog, name, &column.name),
             key: table.key_columns(),

@@ -409,6 +409,9 @@ impl Target {
                 column.clone_from(&member.after);
             }
         }
+        if let (Some(table), Some(retyped)) = (catalog.tables.get_mut(&self.table), &direct.retyped) {
+            carry::respell(table, retyped);
+        }
     }
 }
 

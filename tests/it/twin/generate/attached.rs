@@ -107,7 +107,8 @@ impl Generator {
                     "CREATE TRIGGER {name} AFTER INSERT OR UPDATE ON {t} FOR EACH ROW WHEN (NEW.{c} IS NOT NULL) \
                      EXECUTE FUNCTION {noop}();"
                 ),
-                2 => format!(
+                // Not of texts: verify finds fault with the casts that the server writes for some of their types.
+                2 if column.data_type.family() != Family::Text => format!(
                     "CREATE TRIGGER {name} AFTER UPDATE OF {c} ON {t} FOR EACH ROW \
                      WHEN (OLD.{c} IS DISTINCT FROM NEW.{c}) EXECUTE FUNCTION {noop}();"
                 ),
