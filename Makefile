@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak lint ci
+.PHONY: help demo test soak twins lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,11 @@ soak: ## strike running plans at random moments, for about half an hour (rounds 
 	@scripts/servers ensure
 	PGMORPH_CRASH_ROUNDS=$(or $(ROUNDS),50) PGMORPH_HOLD_SECONDS=30 \
 		cargo test --locked --test it -- --nocapture --test-threads 2 crash:: portfolio::
+
+twins: ## change random tables and compare them with twins that plain ALTER TABLE changed (number of cases: make twins CASES=500)
+	@scripts/servers ensure
+	PGMORPH_TWIN_CASES=$(or $(CASES),500) \
+		cargo test --locked --test it -- --nocapture twin::random_tables
 
 lint: ## check format, lints, and what we depend on
 	cargo fmt --check
