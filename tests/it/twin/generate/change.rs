@@ -52,9 +52,6 @@ impl Generator {
         }
         let mut found = table.obstacles.clone();
         found.extend(target.obstacles.clone());
-        if target.data_type.family() == Family::Array {
-            found.push("it cannot be told which values fit the old type".into());
-        }
         found
     }
 
