@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint ci
+.PHONY: help demo test soak twins bench lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,11 @@ soak: ## strike running plans at random moments, for about half an hour (rounds 
 bench: ## fill a column beside a bare UPDATE, for about three minutes (arguments: make bench ARGS="--rows 5000000")
 	@scripts/servers ensure
 	@cargo bench --locked --bench backfill -- $(ARGS)
+
+twins: ## change random tables and compare them with twins that plain ALTER TABLE changed (number of cases: make twins CASES=500)
+	@scripts/servers ensure
+	PGMORPH_TWIN_CASES=$(or $(CASES),500) \
+		cargo test --locked --test it -- --nocapture twin::random_tables
 
 lint: ## check format, lints, and what we depend on
 	cargo fmt --check

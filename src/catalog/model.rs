@@ -275,6 +275,9 @@ pub struct Index {
     /// Columns named in expressions or the predicate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expression_columns: Vec<String>,
+    /// Statistics targets of expressions: number of the key, target.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statistics_targets: Vec<(i16, i32)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -663,6 +666,14 @@ impl Table {
 }
 
 impl Index {
+    /// What gives an index of this name the targets, which a new one does not have.
+    pub fn set_statistics(&self, name: &QualifiedName) -> impl Iterator<Item = String> {
+        let targets = self.statistics_targets.iter();
+        targets.map(move |(key, target)| {
+            format!("ALTER INDEX {name} ALTER COLUMN {key} SET STATISTICS {target}")
+        })
+    }
+
     /// Columns that the index mentions anywhere: keys, INCLUDE, expressions, predicate.
     pub fn mentions(&self, column: &str) -> bool {
         self.keys.iter().any(|key| key.column.as_deref() == Some(column))

@@ -135,6 +135,7 @@ pub(crate) fn index(columns: &[&str], unique: bool) -> Index {
         parent: None,
         comment: None,
         expression_columns: Vec::new(),
+        statistics_targets: Vec::new(),
     }
 }
 

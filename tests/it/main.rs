@@ -22,4 +22,5 @@ mod refusals;
 mod server_log;
 mod settings;
 mod tidy;
+mod twin;
 mod types;

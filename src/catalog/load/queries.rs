@@ -263,7 +263,9 @@ pub const INDEXES: &str = concat!(
     WHERE a.attrelid = i.indrelid AND a.attnum > 0 AND a.attnum <> ALL (i.indkey::int2[])
       AND a.attnum IN (SELECT d.refobjsubid FROM pg_depend d
         WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
-          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid))
+          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid)),
+  'statistics_targets', (SELECT coalesce(json_agg(json_build_array(a.attnum, a.attstattarget) ORDER BY a.attnum), '[]'::json)
+    FROM pg_attribute a WHERE a.attrelid = i.indexrelid AND a.attstattarget >= 0)
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_index i ON i.indrelid = c.oid

@@ -198,6 +198,7 @@ impl IndexSpec {
             parent: None,
             comment: None,
             expression_columns: Vec::new(),
+            statistics_targets: Vec::new(),
         };
         if let Some(table) = table {
             index.expression_columns = guessed_columns(&index, table);

@@ -365,7 +365,7 @@ impl Build {
         works
     }
 
-    /// Comments and the CLUSTER mark, which are not part of a definition.
+    /// Comments, statistics targets and the CLUSTER mark, which are not part of a definition.
     fn marks(&self, settings: &Settings) -> Option<Work> {
         let mut statements = Vec::new();
         let mut taken = Vec::new();
@@ -383,6 +383,10 @@ impl Build {
                     ident(&node.name)
                 ));
                 taken.push(Lock::new(&node.table, LockMode::ShareUpdateExclusive));
+            }
+            for statement in node.index.set_statistics(&index) {
+                statements.push(statement);
+                taken.push(Lock::new(&index, LockMode::ShareUpdateExclusive));
             }
             if let Some(comment) = &node.index.comment {
                 expect.push(Expectation::Query {

@@ -63,6 +63,7 @@ fn twin_of(index: &Index) -> Index {
         clustered: false,
         constraint: None,
         comment: None,
+        statistics_targets: Vec::new(),
         ..index.clone()
     }
 }
@@ -281,7 +282,8 @@ impl IndexTwin {
 
     fn marks(&self) -> Vec<String> {
         let name = ident(&self.name);
-        let mut statements = Vec::new();
+        let index = self.table.sibling(self.name.clone());
+        let mut statements: Vec<String> = self.before.set_statistics(&index).collect();
         if self.before.clustered {
             statements.push(self.alter(&format!("CLUSTER ON {name}")));
         }

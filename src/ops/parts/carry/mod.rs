@@ -5,6 +5,7 @@
 
 mod attached;
 mod constraints;
+mod foreign_keys;
 mod indexes;
 mod newcomers;
 mod sequences;
@@ -17,7 +18,9 @@ use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
-use constraints::{CheckTwin, Incoming, Outgoing};
+use constraints::CheckTwin;
+pub use constraints::unproven;
+use foreign_keys::{Incoming, Outgoing};
 use indexes::IndexTwin;
 use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
@@ -296,6 +299,25 @@ impl Carry {
         }
         if let Some(identity) = &self.identity {
             identity.apply(catalog);
+        }
+    }
+}
+
+/// Takes the texts of checks and index expressions from a clone of the table whose column has its new type.
+pub fn respell(table: &mut Table, retyped: &Table) {
+    let checks = table
+        .constraints
+        .iter_mut()
+        .filter(|(_, it)| it.kind == ConstraintKind::Check);
+    for (name, constraint) in checks {
+        if let Some(spelled) = retyped.constraints.get(name) {
+            constraint.definition.clone_from(&spelled.definition);
+        }
+    }
+    for (name, index) in &mut table.indexes {
+        if let Some(spelled) = retyped.indexes.get(name) {
+            index.keys.clone_from(&spelled.keys);
+            index.predicate.clone_from(&spelled.predicate);
         }
     }
 }

@@ -51,7 +51,8 @@ impl Newcomers {
         }
     }
 
-    /// Fails where there are any; asked once the table is locked and its views and our trigger are gone.
+    /// Fails where there are any; asked once the table is locked and its views and our trigger are gone. A foreign key
+    /// to a partitioned table has a constraint for each partition below it, which comes and goes with it.
     pub fn refuse(&self) -> String {
         let subject = format!("{}.{}", self.table, ident(&self.column));
         let body = format!(
@@ -62,7 +63,7 @@ impl Newcomers {
              CROSS JOIN LATERAL pg_catalog.pg_identify_object_as_address(d.classid, d.objid, 0) AS o \
              LEFT JOIN pg_catalog.pg_constraint AS c ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND c.oid = d.objid \
              WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND a.attrelid = {table}::pg_catalog.regclass \
-             AND a.attname = {column} AND c.contype IS DISTINCT FROM 'n' \
+             AND a.attname = {column} AND c.contype IS DISTINCT FROM 'n' AND coalesce(c.conparentid, 0) = 0 \
              AND NOT pg_catalog.starts_with(o.object_names[pg_catalog.cardinality(o.object_names)], {ours}) \
              AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(known) AS k (address) \
              WHERE k.address = pg_catalog.to_jsonb(o.type || o.object_names)); \

@@ -42,9 +42,16 @@ impl Views {
     }
 
     pub fn has(&self, description: &str) -> bool {
+        let kind = |view: &View| {
+            if view.materialized {
+                "materialized view"
+            } else {
+                "view"
+            }
+        };
         self.views
             .iter()
-            .any(|(name, _)| description == format!("view {name}"))
+            .any(|(name, view)| description == format!("{} {name}", kind(view)))
     }
 
     /// All in one statement, whose own time is bounded.

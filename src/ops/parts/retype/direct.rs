@@ -2,13 +2,14 @@
 use super::{Retype, Target, Way};
 use crate::catalog::model::{CatalogSnapshot, Column, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
-use crate::ops::parts::{brief, storage};
+use crate::ops::parts::{brief, shadow, storage};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
     Undo, Work,
 };
 use crate::sql::{QualifiedName, ident, idents, literal};
+use std::collections::BTreeSet;
 
 pub(super) struct Direct {
     /// The table and, catalog only, everything below it.
@@ -19,6 +20,12 @@ pub(super) struct Direct {
     pub(super) rows: i64,
     pub(super) bytes: i64,
     pub(super) small: bool,
+    /// Statistics targets of what PostgreSQL builds anew.
+    again: Vec<String>,
+    /// Of the role's own, whose cached plans have the type of before.
+    trigger_functions: BTreeSet<String>,
+    /// The table with checks and expressions as the server spells them for the new type.
+    pub(super) retyped: Option<Box<Table>>,
 }
 
 /// The column in one table of the tree.
@@ -56,10 +63,11 @@ impl Retype {
             .filter(|member| member.kind != TableKind::Partitioned)
             .map(|member| member.size.total_bytes())
             .sum();
-        let retyped = context
+        let answer = context
             .accepted(&self.type_probe(), self.data_type.span)
             .ok()
-            .flatten()
+            .flatten();
+        let retyped = answer
             .and_then(|outcome| outcome.table.column(&column.name))
             .map_or_else(|| column.default.clone(), |answer| answer.default.clone());
         let member = |table: QualifiedName| {
@@ -82,7 +90,19 @@ impl Retype {
                 default_changes,
             })
         };
+        let again = names
+            .iter()
+            .filter_map(|name| Some((name, context.catalog.tables.get(name)?)))
+            .flat_map(|(name, table)| targets_again(name, table, &column.name))
+            .collect();
+        let tables = names.iter().filter_map(|name| context.catalog.tables.get(name));
+        let trigger_functions = tables
+            .flat_map(|table| super::trigger_functions(table, |it| it.function_owned))
+            .collect();
         Direct {
+            again,
+            trigger_functions,
+            retyped: answer.map(|outcome| Box::new(outcome.table.clone())),
             tree: names.into_iter().filter_map(member).collect(),
             sequences: owned_sequences(context.catalog, name, &column.name),
             key: table.key_columns(),
@@ -91,6 +111,25 @@ impl Retype {
             small: u64::try_from(bytes).unwrap_or(u64::MAX) <= context.settings.small_table_bytes,
         }
     }
+}
+
+fn targets_again(name: &QualifiedName, table: &Table, column: &str) -> Vec<String> {
+    let indexes = table.indexes.iter().filter(|(_, it)| it.mentions(column));
+    let statistics = table
+        .statistics
+        .iter()
+        .filter(|(_, it)| it.columns.iter().any(|it| it == column));
+    let of_statistics = statistics.filter_map(|(name, it)| {
+        let target = it.statistics_target?;
+        Some(format!("ALTER STATISTICS {name} SET STATISTICS {target}"))
+    });
+    indexes
+        .flat_map(|(index, it)| {
+            it.set_statistics(&name.sibling(index.clone()))
+                .collect::<Vec<_>>()
+        })
+        .chain(of_statistics)
+        .collect()
 }
 
 /// Sequences that a serial column owns; those of an identity follow by themselves.
@@ -317,6 +356,8 @@ impl Target {
             let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {data_type}");
             statements.extend(direct.sequences.iter().map(alter));
         }
+        statements.extend(direct.again.iter().cloned());
+        statements.extend(shadow::refresh(&direct.trigger_functions));
         // Changing the type dropped the column's statistics; a small table is analyzed in no time.
         if matches!(self.way, Way::InPlace(_)) {
             statements.push(format!("ANALYZE {table}"));

@@ -7,7 +7,7 @@ mod room;
 
 pub use room::{Retyping, Room};
 
-use super::carry::{Carry, Questions, Subject};
+use super::carry::{self, Carry, Questions, Subject};
 use super::conversion::Conversion;
 use super::shadow::{Names, Shadow};
 use super::{dependents, storage};
@@ -248,8 +248,9 @@ impl Retype {
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
             suppress_triggers,
-            trigger_functions: trigger_functions(table),
+            trigger_functions: trigger_functions(table, |_| true).into_iter().collect(),
             hazards,
+            unproven: carry::unproven(table),
             names: Names::of(&column.name),
             carry,
             conversion,
@@ -411,14 +412,20 @@ impl Target {
                 column.clone_from(&member.after);
             }
         }
+        if let (Some(table), Some(retyped)) = (catalog.tables.get_mut(&self.table), &direct.retyped) {
+            carry::respell(table, retyped);
+        }
     }
 }
 
 /// Functions of the table's triggers that may be compiled against the type of its columns.
-fn trigger_functions(table: &Table) -> Vec<String> {
-    let functions = table.triggers.values().map(|trigger| trigger.function.clone());
-    let own: BTreeSet<String> = functions
+fn trigger_functions(
+    table: &Table,
+    wanted: impl Fn(&crate::catalog::model::Trigger) -> bool,
+) -> BTreeSet<String> {
+    let triggers = table.triggers.values().filter(|it| wanted(it));
+    triggers
+        .map(|trigger| trigger.function.clone())
         .filter(|function| !function.starts_with("pg_catalog."))
-        .collect();
-    own.into_iter().collect()
+        .collect()
 }

@@ -119,7 +119,7 @@ impl Shadow {
         ));
         statements.extend(self.carry.arrive_back());
         statements.extend(self.forward_sync(Strictness::Strict));
-        statements.extend(self.refresh_trigger_functions());
+        statements.extend(super::refresh(&self.trigger_functions));
         self.within_one_wait(brief(
             settings,
             format!(

@@ -35,6 +35,8 @@ pub struct Shadow {
     /// Functions of the table's own triggers, as SQL text without parentheses.
     pub trigger_functions: Vec<String>,
     pub hazards: Vec<Hazard>,
+    /// Constraints of the table that hold for what is written, though not for all rows: what each forbids.
+    pub unproven: Vec<(String, String)>,
     pub names: Names,
     pub carry: Carry,
     /// Where a cast is not enough, or not known to lose nothing.
@@ -79,6 +81,13 @@ pub fn function_name(table: &QualifiedName, column: &str, kind: &str) -> Qualifi
     let subject = format!("{table}.{}", ident(column));
     let digest = hex(&Sha256::digest(subject.as_bytes()));
     QualifiedName::new("pgmorph", format!("{kind}_{}", &digest[..16]))
+}
+
+/// Other sessions have compiled these with the column's present type and would fail with it; any change to the
+/// function makes them compile it again, and no function sets this parameter.
+pub fn refresh<'a>(functions: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = String> {
+    let refresh = |function| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
+    functions.into_iter().map(refresh)
 }
 
 /// The name of the trigger that keeps the two columns equal.
@@ -139,7 +148,8 @@ impl Shadow {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps = vec![self.add(settings)];
+        let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
+        steps.push(self.add(settings));
         steps.extend(self.convertible(settings));
         steps.extend([self.fill(settings), self.vacuum(settings)]);
         steps.extend(self.carry.builds(settings));
@@ -159,6 +169,37 @@ impl Shadow {
         steps.extend(self.carry.contract(settings));
         steps.push(self.drop_old(settings));
         steps
+    }
+
+    /// A constraint that is NOT VALID is asked about every row that the backfill writes.
+    fn look(&self, settings: &Settings) -> Option<StepDraft> {
+        let (names, forbidden): (Vec<_>, Vec<_>) = self
+            .unproven
+            .iter()
+            .map(|(name, forbidden)| (ident(name), format!("({forbidden})")))
+            .unzip();
+        if names.is_empty() {
+            return None;
+        }
+        let check = self.offenders(
+            format!(
+                "every row of {} may be written under {}",
+                self.table,
+                names.join(", ")
+            ),
+            forbidden.join(" OR "),
+            "nothing was changed; the backfill could not write these rows: correct them, then run again",
+        );
+        Some(StepDraft {
+            id: "look".into(),
+            phase: Phase::Expand,
+            work: self.check_work(settings, check),
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "it only reads".into(),
+            },
+            estimate: Estimate::scan(self.rows, self.bytes, 0),
+        })
     }
 
     fn add(&self, settings: &Settings) -> StepDraft {
@@ -541,13 +582,6 @@ impl Shadow {
         statements
     }
 
-    /// Other sessions have compiled these with the column's present type and would fail with it; any change to the
-    /// function makes them compile it again, and no function sets this parameter.
-    fn refresh_trigger_functions(&self) -> impl Iterator<Item = String> {
-        let refresh = |function: &String| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
-        self.trigger_functions.iter().map(refresh)
-    }
-
     fn swap_locks(&self) -> Vec<Lock> {
         let mut locks = self.lock();
         locks.extend(self.carry.locks());
@@ -579,7 +613,7 @@ impl Shadow {
         statements.extend(self.attributes(column));
         statements.extend(self.carry.arrive());
         statements.extend(self.reverse_sync());
-        statements.extend(self.refresh_trigger_functions());
+        statements.extend(refresh(&self.trigger_functions));
         let mut expect = vec![
             self.column_is(column, &self.new_type, Some(self.column.not_null)),
             self.column_is(&self.old(), &self.column.data_type, None),
