@@ -29,6 +29,13 @@ Refused for now, by name: a shadow column for a column in a materialized view, a
 deferrable key or an exclusion constraint, for a view that has triggers, rules or comments on columns of its own, and
 for partitioned or inherited tables.
 
+Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
+them again or ends; those that return * also from expand on, and again after contract. All others go on. In a
+transaction what follows fails, too. The cure is to recycle connection pools after these phases, or the driver's own:
+- pgJDBC prepares again and repeats by itself outside transactions, within them with autosave=conservative;
+- asyncpg and Active Record do so outside transactions, and raise an error of their own within them;
+- psycopg 3 forgets its statements after a rollback, but in autocommit it fails on and on: set prepare_threshold=None.
+
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, checks, cutover, contract; in place: while it is rewritten),
 with a foreign key also on the other table; SHARE UPDATE EXCLUSIVE while indexes are built and constraints proven,
 which blocks neither reads nor writes.

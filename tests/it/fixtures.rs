@@ -7,7 +7,7 @@
 //! - `writer.sql` and `reader.sql`, where the statements derived from the plan are not what the application does;
 //! - `case.yaml`, where the case differs in something else: see [`Particulars`].
 //!
-//! `UPDATE_FIXTURES=1` writes the `.snap` files, `FIXTURE=text` chooses the cases with that text in their name.
+//! `UPDATE_FIXTURES=1` writes the `.snap` files (`=18` those that differ on that release), `FIXTURE=text` chooses the cases with that text in their name.
 
 use crate::harness::{
     Balance, Database, TestServer, Traffic, Workload, compare, difference, render_plan, schema_dump,

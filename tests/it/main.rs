@@ -18,6 +18,7 @@ mod embedded;
 mod fixtures;
 mod harness;
 mod portfolio;
+mod prepared;
 mod refusals;
 mod server_log;
 mod settings;

@@ -469,6 +469,39 @@ async fn what_came_to_hang_on_the_column_meanwhile_is_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_comes_between_the_look_and_the_swap_back_is_not_lost() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, ORDERS).await;
+    let plan = database.planned(WIDEN).await;
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    let write = "UPDATE orders SET version = 3000000000 WHERE id = 42";
+    let (client, pid) = holder(&database, write).await;
+    let recorder = database.recorder.clone();
+    let release = async {
+        let waits = |event: &Event| match event {
+            Event::Waiting { blockers, .. } => blockers.iter().any(|blocker| blocker.pid == Some(pid)),
+            _ => false,
+        };
+        until("the writer is named", || async { recorder.any(waits) }).await;
+        execute(&client, "COMMIT").await;
+    };
+    let (rolled_back, ()) = tokio::join!(database.rollback(&plan), release);
+    let error = rolled_back.unwrap_err();
+    assert_eq!(error.sqlstate.as_deref(), Some("23514"), "{error:?}");
+    mentions(&error, "\"id\":42");
+    // From here on the application cannot bring in another one.
+    let late = database
+        .admin
+        .batch_execute("UPDATE orders SET version = 3000000001 WHERE id = 43");
+    assert_eq!(late.await.unwrap_err().code().unwrap().code(), "23514");
+    execute(&database.admin, "UPDATE orders SET version = 3 WHERE id = 42").await;
+    database.rollback(&plan).await.unwrap();
+    let sql = "SELECT version FROM orders WHERE id = 42";
+    let version: i32 = database.admin.query_one(sql, &[]).await.unwrap().get(0);
+    assert_eq!(version, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_that_would_lose_values_is_refused_until_they_are_changed() {
     let server = TestServer::start(&[]);
     let database = Database::create(&server, ORDERS).await;

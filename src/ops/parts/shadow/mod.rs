@@ -648,7 +648,7 @@ impl Shadow {
             Hazard::new(
                 "prepared_statements",
                 format!(
-                    "statements prepared before the cutover that return {column} fail with 0A000 until they are prepared again: recycle connection pools after it"
+                    "statements prepared before the cutover that return {column} fail with 0A000 until they are prepared again: recycle connection pools after it; `pgmorph explain widen_column` tells what drivers do by themselves"
                 ),
             ),
             Hazard::new(
