@@ -202,12 +202,15 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         reader.named::<UserType>("types", objects::TYPES),
         reader.map::<Publication>("publications", objects::PUBLICATIONS),
     )?;
-    let (tables, mut indexes) = tables;
+    let (tables, mut parts) = tables;
     for view in &mut views {
         view.value.options.sort();
-        view.value.grants.sort();
         view.value.uses.sort();
-        view.value.indexes = indexes.remove(&view.owner).unwrap_or_default();
+        let parts = parts.remove(&view.owner).unwrap_or_default();
+        view.value.columns = parts.columns;
+        view.value.indexes = parts.indexes;
+        view.value.triggers = parts.triggers;
+        view.value.rules = parts.rules;
     }
     for sequence in sequences.values_mut() {
         sequence.grants.sort();

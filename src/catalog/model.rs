@@ -381,6 +381,8 @@ fn is_true(value: &bool) -> bool {
 pub struct Rule {
     pub definition: String,
     pub enabled: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -426,14 +428,23 @@ pub struct View {
     pub options: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
+    /// In the order of its list, as those of its columns are: it shows in a dump.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Relations and columns that it reads, sorted; an empty column where it uses the relation without naming any.
     pub uses: Vec<(QualifiedName, String)>,
-    /// What would be lost if the view were dropped and made again, other views aside: rules, triggers, defaults,
-    /// comments and privileges of columns, functions, as `pg_describe_object` prints them.
+    /// What would be lost if the view were dropped and made again from what is here, other views aside: functions,
+    /// policies and rules elsewhere, labels…, as `pg_describe_object` prints them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attachments: Vec<String>,
+    /// Columns that have something besides name and type: a default, a comment, grants or settings.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<Column>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub triggers: BTreeMap<String, Trigger>,
+    /// Without the one that makes it a view.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rules: BTreeMap<String, Rule>,
     /// Of a materialized view.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub indexes: BTreeMap<String, Index>,

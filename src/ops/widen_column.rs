@@ -20,13 +20,14 @@ The lightest safe way is taken:
   nothing. The column then stands last in the table.
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
-keys of the table and to it, the sequence of a serial or identity column, views at any depth, triggers, rules,
-policies, statistics objects, comments, grants, storage and statistics settings. Indexes and constraints are built and
-proven beside the old ones before the cutover; foreign keys of other tables move ahead of it, one by one. What comes to
-hang on the column after the plan was made stops the swap, by name, instead of getting lost.
+keys of the table and to it, the sequence of a serial or identity column, views at any depth with all that is theirs,
+triggers, rules, policies, statistics objects, comments, grants, storage and statistics settings. Indexes and
+constraints are built and proven beside the old ones before the cutover; foreign keys of other tables move ahead of it,
+one by one. What comes to hang on the column after the plan was made, or changes on a view, stops the swap, by name,
+instead of getting lost.
 
 Refused for now, by name: a shadow column for a column in a materialized view, a publication, a generated column, a
-deferrable key or an exclusion constraint, for a view that has triggers, rules or comments on columns of its own, and
+deferrable key or an exclusion constraint, for a view on which functions, policies or rules of other tables depend, and
 for partitioned or inherited tables.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares

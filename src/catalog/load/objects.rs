@@ -55,15 +55,20 @@ pub const VIEWS: &str = concat!(
     WHERE d.deptype IN ('n', 'a', 'e') AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
         OR d.refclassid = 'pg_type'::regclass
         AND d.refobjid IN (SELECT unnest(ARRAY[t.oid, t.typarray]) FROM pg_type t WHERE t.oid = c.reltype))
-      AND NOT EXISTS (SELECT FROM pg_rewrite w
-        WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid AND w.rulename = '_RETURN')
-    UNION SELECT pg_describe_object(s.classoid, s.objoid, s.objsubid) || ' with its comment' FROM pg_description s
-    WHERE s.classoid = 'pg_class'::regclass AND s.objoid = c.oid AND s.objsubid > 0
-    UNION SELECT pg_describe_object('pg_class'::regclass, c.oid, a.attnum) || ' with its privileges' FROM pg_attribute a
-    WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL
+      AND NOT EXISTS (SELECT FROM pg_rewrite w WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+        AND (w.rulename = '_RETURN' OR w.ev_class = c.oid))
+      AND NOT EXISTS (SELECT FROM pg_trigger g
+        WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid AND g.tgrelid = c.oid)
+      AND NOT EXISTS (SELECT FROM pg_attrdef e
+        WHERE d.classid = 'pg_attrdef'::regclass AND e.oid = d.objid AND e.adrelid = c.oid)
+      AND NOT EXISTS (SELECT FROM pg_index i
+        WHERE d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid AND i.indrelid = c.oid)
     UNION SELECT 'its security label' FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid
-    UNION SELECT 'its membership of an extension' FROM pg_depend d
-    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') x)
+    UNION SELECT 'a comment on its type' FROM pg_description s
+    WHERE s.classoid = 'pg_type'::regclass AND s.objoid = c.reltype
+    UNION SELECT 'its empty list of privileges' WHERE c.relacl = '{}'
+    UNION SELECT 'its tie to an extension' FROM pg_depend d
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype IN ('e', 'x')) x)
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('v', 'm') AND ",

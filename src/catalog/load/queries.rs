@@ -161,6 +161,7 @@ SELECT c.oid AS id, format('%I.%I', s.nspname, s.relname) AS key, json_build_obj
 FROM scope s JOIN pg_class c ON c.oid = s.oid LEFT JOIN measured m ON m.root = c.oid"
 );
 
+/// All columns of tables, and those of views that have something besides name and type.
 /// The sequence of an identity column belongs to the topmost table when a partition inherits the identity.
 pub const COLUMNS: &str = concat!(
     "SELECT a.attrelid AS id, a.attname::text AS key, json_build_object(
@@ -199,7 +200,9 @@ JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdroppe
 JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
 LEFT JOIN pg_description o ON o.classoid = 'pg_class'::regclass AND o.objoid = c.oid AND o.objsubid = a.attnum
-WHERE c.relkind IN ('r', 'p', 'f') AND ",
+WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND (e.oid IS NOT NULL OR o.description IS NOT NULL
+    OR a.attacl IS NOT NULL OR nullif(a.attstattarget, -1) IS NOT NULL OR a.attoptions IS NOT NULL
+    OR a.attstorage <> t.typstorage OR a.attcompression <> '')) AND ",
     in_scope!("c", "n"),
     "
 ORDER BY a.attrelid, a.attnum"
@@ -334,7 +337,7 @@ pub const TRIGGERS: &str = concat!(
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_trigger g ON g.tgrelid = c.oid AND (NOT g.tgisinternal OR {{internal_clone}})
-WHERE c.relkind IN ('r', 'p', 'f') AND ",
+WHERE c.relkind IN ('r', 'p', 'f', 'v') AND ",
     in_scope!("c", "n")
 );
 
@@ -342,10 +345,10 @@ pub const RULES: &str = concat!(
     "SELECT c.oid AS id, w.rulename::text AS key, json_build_object(
   'definition', pg_get_ruledef(w.oid), 'enabled', ",
     enabled!("w.ev_enabled"),
-    ")::text AS body
+    ", 'comment', obj_description(w.oid, 'pg_rewrite'))::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_rewrite w ON w.ev_class = c.oid AND w.rulename <> '_RETURN'
-WHERE c.relkind IN ('r', 'p', 'f') AND ",
+WHERE c.relkind IN ('r', 'p', 'f', 'v') AND ",
     in_scope!("c", "n")
 );
 

@@ -99,11 +99,17 @@ pub fn qualified(subject: &'static str, key: &str) -> Result<QualifiedName, Load
     })
 }
 
-/// Tables by name, and the indexes of everything else (materialized views) by OID.
-pub type Loaded = (
-    BTreeMap<QualifiedName, Table>,
-    HashMap<u32, BTreeMap<String, Index>>,
-);
+/// What belongs to a view, plain or materialized.
+#[derive(Default)]
+pub struct ViewParts {
+    pub columns: Vec<Column>,
+    pub indexes: BTreeMap<String, Index>,
+    pub triggers: BTreeMap<String, Trigger>,
+    pub rules: BTreeMap<String, Rule>,
+}
+
+/// Tables by name, and the parts of views by OID.
+pub type Loaded = (BTreeMap<QualifiedName, Table>, HashMap<u32, ViewParts>);
 
 /// Sends all queries at once, so that a distant server costs one round trip.
 pub async fn load_tables(reader: &Reader<'_>) -> Result<Loaded, LoadError> {
@@ -122,21 +128,39 @@ pub async fn load_tables(reader: &Reader<'_>) -> Result<Loaded, LoadError> {
     for entry in tables {
         by_oid.insert(entry.owner, (qualified("tables", &entry.key)?, entry.value));
     }
-    put(&mut by_oid, columns, |table, _, column| {
+    let mut parts: HashMap<u32, ViewParts> = HashMap::new();
+    let others = put(&mut by_oid, columns, |table, _, column| {
         table.columns.push(column)
     });
+    for mut entry in others {
+        entry.value.options.sort();
+        parts.entry(entry.owner).or_default().columns.push(entry.value);
+    }
     let others = put(&mut by_oid, indexes, |table, key, index| {
         table.indexes.insert(key, index);
     });
+    for mut entry in others {
+        entry.value.options.sort();
+        let indexes = &mut parts.entry(entry.owner).or_default().indexes;
+        indexes.insert(entry.key, entry.value);
+    }
     put(&mut by_oid, constraints, |table, key, constraint| {
         table.constraints.insert(key, constraint);
     });
-    put(&mut by_oid, triggers, |table, key, trigger| {
+    let others = put(&mut by_oid, triggers, |table, key, trigger| {
         table.triggers.insert(key, trigger);
     });
-    put(&mut by_oid, rules, |table, key, rule| {
+    for entry in others {
+        let triggers = &mut parts.entry(entry.owner).or_default().triggers;
+        triggers.insert(entry.key, entry.value);
+    }
+    let others = put(&mut by_oid, rules, |table, key, rule| {
         table.rules.insert(key, rule);
     });
+    for entry in others {
+        let rules = &mut parts.entry(entry.owner).or_default().rules;
+        rules.insert(entry.key, entry.value);
+    }
     put(&mut by_oid, policies, |table, key, policy| {
         table.policies.insert(key, policy);
     });
@@ -149,17 +173,11 @@ pub async fn load_tables(reader: &Reader<'_>) -> Result<Loaded, LoadError> {
     put(&mut by_oid, dependents, |table, _, dependent| {
         table.dependents.push(dependent);
     });
-    let mut view_indexes: HashMap<u32, BTreeMap<String, Index>> = HashMap::new();
-    for mut entry in others {
-        entry.value.options.sort();
-        let indexes = view_indexes.entry(entry.owner).or_default();
-        indexes.insert(entry.key, entry.value);
-    }
     let tables = by_oid.into_values().map(|(name, mut table)| {
         sort(&mut table);
         (name, table)
     });
-    Ok((tables.collect(), view_indexes))
+    Ok((tables.collect(), parts))
 }
 
 /// Hands each entry to its table and returns those that belong to none.
