@@ -295,7 +295,8 @@ fn conflicts_with_swaps(
     swapped.iter().filter(touches).map(complaint).collect()
 }
 
-/// Two columns whose replacements would each be built on what the other one was: joined by a key, an index or a check.
+/// Two columns whose replacements would each be built on what the other one was: joined by a key, an index, a check or
+/// a materialized view.
 fn joined_swaps(
     change: &Change,
     swapped: &BTreeSet<(QualifiedName, String)>,
@@ -347,7 +348,21 @@ fn joint(
             .map(|(name, _)| format!("constraint {}", ident(name)));
         index.chain(constraint).next()
     };
-    key(one, other).or_else(|| key(other, one)).or_else(own)
+    // Its replacement is built before either column is replaced.
+    let view = || {
+        let [one, other] = [one, other].map(|(table, column)| catalog.views_over(table, column));
+        let is_materialized = |name: &&QualifiedName| catalog.views[*name].materialized;
+        let shared = one.iter().find(|name| other.contains(name))?;
+        let whole = one.iter().chain(&other);
+        whole
+            .copied()
+            .any(|name| is_materialized(&name))
+            .then(|| format!("view {shared}"))
+    };
+    key(one, other)
+        .or_else(|| key(other, one))
+        .or_else(own)
+        .or_else(view)
 }
 
 fn touches_column(before: &Table, after: &Table, column: &str) -> bool {

@@ -204,8 +204,8 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     )?;
     let (tables, mut parts) = tables;
     for view in &mut views {
-        view.value.options.sort();
         view.value.uses.sort();
+        view.value.keys.sort();
         let parts = parts.remove(&view.owner).unwrap_or_default();
         view.value.columns = parts.columns;
         view.value.indexes = parts.indexes;

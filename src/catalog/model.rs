@@ -419,6 +419,7 @@ pub struct Dependent {
     pub name: String,
 }
 
+/// Options and grants, those of columns and indexes too, are in the order of their lists: it shows in a dump.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct View {
     pub materialized: bool,
@@ -428,7 +429,6 @@ pub struct View {
     pub options: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
-    /// In the order of its list, as those of its columns are: it shows in a dump.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Relations and columns that it reads, sorted; an empty column where it uses the relation without naming any.
@@ -445,7 +445,17 @@ pub struct View {
     /// Without the one that makes it a view.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub rules: BTreeMap<String, Rule>,
-    /// Of a materialized view.
+    /// Keys without which its definition would not be accepted, as it groups by them: table and constraint.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<(QualifiedName, String)>,
+    /// Of a materialized view, as all that follows; false for one that was never filled.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub populated: bool,
+    /// The access method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tablespace: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub indexes: BTreeMap<String, Index>,
 }
@@ -560,6 +570,31 @@ impl CatalogSnapshot {
             .iter()
             .filter(|(table, _)| table.schema == name.schema)
             .find_map(|(table, value)| value.indexes.get(&name.name).map(|index| (table, index)))
+    }
+
+    /// The views that show the column, directly or through others, each after all of them that it reads.
+    pub fn views_over(&self, table: &QualifiedName, column: &str) -> Vec<&QualifiedName> {
+        let column = (table.clone(), column.to_owned());
+        let mut found: Vec<&QualifiedName> = Vec::new();
+        loop {
+            let reads = |view: &View| {
+                view.uses.contains(&column) || view.uses.iter().any(|(name, _)| found.contains(&name))
+            };
+            let ready = |view: &View| {
+                // What it reads and still waits itself comes first.
+                let waits =
+                    |name: &QualifiedName| !found.contains(&name) && self.views.get(name).is_some_and(reads);
+                !view.uses.iter().any(|(name, _)| waits(name))
+            };
+            let next = self
+                .views
+                .iter()
+                .find(|(name, view)| !found.contains(name) && reads(view) && ready(view));
+            let Some((name, _)) = next else {
+                return found;
+            };
+            found.push(name);
+        }
     }
 
     /// Whether a table, index, view, sequence or type holds the name; they share one namespace per schema.

@@ -20,15 +20,19 @@ The lightest safe way is taken:
   nothing. The column then stands last in the table.
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
-keys of the table and to it, the sequence of a serial or identity column, views at any depth with all that is theirs,
+keys of the table and to it, the sequence of a serial or identity column, views, materialized ones too, at any depth,
 triggers, rules, policies, statistics objects, comments, grants, storage and statistics settings. Indexes and
 constraints are built and proven beside the old ones before the cutover; foreign keys of other tables move ahead of it,
 one by one. What comes to hang on the column after the plan was made, or changes on a view, stops the swap, by name,
 instead of getting lost.
 
-Refused for now, by name: a shadow column for a column in a materialized view, a publication, a generated column, a
-deferrable key or an exclusion constraint, for a view on which functions, policies or rules of other tables depend, and
-for partitioned or inherited tables.
+Materialized views come over without anybody waiting for their data: replacements of them, and of the views between
+and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
+The old ones stay until contract; a rollback fills them again and gives them their names back.
+
+Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable key or an
+exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend, for a
+materialized view whose query groups by the key that moves, and for partitioned or inherited tables.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a

@@ -25,3 +25,4 @@ mod settings;
 mod tidy;
 mod twin;
 mod types;
+mod views;

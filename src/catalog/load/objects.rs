@@ -30,17 +30,32 @@ FROM pg_namespace n
 WHERE n.nspname !~ '^pg_' AND n.nspname <> ALL (ARRAY['information_schema', 'pgmorph'])
   AND $1::oid[] IS NULL";
 
+/// Privileges that were taken away again leave a list that says what none would.
 pub const VIEWS: &str = concat!(
     "SELECT c.oid AS id, format('%I.%I', n.nspname, c.relname) AS key, json_build_object(
   'materialized', c.relkind = 'm',
   'owner', pg_get_userbyid(c.relowner),
   'definition', pg_get_viewdef(c.oid),
+  'populated', c.relispopulated,
+  'method', (SELECT amname FROM pg_am WHERE oid = c.relam),
+  'tablespace', (SELECT spcname FROM pg_tablespace WHERE oid = c.reltablespace),
+  'keys', (SELECT coalesce(json_agg(DISTINCT jsonb_build_array(format('%I.%I', un.nspname, u.relname), q.conname)),
+      '[]'::json)
+    FROM pg_rewrite w
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+      AND d.refclassid = 'pg_constraint'::regclass
+    JOIN pg_constraint q ON q.oid = d.refobjid
+    JOIN pg_class u ON u.oid = q.conrelid JOIN pg_namespace un ON un.oid = u.relnamespace
+    WHERE w.ev_class = c.oid),
   'options', ",
-    list!("c.reloptions"),
+    list!(
+        "(coalesce(c.reloptions, '{}') || ARRAY(SELECT 'toast.' || o FROM pg_class t, unnest(t.reloptions) o \
+         WHERE t.oid = c.reltoastrelid))"
+    ),
     ",
   'comment', obj_description(c.oid, 'pg_class'),
   'grants', ",
-    grants!("c.relacl"),
+    grants!("nullif(c.relacl, acldefault('r', c.relowner))"),
     ",
   'uses', (SELECT coalesce(json_agg(DISTINCT
       jsonb_build_array(format('%I.%I', un.nspname, u.relname), coalesce(a.attname, ''))), '[]'::json)
@@ -64,6 +79,10 @@ pub const VIEWS: &str = concat!(
       AND NOT EXISTS (SELECT FROM pg_index i
         WHERE d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid AND i.indrelid = c.oid)
     UNION SELECT 'its security label' FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid
+    UNION SELECT 'its replica identity' WHERE c.relkind = 'm' AND c.relreplident NOT IN ('d', 'n')
+    UNION SELECT 'a statistics target of ' || pg_describe_object('pg_class'::regclass, i.indexrelid, 0)
+    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indexrelid
+    WHERE i.indrelid = c.oid AND nullif(a.attstattarget, -1) IS NOT NULL
     UNION SELECT 'a comment on its type' FROM pg_description s
     WHERE s.classoid = 'pg_type'::regclass AND s.objoid = c.reltype
     UNION SELECT 'its empty list of privileges' WHERE c.relacl = '{}'

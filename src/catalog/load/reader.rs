@@ -132,15 +132,13 @@ pub async fn load_tables(reader: &Reader<'_>) -> Result<Loaded, LoadError> {
     let others = put(&mut by_oid, columns, |table, _, column| {
         table.columns.push(column)
     });
-    for mut entry in others {
-        entry.value.options.sort();
+    for entry in others {
         parts.entry(entry.owner).or_default().columns.push(entry.value);
     }
     let others = put(&mut by_oid, indexes, |table, key, index| {
         table.indexes.insert(key, index);
     });
-    for mut entry in others {
-        entry.value.options.sort();
+    for entry in others {
         let indexes = &mut parts.entry(entry.owner).or_default().indexes;
         indexes.insert(entry.key, entry.value);
     }

@@ -60,6 +60,8 @@ pub struct Resolved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placing {
     Concurrently,
+    /// On something that nobody uses yet.
+    AtOnce,
     /// On a partitioned table alone, without its partitions.
     OnlyParent,
 }
@@ -547,6 +549,7 @@ pub fn create_statement(index: &Index, name: &str, table: &QualifiedName, placin
     let unique = if index.unique { "UNIQUE " } else { "" };
     let (concurrently, only) = match placing {
         Placing::Concurrently => ("CONCURRENTLY ", ""),
+        Placing::AtOnce => ("", ""),
         Placing::OnlyParent => ("", "ONLY "),
     };
     format!(

@@ -15,7 +15,7 @@ use super::shadow::Names;
 use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, ProbeOutcome, Table};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Expectation, Lock, Settings, Work};
+use crate::plan::{Expectation, Hazard, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
 use constraints::CheckTwin;
@@ -123,7 +123,8 @@ impl Carry {
         let questions = Questions::new(subject.table_name, None, &subject.column.name, subject.names);
         let printed = questions.answers(context, retyped);
         let mut complaints = Vec::new();
-        let views = Views::of(context.now, subject, &mut complaints);
+        let views = Views::of(context, subject, &mut complaints);
+        let newcomers = Newcomers::of(context.now, subject, &views);
         let carry = Self {
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
             checks: CheckTwin::all(context, subject, &printed, &mut complaints),
@@ -133,7 +134,7 @@ impl Carry {
             identity: IdentityMove::of(context.catalog, subject, &mut complaints),
             attached: Attached::of(context.catalog, subject, &views, &mut complaints),
             views,
-            newcomers: Newcomers::of(context.now, subject),
+            newcomers,
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -163,12 +164,13 @@ impl Carry {
         self.attached.has_statistics()
     }
 
-    /// Constraints of the new column, and the foreign keys that move to it ahead of the cutover.
+    /// Constraints and materialized views of the new column, and the foreign keys that move to it ahead of the cutover.
     pub fn constraints(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = Vec::new();
         steps.extend(self.checks.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.outgoing.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.incoming.iter().flat_map(|twin| twin.steps(settings)));
+        steps.extend(self.views.steps(settings));
         number(&mut steps);
         steps
     }
@@ -189,9 +191,14 @@ impl Carry {
         self.views.leave(forwards)
     }
 
-    /// Whether the swap has to wait twice: for views, then for the table behind them.
-    pub fn waits_twice(&self) -> bool {
-        !self.views.is_empty()
+    /// How often the swap waits: for views, then for the table behind them.
+    pub fn waits(&self) -> u64 {
+        self.views.waits()
+    }
+
+    /// What people may notice at the swap because of what is carried.
+    pub fn hazards(&self) -> Vec<Hazard> {
+        self.views.hazards()
     }
 
     /// Before the columns change names, forwards: what must let go of the old one.
@@ -214,7 +221,7 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
-        statements.extend(self.views.arrive());
+        statements.extend(self.views.arrive(true));
         statements
     }
 
@@ -230,6 +237,7 @@ impl Carry {
         let mut works = Vec::new();
         works.extend(self.indexes.iter().flat_map(|twin| twin.rebuild(settings)));
         works.extend(self.incoming.iter().flat_map(|twin| twin.to_old(settings)));
+        works.extend(self.views.before_back(settings));
         works
     }
 
@@ -251,7 +259,7 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
-        statements.extend(self.views.arrive());
+        statements.extend(self.views.arrive(false));
         statements
     }
 
@@ -273,13 +281,10 @@ impl Carry {
         expect
     }
 
-    /// Old indexes that would make the drop of the old column hold its lock longer.
+    /// Old views, and old indexes that would make the drop of the old column hold its lock longer.
     pub fn contract(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps: Vec<StepDraft> = self
-            .indexes
-            .iter()
-            .filter_map(|twin| twin.drop_old(settings))
-            .collect();
+        let mut steps: Vec<StepDraft> = self.views.contract(settings).into_iter().collect();
+        steps.extend(self.indexes.iter().filter_map(|twin| twin.drop_old(settings)));
         number(&mut steps);
         steps
     }

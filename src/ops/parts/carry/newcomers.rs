@@ -2,6 +2,7 @@
 //! shadow on the way back, would drop it too.
 
 use super::Subject;
+use super::views::Views;
 use crate::catalog::model::CatalogSnapshot;
 use crate::ops::parts::shadow::PREFIX;
 use crate::sql::{QualifiedName, ident, literal};
@@ -16,7 +17,7 @@ pub struct Newcomers {
 }
 
 impl Newcomers {
-    pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>) -> Self {
+    pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>, views: &Views) -> Self {
         let QualifiedName { schema, name: table } = subject.table_name;
         let column = &subject.column.name;
         let mut known = vec![json!(["default value", schema, table, column])];
@@ -42,6 +43,7 @@ impl Newcomers {
             let (owner, of) = facts.owned_by.as_ref()?;
             (owner == subject.table_name && of == column).then(|| json!(["sequence", name.schema, name.name]))
         }));
+        known.extend(views.addresses());
         known.sort_by_key(ToString::to_string);
         known.dedup();
         Self {
@@ -51,8 +53,8 @@ impl Newcomers {
         }
     }
 
-    /// Fails where there are any; asked once the table is locked and its views and our trigger are gone. A foreign key
-    /// to a partitioned table has a constraint for each partition below it, which comes and goes with it.
+    /// Fails where there are any; asked once the table is locked, our trigger gone and its views gone or renamed. A
+    /// foreign key to a partitioned table has a constraint for each partition below it, which comes and goes with it.
     pub fn refuse(&self) -> String {
         let subject = format!("{}.{}", self.table, ident(&self.column));
         let body = format!(

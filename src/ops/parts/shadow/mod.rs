@@ -595,11 +595,10 @@ impl Shadow {
         statements
     }
 
-    /// Both waits together take no longer than one may.
+    /// All waits together take no longer than one may.
     fn within_one_wait(&self, mut work: Work) -> Work {
-        if self.carry.waits_twice() {
-            work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / 2).max(1));
-        }
+        let waits = self.carry.waits();
+        work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / waits).max(1));
         work
     }
 
@@ -638,7 +637,7 @@ impl Shadow {
 
     fn swap_hazards(&self) -> Vec<Hazard> {
         let column = format!("{}.{}", self.table, ident(&self.column.name));
-        vec![
+        let mut hazards = vec![
             Hazard::new(
                 "column_order",
                 format!(
@@ -658,7 +657,9 @@ impl Shadow {
                     self.column.data_type
                 ),
             ),
-        ]
+        ];
+        hazards.extend(self.carry.hazards());
+        hazards
     }
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {

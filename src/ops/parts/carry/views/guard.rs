@@ -50,7 +50,7 @@ fn facts(view: &View, texts: bool) -> Value {
             default,
             column.comment,
             grants(&column.grants),
-            column.options,
+            sorted(&column.options),
             column.statistics_target
         ])
     });
@@ -62,10 +62,17 @@ fn facts(view: &View, texts: bool) -> Value {
         .rules
         .iter()
         .map(|(name, it)| json!([name, text(&it.definition), it.comment]));
+    let indexes = view
+        .indexes
+        .iter()
+        .map(|(name, it)| json!([name, it.valid, it.unique, it.clustered, it.comment]));
     json!({
+        "indexes": indexes.collect::<Vec<_>>(),
+        "populated": view.populated,
+        "tablespace": view.tablespace,
         "definition": text(&view.definition),
         "owner": view.owner,
-        "options": view.options,
+        "options": sorted(&view.options),
         "comment": view.comment,
         "grants": grants(&view.grants),
         "columns": columns.collect::<Vec<_>>(),
@@ -73,6 +80,12 @@ fn facts(view: &View, texts: bool) -> Value {
         "rules": rules.collect::<Vec<_>>(),
         "what depends on it": [],
     })
+}
+
+fn sorted(options: &[String]) -> Vec<&String> {
+    let mut found: Vec<&String> = options.iter().collect();
+    found.sort();
+    found
 }
 
 fn grants(grants: &[Grant]) -> Value {
@@ -96,7 +109,13 @@ fn present(texts: bool) -> String {
     };
     format!(
         "jsonb_build_object('definition', {}, 'owner', pg_get_userbyid(c.relowner), \
-         'options', (SELECT coalesce(jsonb_agg(o ORDER BY o COLLATE \"C\"), '[]') FROM unnest(c.reloptions) AS o), \
+         'options', (SELECT coalesce(jsonb_agg(u.o ORDER BY u.o COLLATE \"C\"), '[]') FROM (SELECT unnest(c.reloptions) \
+         UNION ALL SELECT 'toast.' || unnest(t.reloptions) FROM pg_class AS t WHERE t.oid = c.reltoastrelid) AS u (o)), \
+         'populated', c.relispopulated, \
+         'tablespace', (SELECT s.spcname FROM pg_tablespace AS s WHERE s.oid = c.reltablespace), \
+         'indexes', (SELECT coalesce(jsonb_agg(jsonb_build_array(x.relname, i.indisvalid, i.indisunique, i.indisclustered, \
+         obj_description(x.oid, 'pg_class')) ORDER BY x.relname), '[]') FROM pg_index AS i \
+         JOIN pg_class AS x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid), \
          'comment', obj_description(c.oid, 'pg_class'), 'grants', {}, \
          'columns', (SELECT coalesce(jsonb_agg(jsonb_build_array(a.attname, e.oid IS NOT NULL, {}, \
          col_description(c.oid, a.attnum), {}, (SELECT coalesce(jsonb_agg(o ORDER BY o COLLATE \"C\"), '[]') \
@@ -124,7 +143,7 @@ fn present(texts: bool) -> String {
          AND NOT EXISTS (SELECT FROM pg_index AS i WHERE d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid \
          AND i.indrelid = c.oid)))",
         text("pg_get_viewdef(c.oid)"),
-        granted("c.relacl"),
+        granted("nullif(c.relacl, acldefault('r', c.relowner))"),
         text("pg_get_expr(e.adbin, e.adrelid)"),
         granted("a.attacl"),
         text("pg_get_ruledef(w.oid)"),

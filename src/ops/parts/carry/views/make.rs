@@ -1,6 +1,10 @@
 //! The statements that make a view what it was, under its own name.
 
+use super::beside::Called;
+use super::kind;
 use crate::catalog::model::{Column, Grant, View};
+use crate::ops::parts::index::{self, Placing};
+use crate::ops::parts::storage;
 use crate::sql::{QualifiedName, ident, literal};
 
 /// Without anything that may name another view.
@@ -10,24 +14,37 @@ pub fn create(name: &QualifiedName, view: &View, role: &str) -> Vec<String> {
         options => format!(" WITH ({})", options.join(", ")),
     };
     let definition = view.definition.trim().trim_end_matches(';');
-    let mut statements = vec![format!("CREATE VIEW {name}{options} AS\n{definition}")];
+    let kind = kind(view).to_uppercase();
+    let mut statements = vec![if view.materialized {
+        let method = view.method.as_ref();
+        let using = method.map(|it| format!(" USING {}", ident(it)));
+        let tablespace = view.tablespace.as_ref();
+        let place = tablespace.map(|it| format!(" TABLESPACE {}", ident(it)));
+        let (using, place) = (using.unwrap_or_default(), place.unwrap_or_default());
+        format!("CREATE {kind} {name}{using}{options}{place} AS\n{definition}\nWITH NO DATA")
+    } else {
+        format!("CREATE {kind} {name}{options} AS\n{definition}")
+    }];
     if view.owner != role {
-        statements.push(format!("ALTER VIEW {name} OWNER TO {}", ident(&view.owner)));
+        statements.push(format!("ALTER {kind} {name} OWNER TO {}", ident(&view.owner)));
     }
     statements.push(revoke_defaults(name, &view.owner));
     statements.extend(grants(name, view));
     if let Some(comment) = &view.comment {
-        statements.push(format!("COMMENT ON VIEW {name} IS {}", literal(comment)));
+        statements.push(format!("COMMENT ON {kind} {name} IS {}", literal(comment)));
     }
     for column in &view.columns {
         statements.extend(column_settings(name, column));
+        if view.materialized {
+            statements.extend(stored(name, column));
+        }
     }
     statements
 }
 
-/// Rules and triggers, once all views are there.
+/// Indexes, rules and triggers, once all views are there.
 pub fn furnish(name: &QualifiedName, view: &View) -> Vec<String> {
-    let mut statements = Vec::new();
+    let mut statements = indexes(name, view);
     for (rule, facts) in &view.rules {
         statements.push(facts.definition.trim_end_matches(';').to_owned());
         let comment = facts.comment.as_ref();
@@ -47,6 +64,44 @@ pub fn furnish(name: &QualifiedName, view: &View) -> Vec<String> {
         }));
     }
     statements
+}
+
+/// Under names of ours: their own are those of what is there.
+fn indexes(name: &QualifiedName, view: &View) -> Vec<String> {
+    let mut statements = Vec::new();
+    for (index, facts) in &view.indexes {
+        let ours = Called::New.name(index);
+        statements.push(index::create_statement(facts, &ours, name, Placing::AtOnce));
+        if facts.clustered {
+            statements.push(format!(
+                "ALTER MATERIALIZED VIEW {name} CLUSTER ON {}",
+                ident(&ours)
+            ));
+        }
+        if let Some(comment) = &facts.comment {
+            let index = name.sibling(ours);
+            statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
+        }
+    }
+    statements
+}
+
+/// How a column of a materialized view is kept.
+fn stored(name: &QualifiedName, column: &Column) -> Vec<String> {
+    let mut changes = storage::settings(column, &column.data_type);
+    if let Some(target) = column.statistics_target {
+        changes.push(format!("SET STATISTICS {target}"));
+    }
+    if !column.options.is_empty() {
+        changes.push(format!("SET ({})", column.options.join(", ")));
+    }
+    let alter = |change| {
+        format!(
+            "ALTER MATERIALIZED VIEW {name} ALTER COLUMN {} {change}",
+            ident(&column.name)
+        )
+    };
+    changes.into_iter().map(alter).collect()
 }
 
 /// Default privileges give a new view grants that the old one may not have had, or take some from its owner.

@@ -1,52 +1,74 @@
-//! Views that show the column, directly or through others: dropped and made again within the cutover.
+//! Views that show the column, directly or through others.
 //!
-//! PostgreSQL binds a view to the column, not to its name. Whoever reads through a view has it locked before the
-//! table behind it, so the views go first and the table is locked after them.
+//! PostgreSQL binds a view to the column, not to its name. Plain ones are dropped and made again within the cutover.
+//! Where there is a materialized one among them, whose data nobody could wait for, all are built beside and take the
+//! names over. Whoever reads through a view has it locked before the table behind it, so in both cases the views go
+//! first and the table is locked after them.
 
+mod beside;
 mod guard;
 mod make;
 
 use super::Subject;
 use crate::catalog::model::{CatalogSnapshot, Grant, View};
 use crate::diagnostic::Diagnostic;
+use crate::ops::Context;
+use crate::ops::parts::shadow::Names;
 use crate::plan::Expectation;
 use crate::sql::{QualifiedName, ident, literal};
+use beside::Called;
 use std::collections::BTreeSet;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Views {
     /// Each after all that it reads.
     views: Vec<(QualifiedName, View)>,
     role: String,
+    table: QualifiedName,
+    column: String,
+    names: Names,
+    rows: i64,
+    bytes: i64,
 }
 
 impl Views {
-    pub fn of(catalog: &CatalogSnapshot, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Self {
-        let names = closure(catalog, subject);
-        let mut views: Vec<(QualifiedName, View)> = Vec::new();
-        for name in &names {
-            let Some(view) = catalog.views.get(name) else {
-                continue;
-            };
-            if let Some(why) = obstacle(catalog, view, &rules_of(catalog, &names)) {
-                let message = format!("a shadow column cannot carry view {name}: {why}");
-                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
-            }
-            views.push((name.clone(), view.clone()));
-        }
-        Self {
+    pub fn of(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Self {
+        let catalog = context.now;
+        let over = catalog.views_over(subject.table_name, &subject.column.name);
+        let views: Vec<(QualifiedName, View)> = over
+            .into_iter()
+            .filter_map(|name| Some((name.clone(), catalog.views.get(name)?.clone())))
+            .collect();
+        let found = Self {
             views,
             role: catalog.role.name.clone(),
+            table: subject.table_name.clone(),
+            column: subject.column.name.clone(),
+            names: subject.names.clone(),
+            rows: subject.table.size.rows,
+            bytes: subject.table.size.heap_bytes,
+        };
+        let rules = found.rules();
+        for (name, view) in &found.views {
+            if let Some(why) = obstacle(catalog, name, view, &rules) {
+                let message = format!("a shadow column cannot carry {} {name}: {why}", kind(view));
+                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
+            }
         }
+        if found.is_beside() {
+            found.complain_beside(context, subject, complaints);
+        }
+        found
     }
 
     pub fn is_empty(&self) -> bool {
         self.views.is_empty()
     }
 
+    /// Whether `pg_describe_object` means one of them, or a rule of theirs.
     pub fn has(&self, description: &str) -> bool {
         let is = |(name, view): &(QualifiedName, View)| {
-            description == format!("view {name}")
+            description == format!("{} {name}", kind(view))
                 || view
                     .rules
                     .keys()
@@ -55,24 +77,57 @@ impl Views {
         self.views.iter().any(is)
     }
 
-    /// All in one statement, whose own time is bounded.
+    fn rules(&self) -> BTreeSet<String> {
+        let rules = |(name, view): &(QualifiedName, View)| -> Vec<String> {
+            view.rules
+                .keys()
+                .map(|rule| rule_description(rule, name))
+                .collect()
+        };
+        self.views.iter().flat_map(rules).collect()
+    }
+
+    /// How often a swap waits, for the table behind them too.
+    pub fn waits(&self) -> u64 {
+        match self.views.len() {
+            0 => 1,
+            count if self.is_beside() => u64::try_from(count).unwrap_or(u64::MAX).saturating_add(1),
+            // All are dropped by one statement.
+            _ => 2,
+        }
+    }
+
+    /// Before the table is locked.
     pub fn leave(&self, forwards: bool) -> Vec<String> {
         if self.is_empty() {
             return Vec::new();
         }
+        let mut statements = vec![guard::unchanged(&self.views, forwards)];
+        if self.is_beside() {
+            let away = if forwards { Called::Old } else { Called::New };
+            statements.extend(self.put_away(away));
+            return statements;
+        }
+        // In one statement, whose own time is bounded.
         let names: Vec<String> = self
             .views
             .iter()
             .rev()
             .map(|(name, _)| name.to_string())
             .collect();
-        vec![
-            guard::unchanged(&self.views, forwards),
-            format!("DROP VIEW {}", names.join(", ")),
-        ]
+        statements.push(format!("DROP VIEW {}", names.join(", ")));
+        statements
     }
 
-    pub fn arrive(&self) -> Vec<String> {
+    pub fn arrive(&self, forwards: bool) -> Vec<String> {
+        if self.is_beside() {
+            return self.bring(if forwards { Called::New } else { Called::Old });
+        }
+        self.make()
+    }
+
+    /// Under their own names, which must be free.
+    fn make(&self) -> Vec<String> {
         let views = self.views.iter();
         let mut statements: Vec<String> = views
             .clone()
@@ -92,61 +147,38 @@ impl Views {
     }
 }
 
-/// The views that have to go, each after all of them that it reads.
-fn closure(catalog: &CatalogSnapshot, subject: &Subject<'_>) -> Vec<QualifiedName> {
-    let column = (subject.table_name.clone(), subject.column.name.clone());
-    let mut found: Vec<QualifiedName> = Vec::new();
-    let mut known: BTreeSet<&QualifiedName> = BTreeSet::new();
-    loop {
-        let reads = |view: &View| {
-            view.uses.contains(&column) || view.uses.iter().any(|(name, _)| known.contains(name))
-        };
-        let ready = |view: &View| {
-            // What it reads and still waits itself comes first.
-            let waits =
-                |name: &QualifiedName| !known.contains(name) && catalog.views.get(name).is_some_and(reads);
-            !view.uses.iter().any(|(name, _)| waits(name))
-        };
-        let next = catalog
-            .views
-            .iter()
-            .find(|(name, view)| !known.contains(name) && reads(view) && ready(view));
-        let Some((name, _)) = next else {
-            return found;
-        };
-        known.insert(name);
-        found.push(name.clone());
+/// As by `pg_describe_object`.
+fn kind(view: &View) -> &'static str {
+    if view.materialized {
+        "materialized view"
+    } else {
+        "view"
     }
 }
 
-/// As by `pg_describe_object`.
 fn rule_description(rule: &str, view: &QualifiedName) -> String {
     format!("rule {rule} on view {view}")
 }
 
-fn rules_of(catalog: &CatalogSnapshot, views: &[QualifiedName]) -> BTreeSet<String> {
-    let rules = views
-        .iter()
-        .filter_map(|name| Some((name, catalog.views.get(name)?)));
-    rules
-        .flat_map(|(name, view)| view.rules.keys().map(move |rule| rule_description(rule, name)))
-        .collect()
-}
-
-fn obstacle(catalog: &CatalogSnapshot, view: &View, carried: &BTreeSet<String>) -> Option<String> {
-    if view.materialized {
-        return Some("it is materialized".into());
-    }
+fn obstacle(
+    catalog: &CatalogSnapshot,
+    name: &QualifiedName,
+    view: &View,
+    carried: &BTreeSet<String>,
+) -> Option<String> {
     if !catalog.role.acts_as(&view.owner) {
         return Some(format!("it belongs to {}", ident(&view.owner)));
+    }
+    let schema = catalog.schemas.get(&name.schema);
+    if schema.is_some_and(|schema| !schema.may_create) {
+        return Some("the role may not create in its schema".into());
     }
     if let Some(what) = view.attachments.iter().find(|what| !carried.contains(*what)) {
         return Some(format!("it would lose {what}"));
     }
-    let mut states = view.triggers.iter().map(|(name, it)| (name, &it.enabled));
-    let mut others = view.rules.iter().map(|(name, it)| (name, &it.enabled));
-    let odd = |(_, state): &(&String, &String)| *state != "origin";
-    if let Some((name, state)) = states.find(odd).or_else(|| others.find(odd)) {
+    let triggers = view.triggers.iter().map(|(name, it)| (name, &it.enabled));
+    let rules = view.rules.iter().map(|(name, it)| (name, &it.enabled));
+    if let Some((name, state)) = triggers.chain(rules).find(|(_, state)| *state != "origin") {
         let name = ident(name);
         return Some(format!("no statement could make its {name} `{state}` again"));
     }
