@@ -26,13 +26,16 @@ constraints are built and proven beside the old ones before the cutover; foreign
 one by one. What comes to hang on the column after the plan was made, or changes on a view, stops the swap, by name,
 instead of getting lost.
 
+The new index of a deferrable unique constraint is built while the shadow is empty, and followed by the trigger, so that
+it never refuses what the old one would let wait; the backfill then writes that index too.
+
 Materialized views come over without anybody waiting for their data: replacements of them, and of the views between
 and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
 The old ones stay until contract; a rollback fills them again and gives them their names back.
 
-Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable key or an
-exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend, for a
-materialized view whose query groups by the key that moves, and for partitioned or inherited tables.
+Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable primary key
+or an exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
+for a materialized view whose query groups by the key that moves, and for partitioned or inherited tables.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a

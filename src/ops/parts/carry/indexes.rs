@@ -5,9 +5,9 @@ use crate::catalog::model::{Constraint, ConstraintKind, Index, Probe, ProbeOutco
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::index_build::{Build, drop_concurrently, free_index_name};
 use crate::ops::parts::shadow::Names;
-use crate::ops::parts::{index, shadow};
+use crate::ops::parts::{brief, index, shadow};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Estimate, Expectation, Phase, Settings, Undo, Work};
+use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, literal};
 
 /// An index of the old column and the one of the new column that takes its place.
@@ -140,9 +140,16 @@ impl IndexTwin {
             .constraint
             .as_ref()
             .and_then(|name| table.constraints.get(name));
-        if constraint.is_some_and(|it| it.deferrable) {
+        let deferrable = constraint.is_some_and(|it| it.deferrable);
+        let is_primary = constraint.is_some_and(|it| it.kind == ConstraintKind::PrimaryKey);
+        if deferrable && is_primary {
             return Err(refuse(
-                "its constraint is deferrable, and the new index could not wait",
+                "its primary key is deferrable, and until the cutover, when only it can become one, the new index could not wait",
+            ));
+        }
+        if deferrable && index.nulls_not_distinct {
+            return Err(refuse(
+                "its constraint is deferrable and takes nulls for equal, which the new column is full of at first",
             ));
         }
         let column = &subject.column.name;
@@ -172,7 +179,6 @@ impl IndexTwin {
         // The old column goes on as far as its type reaches and is null from there on. An index that might refuse
         // such rows must not stay.
         let expressions = index.keys.iter().any(|key| key.column.is_none());
-        let is_primary = constraint.is_some_and(|it| it.kind == ConstraintKind::PrimaryKey);
         let refuses_nulls = index.unique && (index.predicate.is_some() || index.nulls_not_distinct);
         let stays = !is_primary && !expressions && !refuses_nulls;
         Ok(Self {
@@ -203,6 +209,54 @@ impl IndexTwin {
             ConstraintKind::PrimaryKey => "PRIMARY KEY",
             _ => "UNIQUE",
         })
+    }
+
+    /// Whether it must be able to wait for the end of a statement or a transaction.
+    pub fn is_deferrable(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|it| it.deferrable)
+    }
+
+    /// An index can wait only as that of a constraint, and until it is one nobody may write the new column: both are
+    /// there before anything fills it.
+    pub fn steps_ahead(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.build.steps(Phase::Expand, "", settings);
+        for step in &mut steps {
+            step.id = "waiting_index".into();
+            step.hazards.clear();
+        }
+        let Some(constraint) = &self.constraint else {
+            return steps;
+        };
+        let twin = ident(&self.twin());
+        let deferred = if constraint.initially_deferred {
+            " INITIALLY DEFERRED"
+        } else {
+            ""
+        };
+        let lock = || vec![Lock::new(&self.table, LockMode::AccessExclusive)];
+        let add = format!("ADD CONSTRAINT {twin} UNIQUE USING INDEX {twin} DEFERRABLE{deferred}");
+        let remove = format!("DROP CONSTRAINT IF EXISTS {twin}");
+        steps.push(StepDraft {
+            id: "waiting_key".into(),
+            phase: Phase::Expand,
+            work: brief(
+                settings,
+                format!("let {twin} of {} wait as {} does", self.table, ident(&self.name)),
+                vec![self.alter(&add)],
+                lock(),
+                Vec::new(),
+            ),
+            hazards: Vec::new(),
+            undo: Undo::Work(vec![brief(
+                settings,
+                format!("drop constraint {twin} of {}", self.table),
+                vec![self.alter(&remove)],
+                lock(),
+                Vec::new(),
+            )]),
+            estimate: Estimate::INSTANT,
+        });
+        steps
     }
 
     pub fn has_expressions(&self) -> bool {
@@ -256,7 +310,7 @@ impl IndexTwin {
 
     /// Gives the name, or the constraint, to an index that is there.
     fn take_name(&self, from: &str) -> String {
-        match self.kind() {
+        match self.kind().filter(|_| !self.is_deferrable()) {
             Some(kind) => self.alter(&format!(
                 "ADD CONSTRAINT {} {kind} USING INDEX {}",
                 ident(&self.name),

@@ -143,11 +143,20 @@ impl Carry {
         }
     }
 
+    /// Keys of the new column that must be there before anything fills it.
+    pub fn ahead(&self, settings: &Settings) -> Vec<StepDraft> {
+        let twins = self.indexes.iter().filter(|twin| twin.is_deferrable());
+        let mut steps: Vec<StepDraft> = twins.flat_map(|twin| twin.steps_ahead(settings)).collect();
+        number(&mut steps);
+        steps
+    }
+
     /// Indexes of the new column, once it is filled.
     pub fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps: Vec<StepDraft> = self
             .indexes
             .iter()
+            .filter(|twin| !twin.is_deferrable())
             .flat_map(|twin| twin.steps(settings))
             .collect();
         number(&mut steps);

@@ -152,6 +152,16 @@ impl Retype {
         let mut keys = dependents::constraints(table, name, |kind| kind == ConstraintKind::ForeignKey);
         keys.extend(dependents::incoming(context.catalog, &self.table.value, name));
         complaints.extend(self.refused("values of one side only would be converted", keys));
+        let waits = table.constraints.iter().filter(|(_, constraint)| {
+            constraint.deferrable
+                && constraint.columns.contains(name)
+                && constraint.kind != ConstraintKind::ForeignKey
+        });
+        let waiting = waits.map(|(key, _)| format!("constraint {}", ident(key)));
+        complaints.extend(self.refused(
+            "these keys can wait, so their new index would be there before values that fall together are found",
+            waiting.collect(),
+        ));
         let conversion = self.conversion(context, column);
         conversion.map_err(|complaint| complaints.push(complaint)).ok()
     }

@@ -148,8 +148,13 @@ impl Shadow {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
+        let ahead = self.carry.ahead(settings);
         let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
-        steps.push(self.add(settings));
+        steps.push(self.add(settings, ahead.is_empty()));
+        if !ahead.is_empty() {
+            steps.extend(ahead);
+            steps.push(self.follow(settings));
+        }
         steps.extend(self.convertible(settings));
         steps.extend([self.fill(settings), self.vacuum(settings)]);
         steps.extend(self.carry.builds(settings));
@@ -202,7 +207,8 @@ impl Shadow {
         })
     }
 
-    fn add(&self, settings: &Settings) -> StepDraft {
+    /// With the trigger, unless something has to be there before it.
+    fn add(&self, settings: &Settings, follows: bool) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
@@ -220,10 +226,12 @@ impl Shadow {
         );
         if let Some(conversion) = &self.conversion {
             statements.extend(conversion.create(&self.column, &self.new_type));
-        } else if self.column.not_null {
-            statements.push(self.promise());
         }
-        statements.extend(self.forward_sync(Strictness::Lenient));
+        let mut expect = vec![self.column_is(&self.shadow(), &self.new_type, None)];
+        if follows {
+            statements.extend(self.follow_statements());
+            expect.push(self.trigger_there());
+        }
         let mut undo = self.drop_sync("sync");
         undo.insert(0, format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
         undo.push(format!("ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}"));
@@ -237,13 +245,14 @@ impl Shadow {
             phase: Phase::Expand,
             work: brief(
                 settings,
-                format!("add {table}.{shadow} {}, kept equal by a trigger", self.new_type),
+                format!(
+                    "add {table}.{shadow} {}{}",
+                    self.new_type,
+                    if follows { ", kept equal by a trigger" } else { "" }
+                ),
                 statements,
                 self.lock(),
-                vec![
-                    self.column_is(&self.shadow(), &self.new_type, None),
-                    self.trigger_there(),
-                ],
+                expect,
             ),
             hazards: self.hazards.clone(),
             undo: Undo::Work(vec![brief(

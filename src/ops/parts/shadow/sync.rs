@@ -2,7 +2,10 @@
 
 use super::Shadow;
 use crate::catalog::types;
+use crate::ops::StepDraft;
+use crate::ops::parts::brief;
 use crate::ops::parts::conversion::{self, Strictness, back_body, forward_body};
+use crate::plan::{Estimate, Expectation, Phase, Settings, Undo};
 use crate::sql::{ident, literal};
 
 impl Shadow {
@@ -108,6 +111,53 @@ impl Shadow {
             // It must also see rows that a replication apply worker writes.
             format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
         ]
+    }
+
+    /// The trigger, and what it makes true of new rows.
+    pub(super) fn follow_statements(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        if self.conversion.is_none() && self.column.not_null {
+            statements.push(self.promise());
+        }
+        statements.extend(self.forward_sync(Strictness::Lenient));
+        statements
+    }
+
+    /// The trigger in a step of its own.
+    pub(super) fn follow(&self, settings: &Settings) -> StepDraft {
+        let (table, shadow) = (&self.table, ident(&self.shadow()));
+        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        let mut statements = vec![lock.clone()];
+        statements.extend(self.follow_statements());
+        let mut undo = vec![lock];
+        undo.extend(self.drop_sync("sync"));
+        if self.column.not_null {
+            let proof = ident(&self.proof());
+            undo.push(format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {proof}"));
+        }
+        StepDraft {
+            id: "follow".into(),
+            phase: Phase::Expand,
+            work: brief(
+                settings,
+                format!("keep {table}.{shadow} equal by a trigger"),
+                statements,
+                self.lock(),
+                vec![self.trigger_there()],
+            ),
+            hazards: Vec::new(),
+            undo: Undo::Work(vec![brief(
+                settings,
+                format!("drop the trigger of {table}.{shadow}"),
+                undo,
+                self.lock(),
+                vec![Expectation::TriggerAbsent {
+                    table: table.clone(),
+                    name: self.trigger(),
+                }],
+            )]),
+            estimate: Estimate::INSTANT,
+        }
     }
 
     pub(super) fn drop_sync(&self, direction: &str) -> Vec<String> {
