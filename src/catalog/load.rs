@@ -8,7 +8,8 @@ mod reader;
 pub use error::{LoadError, LoadErrorKind};
 
 use super::model::{
-    CatalogSnapshot, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table, UserType, View,
+    CatalogSnapshot, ParsedFunction, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
+    UserType, View,
 };
 use crate::sql::QualifiedName;
 use reader::{Reader, load_shape, load_tables, qualified};
@@ -194,13 +195,14 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         })?;
     database.role.member_of.sort();
     batch(client, "the session", SPELLING).await?;
-    let (tables, schemas, mut views, mut sequences, types, mut publications) = try_join!(
+    let (tables, schemas, mut views, mut sequences, types, mut publications, functions) = try_join!(
         load_tables(&reader),
         reader.map::<Schema>("schemas", objects::SCHEMAS),
         reader.read::<View>("views", objects::VIEWS),
         reader.named::<Sequence>("sequences", objects::SEQUENCES),
         reader.named::<UserType>("types", objects::TYPES),
         reader.map::<Publication>("publications", objects::PUBLICATIONS),
+        reader.map::<ParsedFunction>("functions", objects::FUNCTIONS),
     )?;
     let (tables, mut parts) = tables;
     for view in &mut views {
@@ -233,6 +235,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         sequences,
         types,
         publications,
+        functions,
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),
     })

@@ -23,6 +23,9 @@ pub struct CatalogSnapshot {
     pub sequences: BTreeMap<QualifiedName, Sequence>,
     pub types: BTreeMap<QualifiedName, UserType>,
     pub publications: BTreeMap<String, Publication>,
+    /// Functions and procedures whose bodies the server keeps parsed, by what `pg_describe_object` calls them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<String, ParsedFunction>,
     /// Tables of a predicted catalog that statements of the user's own change in ways nobody predicts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unpredicted: BTreeSet<QualifiedName>,
@@ -460,6 +463,22 @@ pub struct View {
     pub indexes: BTreeMap<String, Index>,
 }
 
+/// With a body of the standard's form, `BEGIN ATOMIC` or `RETURN`, which depends on what it names.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ParsedFunction {
+    pub owner: String,
+    /// As `pg_get_functiondef` prints it.
+    pub definition: String,
+    /// As `pg_identify_object_as_address` has it: kind, schema, name, types of the arguments.
+    pub address: Vec<String>,
+    /// The relation whose rows it returns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returns: Option<QualifiedName>,
+    /// Whether it is part of an extension or goes with one.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub of_extension: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sequence {
     pub owner: String,
@@ -626,6 +645,7 @@ impl CatalogSnapshot {
         restricted.views.clear();
         restricted.types.clear();
         restricted.publications.clear();
+        restricted.functions.clear();
         restricted.sequences.retain(|_, sequence| {
             sequence
                 .owned_by

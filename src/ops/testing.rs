@@ -40,6 +40,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         sequences: BTreeMap::new(),
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
+        functions: BTreeMap::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
     }

@@ -21,10 +21,10 @@ The lightest safe way is taken:
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
 keys of the table and to it, the sequence of a serial or identity column, views, materialized ones too, at any depth,
-triggers, rules, policies, statistics objects, comments, grants, storage and statistics settings. Indexes and
-constraints are built and proven beside the old ones before the cutover; foreign keys of other tables move ahead of it,
-one by one. What comes to hang on the column after the plan was made, or changes on a view, stops the swap, by name,
-instead of getting lost.
+triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, storage and statistics
+settings. Indexes and constraints are built and proven beside the old ones before the cutover; foreign keys of other
+tables move ahead of it, one by one. What comes to hang on the column after the plan was made, or changes on a view,
+stops the swap, by name, instead of getting lost.
 
 The new index of a deferrable unique constraint is built while the shadow is empty, and followed by the trigger, so that
 it never refuses what the old one would let wait; the backfill then writes that index too.
@@ -35,7 +35,8 @@ The old ones stay until contract; a rollback fills them again and gives them the
 
 Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable primary key
 or an exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
-for a materialized view whose query groups by the key that moves, and for partitioned or inherited tables.
+for a materialized view whose query groups by the key that moves, for a function with an SQL body that returns rows of
+the table, and for partitioned or inherited tables.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a

@@ -150,3 +150,20 @@ pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json
     WHERE r.prpubid = p.oid)
 )::text AS body
 FROM pg_publication p WHERE $1::oid[] IS NULL";
+
+pub const FUNCTIONS: &str = concat!(
+    "SELECT f.oid AS id, pg_describe_object('pg_proc'::regclass, f.oid, 0) AS key, json_build_object(
+  'owner', pg_get_userbyid(f.proowner),
+  'definition', pg_get_functiondef(f.oid),
+  'address', (SELECT to_json(o.type || o.object_names || o.object_args)
+    FROM pg_identify_object_as_address('pg_proc'::regclass, f.oid, 0) o),
+  'returns', (SELECT format('%I.%I', rn.nspname, r.relname) FROM pg_type t
+    JOIN pg_class r ON r.oid = t.typrelid JOIN pg_namespace rn ON rn.oid = r.relnamespace
+    WHERE t.oid = f.prorettype),
+  'of_extension', EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = 'pg_proc'::regclass AND d.objid = f.oid AND d.deptype IN ('e', 'x'))
+)::text AS body
+FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace
+WHERE f.prosqlbody IS NOT NULL AND ",
+    in_scope!("f", "n")
+);

@@ -1,13 +1,16 @@
-//! What names the column in its definition and has no twin beside it: triggers, rules, policies, extended statistics.
+//! What names the column in its definition and has no twin beside it: triggers, rules, policies, extended statistics,
+//! functions with parsed bodies.
 //!
 //! The server binds them to the column itself, so the same text has to be read again once the columns have changed
 //! their names. That takes no scan, and nobody sees the table in between.
 
 use super::Subject;
+use super::spelling::{SPELL_AS_BEFORE, SPELL_AS_LOADED, SPELLING_VARIABLES};
 use super::views::Views;
-use crate::catalog::model::{CatalogSnapshot, Dependent, Policy, Rule, Table, Trigger};
+use crate::catalog::model::{CatalogSnapshot, Dependent, ParsedFunction, Policy, Rule, Table, Trigger};
 use crate::diagnostic::Diagnostic;
 use crate::sql::{QualifiedName, ident, literal};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Statements that let go of the one column and take hold of the other, in whichever direction.
@@ -16,6 +19,9 @@ pub struct Attached {
     leave: Vec<String>,
     arrive: Vec<String>,
     has_statistics: bool,
+    /// Asked on the way there: whether what is made again is still what it was.
+    unchanged: Vec<String>,
+    addresses: Vec<Value>,
 }
 
 impl Attached {
@@ -29,8 +35,22 @@ impl Attached {
         // A trigger may depend on the column twice: by its list of columns and by its condition.
         let dependents: BTreeSet<&Dependent> = of_column(subject.table, &subject.column.name).collect();
         for dependent in dependents {
-            if !views.has(&dependent.name) && !attached.take(subject, dependent) {
-                let message = format!("a shadow column cannot carry {}", dependent.name);
+            if views.has(&dependent.name) {
+                continue;
+            }
+            let obstacle = match catalog.functions.get(&dependent.name) {
+                Some(function) if dependent.kind == "function" => {
+                    let obstacle = obstacle(catalog, subject, function);
+                    if obstacle.is_none() {
+                        attached.function(&dependent.name, function);
+                    }
+                    obstacle
+                }
+                _ if attached.take(subject, dependent) => None,
+                _ => Some(String::new()),
+            };
+            if let Some(why) = obstacle {
+                let message = format!("a shadow column cannot carry {}{why}", dependent.name);
                 complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
             }
         }
@@ -40,6 +60,16 @@ impl Attached {
 
     pub fn leave(&self) -> impl Iterator<Item = String> {
         self.leave.iter().cloned()
+    }
+
+    /// Before anything else, forwards.
+    pub fn unchanged(&self) -> impl Iterator<Item = String> {
+        self.unchanged.iter().cloned()
+    }
+
+    /// Of functions, as `pg_identify_object_as_address` has them.
+    pub fn addresses(&self) -> &[Value] {
+        &self.addresses
     }
 
     pub fn arrive(&self) -> impl Iterator<Item = String> {
@@ -97,6 +127,24 @@ impl Attached {
             statement += &format!(" WITH CHECK ({check})");
         }
         self.arrive.push(statement);
+    }
+
+    /// Replacing a function keeps its owner, its grants, its comment and all that depends on it.
+    fn function(&mut self, description: &str, function: &ParsedFunction) {
+        let signature = description.split_once(' ').map_or(description, |(_, it)| it);
+        let body = format!(
+            "DECLARE {SPELLING_VARIABLES}; BEGIN {SPELL_AS_LOADED}; \
+             IF pg_get_functiondef(to_regprocedure({})) IS DISTINCT FROM {} THEN RAISE EXCEPTION USING ERRCODE = '55000', \
+             MESSAGE = {}, HINT = 'roll back and plan again'; END IF; {SPELL_AS_BEFORE}; END",
+            literal(signature),
+            literal(&function.definition),
+            literal(&format!(
+                "{description} is not what it was when the plan was made"
+            )),
+        );
+        self.unchanged.push(format!("DO {}", literal(&body)));
+        self.arrive.push(function.definition.trim_end().to_owned());
+        self.addresses.push(json!(function.address));
     }
 
     fn statistics(
@@ -174,6 +222,23 @@ fn reordered(definition: &str, columns: &[String], column: &str) -> Option<Strin
         items.push(rest.to_owned());
     }
     Some(format!("{head} ON {} FROM {from}", items.join(", ")))
+}
+
+/// Why a function cannot be replaced by itself.
+fn obstacle(catalog: &CatalogSnapshot, subject: &Subject<'_>, function: &ParsedFunction) -> Option<String> {
+    if !catalog.role.acts_as(&function.owner) {
+        return Some(format!(": it belongs to {}", ident(&function.owner)));
+    }
+    let schema = function.address.get(1).and_then(|name| catalog.schemas.get(name));
+    if schema.is_some_and(|schema| !schema.may_create) {
+        return Some(": the role may not create in its schema".into());
+    }
+    if function.of_extension {
+        return Some(": it is tied to an extension".into());
+    }
+    // Its list of columns was fixed when it was made, and any new column makes it fail.
+    let rows = function.returns.as_ref() == Some(subject.table_name);
+    rows.then(|| ": it returns rows of the table, and fails once the table has one column more".into())
 }
 
 fn of_column<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = &'a Dependent> {

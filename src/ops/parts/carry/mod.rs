@@ -9,6 +9,7 @@ mod foreign_keys;
 mod indexes;
 mod newcomers;
 mod sequences;
+mod spelling;
 mod views;
 
 use super::shadow::Names;
@@ -124,7 +125,8 @@ impl Carry {
         let printed = questions.answers(context, retyped);
         let mut complaints = Vec::new();
         let views = Views::of(context, subject, &mut complaints);
-        let newcomers = Newcomers::of(context.now, subject, &views);
+        let attached = Attached::of(context.catalog, subject, &views, &mut complaints);
+        let newcomers = Newcomers::of(context.now, subject, &views, &attached);
         let carry = Self {
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
             checks: CheckTwin::all(context, subject, &printed, &mut complaints),
@@ -132,7 +134,7 @@ impl Carry {
             incoming: Incoming::all(context, subject, &mut complaints),
             serials: Serial::all(context.catalog, subject),
             identity: IdentityMove::of(context.catalog, subject, &mut complaints),
-            attached: Attached::of(context.catalog, subject, &views, &mut complaints),
+            attached,
             views,
             newcomers,
         };
@@ -213,6 +215,7 @@ impl Carry {
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
         let mut statements = vec![self.newcomers.refuse()];
+        statements.extend(self.attached.unchanged());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));

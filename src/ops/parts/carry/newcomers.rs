@@ -2,6 +2,7 @@
 //! shadow on the way back, would drop it too.
 
 use super::Subject;
+use super::attached::Attached;
 use super::views::Views;
 use crate::catalog::model::CatalogSnapshot;
 use crate::ops::parts::shadow::PREFIX;
@@ -14,10 +15,12 @@ pub struct Newcomers {
     column: String,
     /// Kind and names of each object, as `pg_identify_object_as_address` has them.
     known: Vec<Value>,
+    /// Whether there are functions among them, of which several may share a name.
+    told_by_arguments: bool,
 }
 
 impl Newcomers {
-    pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>, views: &Views) -> Self {
+    pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>, views: &Views, attached: &Attached) -> Self {
         let QualifiedName { schema, name: table } = subject.table_name;
         let column = &subject.column.name;
         let mut known = vec![json!(["default value", schema, table, column])];
@@ -44,12 +47,14 @@ impl Newcomers {
             (owner == subject.table_name && of == column).then(|| json!(["sequence", name.schema, name.name]))
         }));
         known.extend(views.addresses());
+        known.extend_from_slice(attached.addresses());
         known.sort_by_key(ToString::to_string);
         known.dedup();
         Self {
             table: subject.table_name.clone(),
             column: column.clone(),
             known,
+            told_by_arguments: !attached.addresses().is_empty(),
         }
     }
 
@@ -68,9 +73,14 @@ impl Newcomers {
              AND a.attname = {column} AND c.contype IS DISTINCT FROM 'n' AND coalesce(c.conparentid, 0) = 0 \
              AND NOT pg_catalog.starts_with(o.object_names[pg_catalog.cardinality(o.object_names)], {ours}) \
              AND NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(known) AS k (address) \
-             WHERE k.address = pg_catalog.to_jsonb(o.type || o.object_names)); \
+             WHERE k.address = pg_catalog.to_jsonb(o.type || o.object_names{arguments})); \
              IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {message} || found, \
              HINT = 'drop what is new, or roll back and plan again'; END IF; END",
+            arguments = if self.told_by_arguments {
+                " || o.object_args"
+            } else {
+                ""
+            },
             known = literal(&Value::Array(self.known.clone()).to_string()),
             table = literal(&self.table.to_string()),
             column = literal(&self.column),

@@ -1,13 +1,9 @@
 //! What somebody changed on the views since the plan was made must neither be turned back nor left behind.
 
 use crate::catalog::model::{Grant, View};
+use crate::ops::parts::carry::spelling::{SPELL_AS_BEFORE, SPELL_AS_LOADED, SPELLING_VARIABLES};
 use crate::sql::{QualifiedName, literal};
 use serde_json::{Map, Value, json};
-
-/// They change how the server spells what a definition says; the catalog was read under these.
-const SPELLING: &str = "'{\"search_path\": \"pg_catalog, pg_temp\", \"quote_all_identifiers\": \"off\", \
-    \"DateStyle\": \"ISO, YMD\", \"IntervalStyle\": \"postgres\", \"TimeZone\": \"UTC\", \"bytea_output\": \"hex\", \
-    \"extra_float_digits\": \"1\", \"xmloption\": \"content\"}'";
 
 /// Fails where a view is not what it was. Over another type texts may read otherwise, as a cast that was needed is
 /// not any more: after the cutover they are left out.
@@ -17,18 +13,14 @@ pub fn unchanged(views: &[(QualifiedName, View)], forwards: bool) -> String {
         .map(|(name, view)| (name.to_string(), facts(view, forwards)))
         .collect();
     let body = format!(
-        "DECLARE expected CONSTANT jsonb := {expected}; spelling CONSTANT jsonb := {SPELLING}; before jsonb; \
-         view text; facts jsonb; found text; BEGIN \
-         SELECT pg_catalog.jsonb_object_agg(s.name, pg_catalog.current_setting(s.name)) INTO before \
-         FROM pg_catalog.jsonb_object_keys(spelling) AS s (name); \
-         PERFORM pg_catalog.set_config(s.key, s.value, true) FROM pg_catalog.jsonb_each_text(spelling) AS s; \
+        "DECLARE expected CONSTANT jsonb := {expected}; {SPELLING_VARIABLES}; \
+         view text; facts jsonb; found text; BEGIN {SPELL_AS_LOADED}; \
          FOR view, facts IN SELECT e.key, e.value FROM jsonb_each(expected) AS e LOOP \
          SELECT string_agg(f.key, ', ' ORDER BY f.key) INTO found FROM jsonb_each(facts) AS f \
          WHERE f.value IS DISTINCT FROM (SELECT {} FROM pg_class AS c WHERE c.oid = to_regclass(view)) -> f.key; \
          IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', \
          MESSAGE = 'view ' || view || ' is not what it was when the plan was made: ' || found, HINT = {}; END IF; \
-         END LOOP; \
-         PERFORM pg_catalog.set_config(s.key, s.value, true) FROM pg_catalog.jsonb_each_text(before) AS s; END",
+         END LOOP; {SPELL_AS_BEFORE}; END",
         present(forwards),
         literal(if forwards {
             "roll back and plan again"
