@@ -80,9 +80,6 @@ pub const VIEWS: &str = concat!(
         WHERE d.classid = 'pg_class'::regclass AND i.indexrelid = d.objid AND i.indrelid = c.oid)
     UNION SELECT 'its security label' FROM pg_seclabel l WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid
     UNION SELECT 'its replica identity' WHERE c.relkind = 'm' AND c.relreplident NOT IN ('d', 'n')
-    UNION SELECT 'a statistics target of ' || pg_describe_object('pg_class'::regclass, i.indexrelid, 0)
-    FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indexrelid
-    WHERE i.indrelid = c.oid AND nullif(a.attstattarget, -1) IS NOT NULL
     UNION SELECT 'a comment on its type' FROM pg_description s
     WHERE s.classoid = 'pg_type'::regclass AND s.objoid = c.reltype
     UNION SELECT 'its empty list of privileges' WHERE c.relacl = '{}'

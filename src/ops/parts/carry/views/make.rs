@@ -78,8 +78,9 @@ fn indexes(name: &QualifiedName, view: &View) -> Vec<String> {
                 ident(&ours)
             ));
         }
+        let index = name.sibling(ours);
+        statements.extend(facts.set_statistics(&index));
         if let Some(comment) = &facts.comment {
-            let index = name.sibling(ours);
             statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
         }
     }
