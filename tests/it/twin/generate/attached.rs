@@ -213,8 +213,6 @@ impl Generator {
                  CREATE INDEX ON {view} (b DESC);"
             );
             let drop = format!("DROP MATERIALIZED VIEW {view};");
-            let message = format!("cannot carry view {view}: it is materialized");
-            self.obstacle(at, &[0, position], &message);
             return self.hang(at, vec![0, position], "materialized view", create, drop);
         }
         let query = match self.chance.below(4) {
@@ -254,19 +252,11 @@ impl Generator {
         } else {
             vec![position]
         };
-        self.uncarried(at, &columns, &view, &mut create, &mut drop);
+        self.upon_view(&view, &mut create, &mut drop);
         self.hang(at, columns, "view", create, drop);
     }
 
-    /// What would have to be made again with a view, and is not.
-    fn uncarried(
-        &mut self,
-        at: usize,
-        columns: &[usize],
-        view: &QualifiedName,
-        create: &mut String,
-        drop: &mut String,
-    ) {
+    fn upon_view(&mut self, view: &QualifiedName, create: &mut String, drop: &mut String) {
         if self.chance.percent(15) {
             let stored = view.sibling(self.name("stored"));
             write!(
@@ -275,11 +265,6 @@ impl Generator {
             )
             .unwrap();
             *drop = format!("DROP MATERIALIZED VIEW {stored};\n{drop}");
-            self.obstacle(
-                at,
-                columns,
-                &format!("cannot carry view {stored}: it is materialized"),
-            );
         }
         if self.chance.percent(10) {
             let name = ident(&self.name("instead"));
@@ -289,11 +274,6 @@ impl Generator {
                 view.sibling("noop")
             )
             .unwrap();
-            self.obstacle(
-                at,
-                columns,
-                &format!("cannot carry view {view}: it would lose trigger"),
-            );
         }
     }
 
@@ -333,7 +313,7 @@ impl Generator {
         );
     }
 
-    /// A function with an SQL body, or a generated column: what no shadow column carries.
+    /// A function with an SQL body, or a generated column, which no shadow column carries.
     pub(super) fn readers(&mut self, at: usize) {
         if !self.chance.percent(5) {
             return;
@@ -347,7 +327,6 @@ impl Generator {
                 "CREATE FUNCTION {function}() RETURNS bigint LANGUAGE sql \
                  BEGIN ATOMIC SELECT count({c}) FROM {t}; END;"
             );
-            self.obstacle(at, &[position], &format!("cannot carry function {function}("));
             let drop = format!("DROP FUNCTION {function}();");
             self.hang(at, vec![position], "function", create, drop);
         } else {

@@ -23,7 +23,12 @@ impl Generator {
                 late = " DEFERRABLE";
                 // Neither a view nor a publication accepts such a one.
                 self.tables[at].primary = false;
-                self.late(at, &table.key, &constraint);
+                let message =
+                    format!("a shadow column cannot carry index {quoted}: its primary key is deferrable");
+                for column in &table.key {
+                    self.tables[at].columns[*column].obstacles.push(message.clone());
+                }
+                self.late(at, &table.key);
             }
             say!(
                 self.constrained,
@@ -57,14 +62,13 @@ impl Generator {
         self.index_extras(at, &constraint, late.is_empty());
     }
 
-    /// Its index is built before the swap, and could not wait as the constraint does.
-    fn late(&mut self, at: usize, columns: &[usize], constraint: &str) {
-        let message = format!(
-            "a shadow column cannot carry index {}: its constraint is deferrable",
-            ident(constraint)
-        );
+    /// Only where no two values can fall together may its index be there before the column is filled.
+    fn late(&mut self, at: usize, columns: &[usize]) {
         for column in columns {
-            self.tables[at].columns[*column].obstacles.push(message.clone());
+            let column = &mut self.tables[at].columns[*column];
+            if column.data_type.family() == Family::Array {
+                column.obstacles.push("these keys can wait".into());
+            }
         }
     }
 
@@ -127,7 +131,7 @@ impl Generator {
                 } else {
                     &[position]
                 };
-                self.late(at, columns, &constraint);
+                self.late(at, columns);
             }
             say!(
                 self.constrained,
