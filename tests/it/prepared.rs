@@ -30,8 +30,8 @@ const RETURNING_ALL: [&str; 2] = [
 const OTHERS: [&str; 5] = [
     "SELECT note FROM orders WHERE id = $1 AND version >= 0",
     "UPDATE orders SET version = version + 1 WHERE id = $1",
-    "INSERT INTO orders (id, version, note) VALUES ($1 + 1000, 3, 'new') ON CONFLICT (id) DO NOTHING",
-    "DELETE FROM orders WHERE id = $1 + 1000 AND version = 3",
+    "INSERT INTO orders (id, version, note) VALUES ($1::bigint + 1000, 3, 'new') ON CONFLICT (id) DO NOTHING",
+    "DELETE FROM orders WHERE id = $1::bigint + 1000 AND version = 3",
     "SELECT count(version) FROM orders WHERE id <> $1",
 ];
 
