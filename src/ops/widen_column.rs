@@ -48,7 +48,8 @@ transaction what follows fails, too. The cure is to recycle connection pools aft
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, checks, cutover, contract; in place: while it is rewritten),
 with a foreign key also on the other table; SHARE UPDATE EXCLUSIVE while indexes are built and constraints proven,
 which blocks neither reads nor writes.
-Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot. Where going back would
+Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot, unless the rollback is
+given --accept-loss. Where going back would
 rewrite a table that is not small, a catalog-only change cannot be undone and therefore runs in contract.
 ";
 
