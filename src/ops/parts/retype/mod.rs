@@ -272,7 +272,7 @@ impl Retype {
         change: TypeChange,
     ) -> Result<Way, Vec<Diagnostic>> {
         let printed = &after.data_type;
-        let complaints = self.common_complaints(table, column);
+        let complaints = self.common_complaints(table, column, printed);
         if !complaints.is_empty() {
             return Err(complaints);
         }
@@ -292,7 +292,7 @@ impl Retype {
             return Ok(Way::CatalogOnly(direct));
         }
         let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
-        if direct.small && alone && held.is_empty() {
+        if change != TypeChange::Lossy && direct.small && alone && held.is_empty() {
             return Ok(Way::InPlace(direct));
         }
         let mut complaints = self.shadow_complaints(context, table, column);

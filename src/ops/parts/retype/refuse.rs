@@ -17,7 +17,12 @@ impl Retype {
     }
 
     /// What stops an ALTER TABLE … TYPE whichever way it is done.
-    pub(super) fn common_complaints(&self, table: &Table, column: &Column) -> Vec<Diagnostic> {
+    pub(super) fn common_complaints(
+        &self,
+        table: &Table,
+        column: &Column,
+        new_type: &str,
+    ) -> Vec<Diagnostic> {
         let name = &self.table.value;
         let plain = |code, message: String| Diagnostic::new(code, message).at(self.column.span);
         let mut found = Vec::new();
@@ -26,6 +31,13 @@ impl Retype {
                 "generated_column",
                 format!("`{}` is a generated column", column.name),
             ));
+        }
+        if column.identity.is_some() && !["smallint", "integer", "bigint"].contains(&new_type) {
+            let message = format!(
+                "`{}` is an identity column, which cannot be {new_type}",
+                column.name
+            );
+            found.push(plain("identity_column", message));
         }
         if column.inherited {
             let message = format!("`{}` is inherited; change it on the parent", column.name);
