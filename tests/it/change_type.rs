@@ -3,7 +3,7 @@
 use crate::harness::{Database, TestServer};
 use pgmorph::error::{Error, ErrorKind};
 use pgmorph::executor::Loss;
-use pgmorph::plan::Phase;
+use pgmorph::plan::{Action, Phase, Undo};
 
 const ORDERS: &str = "
 CREATE TABLE orders (id integer PRIMARY KEY, code text NOT NULL, state integer);
@@ -154,4 +154,27 @@ async fn nobody_can_accept_that_a_value_is_missing() {
         "2"
     );
     assert_eq!(database.leftovers().await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_way_back_no_write_fails() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, ORDERS).await;
+    let plan = database.planned(CODE).await;
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    let swap = plan.steps.iter().find(|step| step.id.ends_with("-swap")).unwrap();
+    let Undo::Work(works) = &swap.undo else {
+        panic!("{:?}", swap.undo);
+    };
+    // As a rollback leaves it that is cut off there.
+    for work in works {
+        if let Action::Sql(statements) = &work.action {
+            execute(&database, &statements.join("; ")).await.unwrap();
+        }
+    }
+    execute(&database, "UPDATE orders SET code = 'nine' WHERE id = 9")
+        .await
+        .unwrap();
+    let code = "SELECT code FROM orders WHERE id = 9";
+    assert_eq!(text(&database, code).await.unwrap(), "nine");
 }

@@ -250,10 +250,6 @@ impl Build {
         self.nodes.first().map(|node| &node.index)
     }
 
-    pub fn is_partitioned(&self) -> bool {
-        self.nodes.first().is_some_and(|node| node.partitioned)
-    }
-
     /// All tables concerned, parents first.
     pub fn tables(&self) -> impl Iterator<Item = &QualifiedName> {
         self.nodes.iter().map(|node| &node.table)

@@ -15,10 +15,19 @@ pub mod statement;
 pub mod storage;
 
 use crate::plan::{Action, Expectation, Hazard, Lock, LockMode, Settings, Transaction, Work};
-use crate::sql::QualifiedName;
+use crate::sql::{QualifiedName, idents};
 
 /// Rows of a sample that shows what stands in the way.
 pub const SAMPLE_ROWS: usize = 20;
+
+/// What names a row: its key, or its physical address where it has none.
+pub fn key_list(key: &[String]) -> String {
+    if key.is_empty() {
+        "ctid::text AS ctid".to_owned()
+    } else {
+        idents(key)
+    }
+}
 
 /// Catalog-only statements in one transaction, under a short `lock_timeout`.
 pub fn brief(

@@ -2,13 +2,13 @@
 use super::{Retype, Target, Way};
 use crate::catalog::model::{CatalogSnapshot, Column, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
-use crate::ops::parts::{brief, shadow, storage};
+use crate::ops::parts::{brief, key_list, shadow, storage};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
     Undo, Work,
 };
-use crate::sql::{QualifiedName, ident, idents, literal};
+use crate::sql::{QualifiedName, ident, literal};
 use std::collections::BTreeSet;
 
 pub(super) struct Direct {
@@ -243,11 +243,7 @@ impl Target {
             statements.push(self.still_small(direct, settings, hint));
             let fits = types::fits_predicate(old_type, new_type, &column)
                 .unwrap_or_else(|| format!("{column}::{old_type}::{new_type} IS NOT DISTINCT FROM {column}"));
-            let key = if direct.key.is_empty() {
-                "ctid::text AS ctid".to_owned()
-            } else {
-                idents(&direct.key)
-            };
+            let key = key_list(&direct.key);
             let check = Check {
                 name: format!("every value of {table}.{column} fits {old_type}"),
                 query: format!("SELECT {key} FROM {table} WHERE NOT ({fits})"),

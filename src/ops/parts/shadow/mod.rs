@@ -8,14 +8,14 @@ mod sync;
 
 use super::carry::Carry;
 use super::conversion::{Conversion, Strictness};
-use super::{brief, concurrent, storage};
+use super::{brief, concurrent, key_list, storage};
 use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::ops::StepDraft;
 use crate::plan::{
     Action, Backfill, Check, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode,
     Phase, Settings, Transaction, Undo, Work, hex,
 };
-use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, idents, literal};
+use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, literal};
 use sha2::{Digest, Sha256};
 
 /// Everything that the steps of one swap need.
@@ -88,6 +88,20 @@ pub fn function_name(table: &QualifiedName, column: &str, kind: &str) -> Qualifi
 pub fn refresh<'a>(functions: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = String> {
     let refresh = |function| format!("ALTER FUNCTION {function}() RESET vacuum_cost_page_hit");
     functions.into_iter().map(refresh)
+}
+
+/// A step that leaves nothing to undo.
+fn harmless(id: &str, phase: Phase, work: Work, reason: &str, estimate: Estimate) -> StepDraft {
+    StepDraft {
+        id: id.into(),
+        phase,
+        work,
+        hazards: Vec::new(),
+        undo: Undo::NotNeeded {
+            reason: reason.into(),
+        },
+        estimate,
+    }
 }
 
 /// The name of the trigger that keeps the two columns equal.
@@ -195,16 +209,7 @@ impl Shadow {
             forbidden.join(" OR "),
             "nothing was changed; the backfill could not write these rows: correct them, then run again",
         );
-        Some(StepDraft {
-            id: "look".into(),
-            phase: Phase::Expand,
-            work: self.check_work(settings, check),
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "it only reads".into(),
-            },
-            estimate: Estimate::scan(self.rows, self.bytes, 0),
-        })
+        Some(self.checked("look", Phase::Expand, settings, check))
     }
 
     /// With the trigger, unless something has to be there before it.
@@ -289,22 +294,13 @@ impl Shadow {
             name: format!("every value of {table}.{column} has a form in {}", self.new_type),
             query: format!(
                 "SELECT * FROM (SELECT {}, {}({column}) AS error FROM ONLY {table}) AS s WHERE error IS NOT NULL",
-                self.key_list(),
+                key_list(&self.key),
                 conversion.refuse
             ),
             help: "change these values, or the expression in the plan, then run the same command again"
                 .into(),
         };
-        Some(StepDraft {
-            id: "convertible".into(),
-            phase: Phase::Expand,
-            work: self.check_work(settings, check),
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "it only reads".into(),
-            },
-            estimate: Estimate::scan(self.rows, self.bytes, 0),
-        })
+        Some(self.checked("convertible", Phase::Expand, settings, check))
     }
 
     /// From here on what cannot be converted is refused, so that the comparison has the last word. The lock waits for
@@ -384,23 +380,16 @@ impl Shadow {
     }
 
     fn vacuum(&self, settings: &Settings) -> StepDraft {
-        StepDraft {
-            id: "vacuum".into(),
-            phase: Phase::Backfill,
-            work: concurrent(
-                settings,
-                format!("vacuum and analyze {}", self.table),
-                // Truncating the file at the end would take ACCESS EXCLUSIVE.
-                format!("VACUUM (TRUNCATE FALSE, ANALYZE) {}", self.table),
-                &self.table,
-                Vec::new(),
-            ),
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "vacuuming changes nothing".into(),
-            },
-            estimate: Estimate::scan(self.rows, self.bytes, 0),
-        }
+        let work = concurrent(
+            settings,
+            format!("vacuum and analyze {}", self.table),
+            // Truncating the file at the end would take ACCESS EXCLUSIVE.
+            format!("VACUUM (TRUNCATE FALSE, ANALYZE) {}", self.table),
+            &self.table,
+            Vec::new(),
+        );
+        let reason = "vacuuming changes nothing";
+        harmless("vacuum", Phase::Backfill, work, reason, self.scan())
     }
 
     /// For expressions of indexes and for statistics objects that are new.
@@ -410,71 +399,51 @@ impl Shadow {
         } else {
             "analyze"
         };
-        StepDraft {
-            id: id.into(),
-            phase,
-            work: concurrent(
-                settings,
-                format!("gather statistics of {}", self.table),
-                format!("ANALYZE {}", self.table),
-                &self.table,
-                Vec::new(),
-            ),
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "it only gathers statistics".into(),
-            },
-            estimate: Estimate::INSTANT,
-        }
+        let work = concurrent(
+            settings,
+            format!("gather statistics of {}", self.table),
+            format!("ANALYZE {}", self.table),
+            &self.table,
+            Vec::new(),
+        );
+        harmless(id, phase, work, "it only gathers statistics", Estimate::INSTANT)
     }
 
     fn prove(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
-        let work = Work {
-            summary: format!("prove that {table}.{shadow} is never null"),
-            action: Action::Sql(vec![format!(
-                "ALTER TABLE {table} VALIDATE CONSTRAINT {}",
-                ident(&self.proof())
-            )]),
-            transaction: Transaction::Single,
-            locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
-            timeouts: settings.patient(),
-            expect: Vec::new(),
-            on_violation: Some(self.offenders(
-                format!("{table}.{shadow} is never null"),
-                format!("{shadow} IS NULL"),
-                "run the same command again; if it persists, something bypasses the trigger",
-            )),
-            guards_values: false,
-        };
-        StepDraft {
-            id: "prove".into(),
-            phase: Phase::Validate,
-            work,
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "the constraint goes away with its column".into(),
-            },
-            estimate: Estimate::scan(self.rows, self.bytes, 0),
-        }
+        let name = format!("{table}.{shadow} is never null");
+        let summary = format!("prove that {name}");
+        let missing = self.offenders(
+            name,
+            format!("{shadow} IS NULL"),
+            "run the same command again; if it persists, something bypasses the trigger",
+        );
+        harmless(
+            "prove",
+            Phase::Validate,
+            self.proved(settings, &self.proof(), summary, missing),
+            "the constraint goes away with its column",
+            self.scan(),
+        )
     }
 
-    fn key_list(&self) -> String {
-        if self.key.is_empty() {
-            "ctid::text AS ctid".to_owned()
-        } else {
-            idents(&self.key)
-        }
+    fn scan(&self) -> Estimate {
+        Estimate::scan(self.rows, self.bytes, 0)
     }
 
     /// A check whose answer is the keys of offending rows.
     fn offenders(&self, name: String, condition: String, help: &str) -> Check {
-        let key = self.key_list();
+        let key = key_list(&self.key);
         Check {
             name,
             query: format!("SELECT {key} FROM ONLY {} WHERE {condition}", self.table),
             help: help.into(),
         }
+    }
+
+    fn checked(&self, id: &str, phase: Phase, settings: &Settings, check: Check) -> StepDraft {
+        let work = self.check_work(settings, check);
+        harmless(id, phase, work, "it only reads", self.scan())
     }
 
     fn check_work(&self, settings: &Settings, check: Check) -> Work {
@@ -503,16 +472,7 @@ impl Shadow {
             condition,
             "the cutover was not begun; something writes this table past its triggers. Find it, then roll back and apply again",
         );
-        StepDraft {
-            id: "compare".into(),
-            phase: Phase::Validate,
-            work: self.check_work(settings, check),
-            hazards: Vec::new(),
-            undo: Undo::NotNeeded {
-                reason: "it only reads".into(),
-            },
-            estimate: Estimate::scan(self.rows, self.bytes, 0),
-        }
+        self.checked("compare", Phase::Validate, settings, check)
     }
 
     /// What the application sees of a column besides its type, moved from one column to the other.
