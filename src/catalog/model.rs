@@ -209,6 +209,9 @@ pub struct Column {
     /// Inherited from a parent table, hence to be changed there.
     #[serde(default, skip_serializing_if = "is_false")]
     pub inherited: bool,
+    /// Defined by the table itself, though it may be inherited as well.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub local: bool,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -368,6 +371,9 @@ pub struct Trigger {
     /// Whether the role of the session may alter the function.
     #[serde(default = "yes", skip_serializing_if = "is_true")]
     pub function_owned: bool,
+    /// The copy that a partition has of its parent's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cloned: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
 }

@@ -279,6 +279,7 @@ impl AddColumn {
             comment: None,
             grants: Vec::new(),
             inherited: false,
+            local: true,
         }
     }
 
@@ -909,6 +910,7 @@ impl Operation for AddColumn {
             if let Some(table) = catalog.tables.get_mut(name) {
                 table.columns.push(Column {
                     inherited: position > 0,
+                    local: position == 0,
                     comment: target.column.comment.clone().filter(|_| position == 0),
                     ..target.column.clone()
                 });

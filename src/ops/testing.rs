@@ -72,6 +72,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
             comment: None,
             grants: Vec::new(),
             inherited: false,
+            local: true,
         }
     };
     Table {

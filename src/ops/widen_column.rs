@@ -172,6 +172,7 @@ mod tests {
             columns: Vec::new(),
             function: "public.touch".into(),
             function_owned: false,
+            cloned: false,
             comment: None,
         };
         orders.triggers.insert("touch".into(), trigger);

@@ -193,7 +193,8 @@ pub const COLUMNS: &str = concat!(
   'grants', ",
     grants!("a.attacl"),
     ",
-  'inherited', a.attinhcount > 0
+  'inherited', a.attinhcount > 0,
+  'local', a.attislocal
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -333,6 +334,7 @@ pub const TRIGGERS: &str = concat!(
   'function', (SELECT format('%I.%I', fn.nspname, f.proname) FROM pg_proc f
     JOIN pg_namespace fn ON fn.oid = f.pronamespace WHERE f.oid = g.tgfoid),
   'function_owned', (SELECT pg_has_role(current_user, f.proowner, 'USAGE') FROM pg_proc f WHERE f.oid = g.tgfoid),
+  'cloned', g.tgparentid <> 0,
   'comment', obj_description(g.oid, 'pg_trigger')
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

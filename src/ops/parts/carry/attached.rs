@@ -38,6 +38,10 @@ impl Attached {
             if views.has(&dependent.name) {
                 continue;
             }
+            if let Some((name, trigger)) = cloned(subject, dependent) {
+                attached.copy(subject.table_name, name, trigger);
+                continue;
+            }
             let obstacle = match catalog.functions.get(&dependent.name) {
                 Some(function) if dependent.kind == "function" => {
                     let obstacle = obstacle(catalog, subject, function);
@@ -98,14 +102,26 @@ impl Attached {
         let name = ident(name);
         self.leave.push(format!("DROP TRIGGER {name} ON {table}"));
         self.arrive.push(trigger.definition.clone());
-        let state = match trigger.enabled.as_str() {
-            "disabled" => Some("DISABLE"),
-            "replica" => Some("ENABLE REPLICA"),
-            "always" => Some("ENABLE ALWAYS"),
-            _ => None,
-        };
-        self.arrive
-            .extend(state.map(|state| format!("ALTER TABLE {table} {state} TRIGGER {name}")));
+        if trigger.enabled != "origin" {
+            self.arrive.push(format!(
+                "ALTER TABLE {table} {} TRIGGER {name}",
+                enabling(trigger)
+            ));
+        }
+        self.comment_on_trigger(table, &name, trigger);
+    }
+
+    /// It comes and goes with its parent's, but may be enabled otherwise.
+    fn copy(&mut self, table: &QualifiedName, name: &str, trigger: &Trigger) {
+        let name = ident(name);
+        self.arrive.push(format!(
+            "ALTER TABLE {table} {} TRIGGER {name}",
+            enabling(trigger)
+        ));
+        self.comment_on_trigger(table, &name, trigger);
+    }
+
+    fn comment_on_trigger(&mut self, table: &QualifiedName, name: &str, trigger: &Trigger) {
         let comment = trigger.comment.as_ref();
         self.arrive
             .extend(comment.map(|text| format!("COMMENT ON TRIGGER {name} ON {table} IS {}", literal(text))));
@@ -239,6 +255,24 @@ fn obstacle(catalog: &CatalogSnapshot, subject: &Subject<'_>, function: &ParsedF
     // Its list of columns was fixed when it was made, and any new column makes it fail.
     let rows = function.returns.as_ref() == Some(subject.table_name);
     rows.then(|| ": it returns rows of the table, and fails once the table has one column more".into())
+}
+
+fn enabling(trigger: &Trigger) -> &'static str {
+    match trigger.enabled.as_str() {
+        "disabled" => "DISABLE",
+        "replica" => "ENABLE REPLICA",
+        "always" => "ENABLE ALWAYS",
+        _ => "ENABLE",
+    }
+}
+
+/// A partition's copy of a trigger.
+fn cloned<'a>(subject: &Subject<'a>, dependent: &Dependent) -> Option<(&'a str, &'a Trigger)> {
+    let found = match dependent.kind.as_str() {
+        "trigger" => named(&subject.table.triggers, subject.table_name, dependent),
+        _ => None,
+    };
+    found.filter(|(_, trigger)| trigger.cloned)
 }
 
 fn of_column<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = &'a Dependent> {

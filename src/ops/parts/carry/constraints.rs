@@ -1,7 +1,7 @@
 //! CHECK constraints on the column, and what twins of constraints have in common.
 
 use super::{Printed, Subject};
-use crate::catalog::model::{Constraint, ConstraintKind, Table};
+use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::constraint::{self, NewConstraint};
 use crate::ops::parts::shadow;
@@ -35,7 +35,7 @@ pub(super) fn take_name(
     statements
 }
 
-fn comment(table: &QualifiedName, name: &str, constraint: &Constraint) -> Option<String> {
+pub(super) fn comment(table: &QualifiedName, name: &str, constraint: &Constraint) -> Option<String> {
     let comment = constraint.comment.as_ref()?;
     Some(format!(
         "COMMENT ON CONSTRAINT {} ON {table} IS {}",
@@ -110,6 +110,30 @@ pub struct CheckTwin {
     before: Constraint,
     after: Constraint,
     twin: NewConstraint,
+    below: Vec<Below>,
+}
+
+/// The same constraint on a table that has it from above.
+#[derive(Debug, Clone)]
+struct Below {
+    table: QualifiedName,
+    constraint: Constraint,
+}
+
+/// Whether a parent has it, too, and what is done there reaches the table.
+pub(super) fn comes_from_above(
+    catalog: &CatalogSnapshot,
+    table: &Table,
+    name: &str,
+    constraint: &Constraint,
+) -> bool {
+    let mut parents = table.partition_of.iter().chain(&table.inherits);
+    let has = |parent: &QualifiedName| {
+        let parent = catalog.tables.get(parent);
+        let above = parent.and_then(|parent| parent.constraints.get(name));
+        above.is_some_and(|above| above.kind == ConstraintKind::Check && !above.no_inherit)
+    };
+    constraint.inherited || parents.any(has)
 }
 
 impl CheckTwin {
@@ -120,8 +144,10 @@ impl CheckTwin {
         complaints: &mut Vec<Diagnostic>,
     ) -> Vec<Self> {
         let column = &subject.column.name;
-        let hanging = subject.table.constraints.iter().filter(|(_, constraint)| {
-            constraint.kind == ConstraintKind::Check && constraint.columns.contains(column)
+        let hanging = subject.table.constraints.iter().filter(|(name, constraint)| {
+            constraint.kind == ConstraintKind::Check
+                && constraint.columns.contains(column)
+                && !comes_from_above(context.catalog, subject.table, name, constraint)
         });
         let mut found = Vec::new();
         for (name, constraint) in hanging {
@@ -191,6 +217,7 @@ impl CheckTwin {
             before: before.clone(),
             after,
             twin,
+            below: below(context, subject.table_name, name, before),
         })
     }
 
@@ -198,16 +225,50 @@ impl CheckTwin {
         twin_steps(&self.twin, "check", settings)
     }
 
-    pub fn drop(&self) -> String {
-        drop(&self.table, &self.name)
+    /// Tables below that define it, too: what is done above leaves theirs alone.
+    fn own_copies(&self) -> impl Iterator<Item = &Below> {
+        self.below.iter().filter(|it| !it.constraint.inherited)
+    }
+
+    pub fn drop(&self) -> Vec<String> {
+        let mut statements = vec![drop(&self.table, &self.name)];
+        statements.extend(self.own_copies().map(|it| drop(&it.table, &self.name)));
+        statements
     }
 
     pub fn arrive(&self) -> Vec<String> {
-        take_name(&self.table, &self.twin.name, &self.name, &self.before)
+        let mut statements = take_name(&self.table, &self.twin.name, &self.name, &self.before);
+        let own = |it: &Below| {
+            alter(
+                &it.table,
+                &format!("ADD CONSTRAINT {} {}", ident(&self.name), self.after.definition),
+            )
+        };
+        statements.extend(self.own_copies().map(own));
+        statements.extend(self.comments_below());
+        statements
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
-        add_again(&self.table, &self.name, &self.before)
+        let mut statements = add_again(&self.table, &self.name, &self.before);
+        let own = |it: &Below| {
+            alter(
+                &it.table,
+                &format!(
+                    "ADD CONSTRAINT {} {} NOT VALID",
+                    ident(&self.name),
+                    self.before.definition
+                ),
+            )
+        };
+        statements.extend(self.own_copies().map(own));
+        statements.extend(self.comments_below());
+        statements
+    }
+
+    fn comments_below(&self) -> impl Iterator<Item = String> {
+        let below = self.below.iter();
+        below.filter_map(|it| comment(&it.table, &self.name, &it.constraint))
     }
 
     pub fn prove_again(&self, settings: &Settings) -> Option<Work> {
@@ -218,9 +279,34 @@ impl CheckTwin {
         expectation(&self.table, &self.name, &self.after)
     }
 
-    pub fn apply(&self, table: &mut Table) {
-        table.constraints.insert(self.name.clone(), self.after.clone());
+    pub fn apply(&self, catalog: &mut CatalogSnapshot) {
+        if let Some(table) = catalog.tables.get_mut(&self.table) {
+            table.constraints.insert(self.name.clone(), self.after.clone());
+        }
+        for below in &self.below {
+            let table = catalog.tables.get_mut(&below.table);
+            if let Some(constraint) = table.and_then(|table| table.constraints.get_mut(&self.name)) {
+                constraint.definition.clone_from(&self.after.definition);
+                let last = self.after.columns.last().cloned();
+                constraint.columns.sort_by_key(|it| Some(it) == last.as_ref());
+            }
+        }
     }
+}
+
+fn below(context: &Context<'_>, top: &QualifiedName, name: &str, constraint: &Constraint) -> Vec<Below> {
+    if constraint.no_inherit {
+        return Vec::new();
+    }
+    let tree = context.catalog.tree(top).into_iter().skip(1);
+    tree.filter_map(|table| {
+        let found = context.catalog.tables.get(&table)?.constraints.get(name)?;
+        Some(Below {
+            constraint: found.clone(),
+            table,
+        })
+    })
+    .collect()
 }
 
 /// The expression of `CHECK (…)`.

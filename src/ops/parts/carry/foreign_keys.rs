@@ -76,7 +76,9 @@ impl Outgoing {
     pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
         let column = &subject.column.name;
         let hanging = subject.table.constraints.iter().filter(|(_, constraint)| {
-            constraint.kind == ConstraintKind::ForeignKey && constraint.columns.contains(column)
+            constraint.kind == ConstraintKind::ForeignKey
+                && constraint.columns.contains(column)
+                && !constraint.inherited
         });
         let mut found = Vec::new();
         for (name, constraint) in hanging {
@@ -88,7 +90,7 @@ impl Outgoing {
         found
     }
 
-    fn of(
+    pub(super) fn of(
         context: &Context<'_>,
         subject: &Subject<'_>,
         name: &str,

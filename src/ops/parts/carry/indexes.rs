@@ -1,7 +1,9 @@
 //! Indexes that mention the column, those of keys among them.
 
 use super::{Printed, Subject};
-use crate::catalog::model::{Constraint, ConstraintKind, Index, Probe, ProbeOutcome, ReplicaIdentity, Table};
+use crate::catalog::model::{
+    Constraint, ConstraintKind, Index, Probe, ProbeOutcome, ReplicaIdentity, Table, TableKind,
+};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::index_build::{Build, drop_concurrently, free_index_name};
 use crate::ops::parts::shadow::Names;
@@ -27,7 +29,7 @@ pub struct IndexTwin {
 }
 
 /// Without expressions, which only the server can spell for another column.
-fn plain(index: &Index) -> bool {
+pub(super) fn plain(index: &Index) -> bool {
     let keys = index.keys.iter();
     index.method == "btree"
         && index.predicate.is_none()
@@ -56,7 +58,7 @@ pub fn probes(table_name: &QualifiedName, table: &Table, column: &str) -> Vec<Pr
 }
 
 /// The definition under which the index is built beside the one that it replaces.
-fn twin_of(index: &Index) -> Index {
+pub(super) fn twin_of(index: &Index) -> Index {
     Index {
         valid: true,
         replica_identity: false,
@@ -68,7 +70,7 @@ fn twin_of(index: &Index) -> Index {
     }
 }
 
-fn renamed(index: &Index, from: &str, to: &str) -> Index {
+pub(super) fn renamed(index: &Index, from: &str, to: &str) -> Index {
     let mut twin = twin_of(index);
     let replace = |name: &mut String| {
         if name == from {
@@ -85,7 +87,7 @@ fn renamed(index: &Index, from: &str, to: &str) -> Index {
 }
 
 /// The texts of the answer in the frame of the definition.
-fn spelled(index: &Index, outcome: Option<&ProbeOutcome>, name: &str) -> Option<Index> {
+pub(super) fn spelled(index: &Index, outcome: Option<&ProbeOutcome>, name: &str) -> Option<Index> {
     let printed = outcome?.table.indexes.get(name)?;
     Some(Index {
         keys: printed.keys.clone(),
@@ -104,10 +106,13 @@ impl IndexTwin {
         complaints: &mut Vec<Diagnostic>,
     ) -> Vec<Self> {
         let table = subject.table;
+        if table.kind == TableKind::Partitioned {
+            return Vec::new();
+        }
         let hanging = table
             .indexes
             .iter()
-            .filter(|(_, it)| it.mentions(&subject.column.name));
+            .filter(|(_, it)| it.mentions(&subject.column.name) && it.parent.is_none());
         let mut found = Vec::new();
         for (name, index) in hanging {
             match Self::of(context, subject, printed, name, index) {

@@ -6,14 +6,18 @@
 mod attached;
 mod constraints;
 mod foreign_keys;
+mod index_tree;
 mod indexes;
+mod key_tree;
 mod newcomers;
 mod sequences;
 mod spelling;
 mod views;
 
 use super::shadow::Names;
-use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, ProbeOutcome, Table};
+use crate::catalog::model::{
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Probe, ProbeOutcome, Table, TableKind,
+};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Hazard, Lock, Settings, Work};
@@ -22,7 +26,9 @@ use attached::Attached;
 use constraints::CheckTwin;
 pub use constraints::unproven;
 use foreign_keys::{Incoming, Outgoing};
+use index_tree::IndexTree;
 use indexes::IndexTwin;
+use key_tree::{KeyTree, Late};
 use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
 use views::Views;
@@ -35,11 +41,17 @@ pub struct Subject<'a> {
     pub new_type: &'a str,
     pub names: &'a Names,
     pub span: Span,
+    /// Whether the column comes from a table above, whose things reach this one.
+    pub below: bool,
 }
 
 #[derive(Debug, Clone)]
 pub struct Carry {
+    table: QualifiedName,
     indexes: Vec<IndexTwin>,
+    index_trees: Vec<IndexTree>,
+    key_trees: Vec<KeyTree>,
+    late: Vec<Late>,
     checks: Vec<CheckTwin>,
     outgoing: Vec<Outgoing>,
     incoming: Vec<Incoming>,
@@ -81,10 +93,7 @@ impl Questions {
         let mut before = Vec::new();
         if let Some(table) = table {
             before.extend(indexes::probes(table_name, table, column));
-            let checks = table.constraints.iter().filter(|(_, constraint)| {
-                constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
-            });
-            before.extend(checks.map(|(name, constraint)| {
+            before.extend(checks_on(table, column).map(|(name, constraint)| {
                 alter(format!(
                     " ADD CONSTRAINT {} {}",
                     ident(name),
@@ -127,13 +136,29 @@ impl Carry {
         let views = Views::of(context, subject, &mut complaints);
         let attached = Attached::of(context.catalog, subject, &views, &mut complaints);
         let newcomers = Newcomers::of(context.now, subject, &views, &attached);
+        let (mut outgoing, mut incoming) = (Vec::new(), Vec::new());
+        let (mut key_trees, mut late) = (Vec::new(), Vec::new());
+        if subject.table.kind == TableKind::Partitioned {
+            key_trees = KeyTree::all(context, subject, &mut complaints);
+            late = Late::all(context, subject, &mut complaints);
+        } else {
+            outgoing = Outgoing::all(context, subject, &mut complaints);
+            incoming = Incoming::all(context, subject, &mut complaints);
+        }
+        let identity = (!subject.below)
+            .then(|| IdentityMove::of(context.catalog, subject, &mut complaints))
+            .flatten();
         let carry = Self {
+            table: subject.table_name.clone(),
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
+            index_trees: IndexTree::all(context, subject, &printed, &mut complaints),
+            key_trees,
+            late,
             checks: CheckTwin::all(context, subject, &printed, &mut complaints),
-            outgoing: Outgoing::all(context, subject, &mut complaints),
-            incoming: Incoming::all(context, subject, &mut complaints),
+            outgoing,
+            incoming,
             serials: Serial::all(context.catalog, subject),
-            identity: IdentityMove::of(context.catalog, subject, &mut complaints),
+            identity,
             attached,
             views,
             newcomers,
@@ -148,9 +173,12 @@ impl Carry {
     /// Keys of the new column that must be there before anything fills it.
     pub fn ahead(&self, settings: &Settings) -> Vec<StepDraft> {
         let twins = self.indexes.iter().filter(|twin| twin.is_deferrable());
-        let mut steps: Vec<StepDraft> = twins.flat_map(|twin| twin.steps_ahead(settings)).collect();
-        number(&mut steps);
-        steps
+        twins.flat_map(|twin| twin.steps_ahead(settings)).collect()
+    }
+
+    /// What has to be there as soon as the new column is.
+    pub fn beside(&self) -> Vec<String> {
+        self.index_trees.iter().flat_map(IndexTree::beside).collect()
     }
 
     /// Indexes of the new column, once it is filled.
@@ -161,13 +189,19 @@ impl Carry {
             .filter(|twin| !twin.is_deferrable())
             .flat_map(|twin| twin.steps(settings))
             .collect();
-        number(&mut steps);
+        steps.extend(self.index_trees.iter().flat_map(|tree| tree.steps(settings)));
         steps
     }
 
     /// Whether there are statistics that only an ANALYZE after the builds gathers.
     pub fn has_expressions(&self) -> bool {
         self.indexes.iter().any(IndexTwin::has_expressions)
+            || self.index_trees.iter().any(IndexTree::has_expressions)
+    }
+
+    /// Whether the cutover would read the rows of a partition that nobody knew of.
+    pub fn looks_at_newcomers(&self) -> bool {
+        self.index_trees.iter().any(IndexTree::looks_at_newcomers) || !self.key_trees.is_empty()
     }
 
     /// Whether there are statistics that only an ANALYZE after the cutover gathers.
@@ -180,16 +214,27 @@ impl Carry {
         let mut steps = Vec::new();
         steps.extend(self.checks.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.outgoing.iter().flat_map(|twin| twin.steps(settings)));
+        steps.extend(self.key_trees.iter().flat_map(|tree| tree.steps(settings)));
         steps.extend(self.incoming.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.views.steps(settings));
-        number(&mut steps);
         steps
+    }
+
+    pub fn views(&self) -> impl Iterator<Item = &QualifiedName> {
+        self.views.names()
+    }
+
+    /// What is proven once the columns have been swapped.
+    pub fn proofs(&self, settings: &Settings) -> Vec<StepDraft> {
+        self.late.iter().filter_map(|late| late.step(settings)).collect()
     }
 
     /// Tables that the swap locks beside the column's own.
     pub fn locks(&self) -> Vec<Lock> {
         let mut locks: Vec<Lock> = Vec::new();
-        for lock in self.outgoing.iter().filter_map(Outgoing::lock) {
+        let referenced = self.outgoing.iter().filter_map(Outgoing::lock);
+        let referenced = referenced.chain(self.key_trees.iter().filter_map(KeyTree::lock));
+        for lock in referenced.chain(self.late.iter().map(Late::lock)) {
             if !locks.contains(&lock) {
                 locks.push(lock);
             }
@@ -218,9 +263,17 @@ impl Carry {
         statements.extend(self.attached.unchanged());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
-        statements.extend(self.outgoing.iter().map(Outgoing::drop));
-        statements.extend(self.checks.iter().map(CheckTwin::drop));
+        statements.extend(self.drop_keys());
+        statements.extend(self.checks.iter().flat_map(CheckTwin::drop));
         statements.extend(self.indexes.iter().flat_map(IndexTwin::leave));
+        statements.extend(self.index_trees.iter().flat_map(IndexTree::leave));
+        statements
+    }
+
+    fn drop_keys(&self) -> Vec<String> {
+        let mut statements: Vec<String> = self.late.iter().map(Late::drop).collect();
+        statements.extend(self.outgoing.iter().map(Outgoing::drop));
+        statements.extend(self.key_trees.iter().filter_map(KeyTree::drop));
         statements
     }
 
@@ -228,8 +281,11 @@ impl Carry {
     pub fn arrive(&self) -> Vec<String> {
         let mut statements = Vec::new();
         statements.extend(self.indexes.iter().flat_map(IndexTwin::arrive));
+        statements.extend(self.index_trees.iter().flat_map(IndexTree::arrive));
         statements.extend(self.checks.iter().flat_map(CheckTwin::arrive));
         statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive));
+        statements.extend(self.key_trees.iter().flat_map(KeyTree::arrive));
+        statements.extend(self.late.iter().flat_map(Late::arrive));
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
@@ -248,6 +304,7 @@ impl Carry {
     pub fn before_back(&self, settings: &Settings) -> Vec<Work> {
         let mut works = Vec::new();
         works.extend(self.indexes.iter().flat_map(|twin| twin.rebuild(settings)));
+        works.extend(self.index_trees.iter().flat_map(|tree| tree.rebuild(settings)));
         works.extend(self.incoming.iter().flat_map(|twin| twin.to_old(settings)));
         works.extend(self.views.before_back(settings));
         works
@@ -257,17 +314,21 @@ impl Carry {
         let mut statements = vec![self.newcomers.refuse()];
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
-        statements.extend(self.outgoing.iter().map(Outgoing::drop));
-        statements.extend(self.checks.iter().map(CheckTwin::drop));
+        statements.extend(self.drop_keys());
+        statements.extend(self.checks.iter().flat_map(CheckTwin::drop));
         statements.extend(self.indexes.iter().flat_map(IndexTwin::leave_back));
+        statements.extend(self.index_trees.iter().flat_map(IndexTree::leave_back));
         statements
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
         let mut statements = Vec::new();
         statements.extend(self.indexes.iter().flat_map(IndexTwin::arrive_back));
+        statements.extend(self.index_trees.iter().flat_map(IndexTree::arrive_back));
         statements.extend(self.checks.iter().flat_map(CheckTwin::arrive_back));
         statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive_back));
+        statements.extend(self.key_trees.iter().flat_map(KeyTree::arrive_back));
+        statements.extend(self.late.iter().flat_map(Late::arrive));
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
@@ -280,6 +341,8 @@ impl Carry {
         let mut works = Vec::new();
         works.extend(self.checks.iter().filter_map(|twin| twin.prove_again(settings)));
         works.extend(self.outgoing.iter().filter_map(|twin| twin.prove_again(settings)));
+        works.extend(self.key_trees.iter().flat_map(|tree| tree.after_back(settings)));
+        works.extend(self.late.iter().filter_map(|late| late.prove(settings)));
         works
     }
 
@@ -287,6 +350,8 @@ impl Carry {
     pub fn expect(&self) -> Vec<Expectation> {
         let mut expect = Vec::new();
         expect.extend(self.indexes.iter().flat_map(IndexTwin::expect));
+        expect.extend(self.index_trees.iter().flat_map(IndexTree::expect));
+        expect.extend(self.key_trees.iter().flat_map(KeyTree::expect));
         expect.extend(self.checks.iter().map(CheckTwin::expect));
         expect.extend(self.outgoing.iter().map(Outgoing::expect));
         expect.extend(self.views.expect());
@@ -297,19 +362,21 @@ impl Carry {
     pub fn contract(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps: Vec<StepDraft> = self.views.contract(settings).into_iter().collect();
         steps.extend(self.indexes.iter().filter_map(|twin| twin.drop_old(settings)));
-        number(&mut steps);
         steps
     }
 
-    pub fn apply(&self, table_name: &QualifiedName, column: &str, catalog: &mut CatalogSnapshot) {
-        if let Some(table) = catalog.tables.get_mut(table_name) {
+    pub fn apply(&self, column: &str, catalog: &mut CatalogSnapshot) {
+        if let Some(table) = catalog.tables.get_mut(&self.table) {
             attached::reorder_statistics(table, column);
             for twin in &self.indexes {
                 twin.apply(table);
             }
-            for twin in &self.checks {
-                twin.apply(table);
-            }
+        }
+        for twin in &self.checks {
+            twin.apply(catalog);
+        }
+        for tree in &self.index_trees {
+            tree.apply(catalog);
         }
         for serial in &self.serials {
             serial.apply(catalog);
@@ -318,6 +385,28 @@ impl Carry {
             identity.apply(catalog);
         }
     }
+}
+
+fn checks_on<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = (&'a String, &'a Constraint)> {
+    table.constraints.iter().filter(move |(_, constraint)| {
+        constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
+    })
+}
+
+/// The table without what it has from above.
+pub fn own(catalog: &CatalogSnapshot, table: &Table) -> Table {
+    let mut own = table.clone();
+    own.indexes.retain(|_, index| index.parent.is_none());
+    own.constraints
+        .retain(|name, it| !constraints::comes_from_above(catalog, table, name, it));
+    own
+}
+
+/// Whether something hangs on the column that only the server can spell.
+pub fn needs_spelling(table: &Table, column: &str) -> bool {
+    let mut indexes = table.indexes.values();
+    checks_on(table, column).next().is_some()
+        || indexes.any(|index| index.mentions(column) && !indexes::plain(index))
 }
 
 /// Takes the texts of checks and index expressions from a clone of the table whose column has its new type.
@@ -340,7 +429,7 @@ pub fn respell(table: &mut Table, retyped: &Table) {
 }
 
 /// Tells apart steps of the same word: `index`, `index-2`….
-fn number(steps: &mut [StepDraft]) {
+pub fn number(steps: &mut [StepDraft]) {
     for position in 1..steps.len() {
         let word = steps[position].id.clone();
         let before = steps[..position].iter().filter(|step| {

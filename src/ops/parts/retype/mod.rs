@@ -4,12 +4,13 @@ mod conversion;
 mod direct;
 mod refuse;
 mod room;
+mod tree;
 
 pub use room::{Retyping, Room};
 
-use super::carry::{self, Carry, Questions, Subject};
+use super::carry::{self, Questions};
 use super::conversion::Conversion;
-use super::shadow::{Names, Shadow};
+use super::shadow::{Member, Names, Shadow};
 use super::{dependents, storage};
 use crate::catalog::model::{
     CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
@@ -23,6 +24,7 @@ use crate::plan::{Estimate, Hazard, Settings};
 use crate::sql::{QualifiedName, ident};
 use direct::Direct;
 use std::collections::BTreeSet;
+use tree::Top;
 
 /// A column and the type that it is to have.
 #[derive(Debug, Clone)]
@@ -90,6 +92,10 @@ impl Retype {
     }
 
     fn type_probe(&self) -> Probe {
+        self.type_probe_on(&self.table.value)
+    }
+
+    fn type_probe_on(&self, table: &QualifiedName) -> Probe {
         let mut what = format!("TYPE {}", self.data_type.value);
         if let Some(using) = self.using() {
             what = format!("{what} USING ({})", using.value);
@@ -98,7 +104,10 @@ impl Retype {
         if matches!(self.by, By::Conversion { .. }) && self.default.is_some() {
             what = format!("DROP DEFAULT, ALTER COLUMN {} {what}", ident(&self.column.value));
         }
-        self.probe(what)
+        Probe {
+            table: table.clone(),
+            ..self.probe(what)
+        }
     }
 
     fn default_probe(&self) -> Option<Probe> {
@@ -207,7 +216,7 @@ impl Retype {
         table: &Table,
         column: &Column,
         after: &Column,
-        (carry, conversion): (Carry, Option<Conversion>),
+        (members, conversion): (Vec<Member>, Option<Conversion>),
     ) -> Shadow {
         let suppress_triggers = context.now.role.may_set_replication_role;
         let name = &self.table.value;
@@ -225,7 +234,13 @@ impl Retype {
                 ),
             ),
         ];
-        let firing: Vec<_> = table.triggers.keys().map(|name| ident(name)).collect();
+        let tables = members
+            .iter()
+            .filter_map(|member| context.catalog.tables.get(&member.table));
+        let tables: Vec<&Table> = tables.collect();
+        let triggers = tables.iter().flat_map(|table| &table.triggers);
+        let firing = triggers.filter(|(_, it)| !it.cloned);
+        let firing: Vec<_> = firing.map(|(name, _)| ident(name)).collect();
         if !suppress_triggers && !firing.is_empty() {
             let message = format!(
                 "the role may not set session_replication_role: these triggers fire on the backfill: {}",
@@ -233,7 +248,10 @@ impl Retype {
             );
             hazards.push(Hazard::new("triggers_fire", message));
         }
-        if table.replica_identity == ReplicaIdentity::Full && table.persistence == Persistence::Permanent {
+        let logs_rows = |table: &&Table| {
+            table.replica_identity == ReplicaIdentity::Full && table.persistence == Persistence::Permanent
+        };
+        if tables.iter().any(logs_rows) {
             hazards.push(Hazard::new(
                 "wal",
                 "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
@@ -243,16 +261,20 @@ impl Retype {
             table: self.table.value.clone(),
             column: column.clone(),
             new_type: after.data_type.clone(),
-            new_default: self.default_text(after),
             key: table.key_columns(),
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
             suppress_triggers,
-            trigger_functions: trigger_functions(table, |_| true).into_iter().collect(),
+            trigger_functions: tables
+                .iter()
+                .flat_map(|table| trigger_functions(table, |_| true))
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
             hazards,
-            unproven: carry::unproven(table),
             names: Names::of(&column.name),
-            carry,
+            spread: tree::spread(table),
+            members,
             conversion,
             collation: after.collation.clone(),
         }
@@ -295,29 +317,27 @@ impl Retype {
         if change != TypeChange::Lossy && direct.small && alone && held.is_empty() {
             return Ok(Way::InPlace(direct));
         }
-        let mut complaints = self.shadow_complaints(context, table, column);
+        let mut complaints = Vec::new();
+        if !table.inherits.is_empty() || table.partition_of.is_some() {
+            complaints.extend(self.refused(
+                "a shadow column is not possible on a table that inherits other columns",
+                vec![self.table.value.to_string()],
+            ));
+        }
         let casts = change != TypeChange::Lossy
             && types::fits_predicate(&column.data_type, printed, &column.name).is_some();
         let conversion = (!casts)
             .then(|| self.only_conversion(context, table, column, &mut complaints))
             .flatten();
-        let names = Names::of(&column.name);
-        let subject = Subject {
-            table_name: &self.table.value,
-            table,
+        let top = Top {
             column,
-            new_type: printed,
-            names: &names,
-            span: self.column.span,
+            after,
+            default: self.default_text(after),
         };
-        let retyped = context
-            .accepted(&self.type_probe(), self.data_type.span)
-            .ok()
-            .flatten();
-        let carry = match Carry::plan(context, &subject, retyped) {
-            Ok(carry) if complaints.is_empty() => carry,
-            carry => {
-                complaints.extend(carry.err().into_iter().flatten());
+        let members = match self.members(context, &Names::of(&column.name), &top) {
+            Ok(members) if complaints.is_empty() => members,
+            members => {
+                complaints.extend(members.err().into_iter().flatten());
                 return Err(complaints);
             }
         };
@@ -326,7 +346,7 @@ impl Retype {
             table,
             column,
             after,
-            (carry, conversion),
+            (members, conversion),
         ))))
     }
 
@@ -348,6 +368,7 @@ impl Retype {
             probes.extend(back.probes(self));
         }
         probes.extend([questions.as_shadow, questions.after]);
+        probes.extend(self.probes_below(now, &names));
         probes.extend(self.default_probe());
         probes
     }
@@ -402,7 +423,7 @@ impl Target {
         let direct = match &self.way {
             Way::CatalogOnly(direct) | Way::InPlace(direct) => direct,
             Way::Shadow(shadow) => {
-                shadow.apply(catalog, self.printed.clone());
+                shadow.apply(catalog);
                 return;
             }
         };

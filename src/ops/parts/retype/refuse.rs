@@ -5,7 +5,7 @@ use crate::catalog::model::{Column, ConstraintKind, Index, Table, TableKind, Tri
 use crate::diagnostic::Diagnostic;
 use crate::ops::Context;
 use crate::ops::parts::{dependents, shadow};
-use crate::sql::ident;
+use crate::sql::{QualifiedName, ident};
 
 impl Retype {
     pub(super) fn refused(&self, why: &str, hanging: Vec<String>) -> Option<Diagnostic> {
@@ -119,24 +119,14 @@ impl Retype {
     pub(super) fn shadow_complaints(
         &self,
         context: &Context<'_>,
+        name: &QualifiedName,
         table: &Table,
         column: &Column,
     ) -> Vec<Diagnostic> {
-        let name = &self.table.value;
         let foreign = column.grants.iter().filter(|grant| grant.grantor != table.owner);
         let foreign = foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee));
         let mut found = Vec::new();
         found.extend(self.refused("a shadow column does not carry these over yet", foreign.collect()));
-        if table.kind == TableKind::Partitioned
-            || !table.children.is_empty()
-            || !table.inherits.is_empty()
-            || table.partition_of.is_some()
-        {
-            found.extend(self.refused(
-                "a shadow column is not possible yet on partitioned or inherited tables",
-                vec![name.to_string()],
-            ));
-        }
         let published = dependents::publications(context.catalog, name);
         found.extend(self.refused(
             "subscribers of these publications would need the new column first",

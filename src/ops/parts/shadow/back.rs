@@ -2,9 +2,10 @@
 
 use super::Shadow;
 use crate::ops::parts::brief;
+use crate::ops::parts::carry::Carry;
 use crate::ops::parts::conversion::Strictness;
 use crate::plan::{Action, Check, Lock, LockMode, Settings, Transaction, Work};
-use crate::sql::ident;
+use crate::sql::{QualifiedName, ident};
 
 impl Shadow {
     /// Between a look at the rows and the swap the application goes on writing, so CHECKs of ours keep out what
@@ -34,63 +35,70 @@ impl Shadow {
             ident(&fits)
         );
         let mut works = vec![first.unless_loss_is_accepted()];
-        works.extend(self.carry.fits(settings));
+        works.extend(self.carries().flat_map(|carry| carry.fits(settings)));
         let summary = format!(
             "refuse values of {table}.{column} that do not fit {old_type}, from here to the end of the rollback"
         );
         let condition = self.equal(&widened, &column);
         works.push(
-            self.guard(settings, &fits, summary, &condition)
+            self.guard(settings, &self.table, &fits, (summary, &condition))
                 .unless_loss_is_accepted(),
         );
         let summary = format!("prove that every value of {table}.{column} fits {old_type}");
         works.push(
-            self.proved(settings, &fits, summary, lost(&changed))
+            self.proved(settings, &self.table, &fits, (summary, lost(&changed)))
                 .unless_loss_is_accepted(),
         );
         works.extend(self.keep_not_null(settings));
-        works.extend(self.carry.before_back(settings));
+        works.extend(self.carries().flat_map(|carry| carry.before_back(settings)));
         works.push(self.swap_back(settings));
-        works.extend(self.carry.after_back(settings));
+        works.extend(self.carries().flat_map(|carry| carry.after_back(settings)));
         works
     }
 
     /// Even who accepts a loss cannot go back to rows without a value where there must be one.
     fn keep_not_null(&self, settings: &Settings) -> Vec<Work> {
-        if !self.column.not_null {
-            return Vec::new();
-        }
-        let (table, old, proof) = (&self.table, ident(&self.old()), self.proof());
+        let (old, proof) = (ident(&self.old()), self.proof());
         let condition = format!("{old} IS NOT NULL");
-        let missing = self.offenders(
-            format!("{table}.{old} is never null"),
-            format!("{old} IS NULL"),
-            "these rows have no value of the old type, which does not allow NULL: change them, then roll back again",
-        );
-        let summary = format!("refuse rows without a value in {table}.{old}");
-        vec![
-            self.guard(settings, &proof, summary, &condition),
-            self.proved(
-                settings,
-                &proof,
-                format!("prove that {table}.{old} is never null"),
-                missing,
-            ),
-        ]
+        let mut works = Vec::new();
+        for member in self.not_null_tops() {
+            let table = &member.table;
+            let missing = self.offenders(
+                format!("{table}.{old} is never null"),
+                format!("{old} IS NULL"),
+                "these rows have no value of the old type, which does not allow NULL: change them, then roll back again",
+            );
+            let summary = format!("refuse rows without a value in {table}.{old}");
+            works.push(self.guard(settings, table, &proof, (summary, &condition)));
+            let summary = format!("prove that {table}.{old} is never null");
+            works.push(self.proved(settings, table, &proof, (summary, missing)));
+        }
+        works
     }
 
-    fn guard(&self, settings: &Settings, name: &str, summary: String, condition: &str) -> Work {
-        let (table, name) = (&self.table, ident(name));
-        let statements = vec![
-            format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"),
+    fn guard(
+        &self,
+        settings: &Settings,
+        table: &QualifiedName,
+        name: &str,
+        (summary, condition): (String, &str),
+    ) -> Work {
+        let name = ident(name);
+        let mut statements = self.lock_statements(&self.lock());
+        statements.extend([
             format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}"),
             format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"),
-        ];
+        ]);
         brief(settings, summary, statements, self.lock(), Vec::new())
     }
 
-    pub(super) fn proved(&self, settings: &Settings, name: &str, summary: String, violated: Check) -> Work {
-        let table = &self.table;
+    pub(super) fn proved(
+        &self,
+        settings: &Settings,
+        table: &QualifiedName,
+        name: &str,
+        (summary, violated): (String, Check),
+    ) -> Work {
         Work {
             summary,
             action: Action::Sql(vec![format!(
@@ -98,7 +106,11 @@ impl Shadow {
                 ident(name)
             )]),
             transaction: Transaction::Single,
-            locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
+            locks: self
+                .lock()
+                .into_iter()
+                .map(|lock| Lock::new(&lock.relation, LockMode::ShareUpdateExclusive))
+                .collect(),
             timeouts: settings.patient(),
             expect: Vec::new(),
             on_violation: Some(violated),
@@ -108,16 +120,17 @@ impl Shadow {
 
     fn swap_back(&self, settings: &Settings) -> Work {
         let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements(false);
+        let mut statements = self.swap_lock_statements(false, settings);
         statements.extend(self.drop_sync("back"));
-        statements.extend(self.carry.leave_back());
-        let previous = self.column.default.as_deref();
-        statements.extend(self.swap_statements(&self.old(), &self.shadow(), previous, &self.proof()));
+        statements.extend(self.carries().flat_map(Carry::leave_back));
+        statements.extend(self.swap_statements(&self.old(), &self.shadow()));
+        statements.extend(self.set_defaults(|member| member.column.default.as_deref()));
+        statements.extend(self.set_not_null());
         statements.push(format!(
             "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
             ident(&self.fits())
         ));
-        statements.extend(self.carry.arrive_back());
+        statements.extend(self.carries().flat_map(Carry::arrive_back));
         // Nobody is going to read the new type any more: no write is to fail because of it.
         statements.extend(self.forward_sync(Strictness::Lenient));
         statements.extend(super::refresh(&self.trigger_functions));

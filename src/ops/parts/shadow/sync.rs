@@ -1,11 +1,11 @@
 //! The trigger that keeps the two columns equal, and how a value of one becomes a value of the other.
 
-use super::Shadow;
+use super::{Member, Shadow};
 use crate::catalog::types;
 use crate::ops::StepDraft;
 use crate::ops::parts::brief;
 use crate::ops::parts::conversion::{self, Strictness, back_body, forward_body};
-use crate::plan::{Estimate, Expectation, Phase, Settings, Undo};
+use crate::plan::{Estimate, Phase, Settings, Undo};
 use crate::sql::{ident, literal};
 
 impl Shadow {
@@ -101,23 +101,27 @@ impl Shadow {
     }
 
     fn trigger_on(&self, direction: &str, when: &str) -> Vec<String> {
-        let (table, trigger) = (&self.table, ident(&self.trigger()));
+        let trigger = ident(&self.trigger());
         let function = self.function(direction);
-        vec![
+        let create = |member: &Member| {
             format!(
-                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW {when}\
-                 EXECUTE FUNCTION {function}()"
-            ),
-            // It must also see rows that a replication apply worker writes.
-            format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}"),
-        ]
+                "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE ON {} FOR EACH ROW {when}\
+                 EXECUTE FUNCTION {function}()",
+                member.table
+            )
+        };
+        // It must also see rows that a replication apply worker writes.
+        let always =
+            |member: &Member| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", member.table);
+        let created = self.triggered().map(create);
+        created.chain(self.members.iter().map(always)).collect()
     }
 
     /// The trigger, and what it makes true of new rows.
     pub(super) fn follow_statements(&self) -> Vec<String> {
         let mut statements = Vec::new();
-        if self.conversion.is_none() && self.column.not_null {
-            statements.push(self.promise());
+        if self.conversion.is_none() {
+            statements.extend(self.promises());
         }
         statements.extend(self.forward_sync(Strictness::Lenient));
         statements
@@ -126,15 +130,12 @@ impl Shadow {
     /// The trigger in a step of its own.
     pub(super) fn follow(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
-        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
-        let mut statements = vec![lock.clone()];
+        let lock = self.lock_statements(&self.lock());
+        let mut statements = lock.clone();
         statements.extend(self.follow_statements());
-        let mut undo = vec![lock];
+        let mut undo = lock;
         undo.extend(self.drop_sync("sync"));
-        if self.column.not_null {
-            let proof = ident(&self.proof());
-            undo.push(format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {proof}"));
-        }
+        undo.extend(self.forget_promises("IF EXISTS "));
         StepDraft {
             id: "follow".into(),
             phase: Phase::Expand,
@@ -143,7 +144,7 @@ impl Shadow {
                 format!("keep {table}.{shadow} equal by a trigger"),
                 statements,
                 self.lock(),
-                vec![self.trigger_there()],
+                self.triggers_there(),
             ),
             hazards: Vec::new(),
             undo: Undo::Work(vec![brief(
@@ -151,23 +152,17 @@ impl Shadow {
                 format!("drop the trigger of {table}.{shadow}"),
                 undo,
                 self.lock(),
-                vec![Expectation::TriggerAbsent {
-                    table: table.clone(),
-                    name: self.trigger(),
-                }],
+                self.triggers_absent(),
             )]),
             estimate: Estimate::INSTANT,
         }
     }
 
     pub(super) fn drop_sync(&self, direction: &str) -> Vec<String> {
-        vec![
-            format!(
-                "DROP TRIGGER IF EXISTS {} ON {}",
-                ident(&self.trigger()),
-                self.table
-            ),
-            format!("DROP FUNCTION IF EXISTS {}()", self.function(direction)),
-        ]
+        let trigger = ident(&self.trigger());
+        let drop = |member: &Member| format!("DROP TRIGGER IF EXISTS {trigger} ON {}", member.table);
+        let mut statements: Vec<String> = self.triggered().map(drop).collect();
+        statements.push(format!("DROP FUNCTION IF EXISTS {}()", self.function(direction)));
+        statements
     }
 }

@@ -61,6 +61,10 @@ impl Views {
         found
     }
 
+    pub fn names(&self) -> impl Iterator<Item = &QualifiedName> {
+        self.views.iter().map(|(name, _)| name)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.views.is_empty()
     }

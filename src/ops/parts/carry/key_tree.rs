@@ -1,0 +1,306 @@
+//! Foreign keys of a partitioned table, and those that refer to one.
+//!
+//! Before PostgreSQL 18 a partitioned table takes no NOT VALID foreign key, but adopts the valid ones of its
+//! partitions without looking at their rows: these get their twins one by one. A key that refers to a partitioned
+//! table needs the key of that table, which exists from the cutover on only; it moves within it, and is proven behind.
+
+use super::Subject;
+use super::constraints::{add_again, comment, drop, expectation, prove_again, refusal};
+use super::foreign_keys::Outgoing;
+use crate::catalog::model::{Constraint, ConstraintKind, Table, TableKind};
+use crate::diagnostic::Diagnostic;
+use crate::ops::parts::brief;
+use crate::ops::{Context, StepDraft};
+use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
+use crate::sql::{QualifiedName, ident};
+
+/// One foreign key on every table of a tree.
+#[derive(Debug, Clone)]
+pub struct KeyTree {
+    /// Those of the tables without rows of their own, the topmost first.
+    parents: Vec<Key>,
+    leaves: Vec<Outgoing>,
+    all: Vec<Key>,
+}
+
+#[derive(Debug, Clone)]
+struct Key {
+    table: QualifiedName,
+    name: String,
+    constraint: Constraint,
+    depth: usize,
+}
+
+struct Walk<'a> {
+    context: &'a Context<'a>,
+    subject: &'a Subject<'a>,
+    tree: KeyTree,
+}
+
+impl Walk<'_> {
+    fn visit(
+        &mut self,
+        (table_name, table): (&QualifiedName, &Table),
+        (name, constraint): (&str, &Constraint),
+        depth: usize,
+    ) -> Result<(), &'static str> {
+        let key = Key {
+            table: table_name.clone(),
+            name: name.to_owned(),
+            constraint: constraint.clone(),
+            depth,
+        };
+        self.tree.all.push(key.clone());
+        if table.kind == TableKind::Table {
+            let column = table.column(&self.subject.column.name);
+            let subject = Subject {
+                table_name,
+                table,
+                column: column.ok_or("a partition has no such column")?,
+                ..*self.subject
+            };
+            let own = Constraint {
+                inherited: false,
+                ..constraint.clone()
+            };
+            let leaf = Outgoing::of(self.context, &subject, name, &own)?;
+            self.tree.leaves.push(leaf);
+            return Ok(());
+        }
+        self.tree.parents.push(key);
+        for child in &table.children {
+            let below = self.context.catalog.tables.get(child);
+            let below = below.ok_or("a partition is unknown")?;
+            let alike = |(_, it): &(&String, &Constraint)| {
+                it.inherited
+                    && it.kind == ConstraintKind::ForeignKey
+                    && it.columns == constraint.columns
+                    && it.references == constraint.references
+            };
+            let mut alike = below.constraints.iter().filter(alike);
+            let (name, found) = alike.next().ok_or("a partition lacks it")?;
+            if alike.next().is_some() {
+                return Err("a partition has two of its kind");
+            }
+            self.visit((child, below), (name, found), depth + 1)?;
+        }
+        Ok(())
+    }
+}
+
+impl KeyTree {
+    pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
+        let column = &subject.column.name;
+        let hanging = subject.table.constraints.iter().filter(|(_, constraint)| {
+            constraint.kind == ConstraintKind::ForeignKey
+                && constraint.columns.contains(column)
+                && !constraint.inherited
+        });
+        let mut found = Vec::new();
+        for (name, constraint) in hanging {
+            match Self::of(context, subject, (name, constraint)) {
+                Ok(tree) => found.push(tree),
+                Err(why) => complaints.push(refusal(subject, &format!("foreign key {}", ident(name)), why)),
+            }
+        }
+        found
+    }
+
+    fn of(
+        context: &Context<'_>,
+        subject: &Subject<'_>,
+        (name, constraint): (&str, &Constraint),
+    ) -> Result<Self, &'static str> {
+        if !constraint.validated {
+            return Err("it is NOT VALID");
+        }
+        let reference = constraint.references.as_ref().ok_or("its far end is unknown")?;
+        if context
+            .catalog
+            .tree(subject.table_name)
+            .contains(&reference.table)
+        {
+            return Err("it refers to the partitioned table itself");
+        }
+        let mut walk = Walk {
+            context,
+            subject,
+            tree: Self {
+                parents: Vec::new(),
+                leaves: Vec::new(),
+                all: Vec::new(),
+            },
+        };
+        walk.visit((subject.table_name, subject.table), (name, constraint), 0)?;
+        Ok(walk.tree)
+    }
+
+    pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
+        self.leaves.iter().flat_map(|leaf| leaf.steps(settings)).collect()
+    }
+
+    /// The far end is locked when the old key goes.
+    pub fn lock(&self) -> Option<Lock> {
+        self.leaves.first().and_then(Outgoing::lock)
+    }
+
+    /// Those of the partitions go along.
+    pub fn drop(&self) -> Option<String> {
+        let root = self.parents.first()?;
+        Some(drop(&root.table, &root.name))
+    }
+
+    /// From the bottom up.
+    fn adopt(&self) -> Vec<String> {
+        let mut upwards: Vec<&Key> = self.parents.iter().collect();
+        upwards.sort_by_key(|key| std::cmp::Reverse(key.depth));
+        let add = |key: &Key| {
+            let mut statements = vec![format!(
+                "ALTER TABLE {} ADD CONSTRAINT {} {}",
+                key.table,
+                ident(&key.name),
+                key.constraint.definition
+            )];
+            statements.extend(comment(&key.table, &key.name, &key.constraint));
+            statements
+        };
+        upwards.into_iter().flat_map(add).collect()
+    }
+
+    pub fn arrive(&self) -> Vec<String> {
+        let mut statements: Vec<String> = self.leaves.iter().flat_map(Outgoing::arrive).collect();
+        statements.extend(self.adopt());
+        statements
+    }
+
+    pub fn arrive_back(&self) -> Vec<String> {
+        self.leaves.iter().flat_map(Outgoing::arrive_back).collect()
+    }
+
+    pub fn after_back(&self, settings: &Settings) -> Vec<Work> {
+        let proofs = self.leaves.iter().filter_map(|leaf| leaf.prove_again(settings));
+        let mut works: Vec<Work> = proofs.collect();
+        let Some(root) = self.parents.first() else {
+            return works;
+        };
+        let mut locks: Vec<Lock> = self.lock().into_iter().collect();
+        let own = self.all.iter();
+        locks.extend(own.map(|key| Lock::new(&key.table, LockMode::ShareRowExclusive)));
+        let referenced = self.lock().into_iter();
+        let mut statements: Vec<String> = referenced
+            .map(|lock| format!("LOCK TABLE {} IN {} MODE", lock.relation, lock.mode))
+            .collect();
+        statements.push(format!(
+            "LOCK TABLE {} IN {} MODE",
+            root.table,
+            LockMode::ShareRowExclusive
+        ));
+        statements.extend(self.adopt());
+        works.push(brief(
+            settings,
+            format!(
+                "add foreign key {} to {} again, adopting those of its partitions",
+                ident(&root.name),
+                root.table
+            ),
+            statements,
+            locks,
+            self.expect(),
+        ));
+        works
+    }
+
+    pub fn expect(&self) -> Vec<Expectation> {
+        let all = self.all.iter();
+        all.map(|key| expectation(&key.table, &key.name, &key.constraint))
+            .collect()
+    }
+}
+
+/// A foreign key of another table that refers to the column of a partitioned one.
+#[derive(Debug, Clone)]
+pub struct Late {
+    from: QualifiedName,
+    name: String,
+    constraint: Constraint,
+    rows: Estimate,
+}
+
+impl Late {
+    pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
+        let incoming = context.catalog.incoming_foreign_keys(subject.table_name);
+        let ends_here = incoming.into_iter().filter(|(_, _, constraint)| {
+            let reference = constraint.references.as_ref();
+            reference.is_some_and(|reference| reference.columns.contains(&subject.column.name))
+        });
+        let mut found = Vec::new();
+        for (from, name, constraint) in ends_here {
+            match Self::of(context, subject, from, name, constraint) {
+                Ok(late) => found.push(late),
+                Err(why) => {
+                    let what = format!("foreign key {} of {from}", ident(name));
+                    complaints.push(refusal(subject, &what, why));
+                }
+            }
+        }
+        found
+    }
+
+    fn of(
+        context: &Context<'_>,
+        subject: &Subject<'_>,
+        from: &QualifiedName,
+        name: &str,
+        constraint: &Constraint,
+    ) -> Result<Self, &'static str> {
+        let table = context.catalog.tables.get(from).ok_or("its table is unknown")?;
+        if context.catalog.tree(subject.table_name).contains(from) {
+            return Err("it is one of the partitioned table itself");
+        }
+        if table.kind != TableKind::Table || table.partition_of.is_some() || !table.children.is_empty() {
+            return Err("its table is partitioned or inherited from");
+        }
+        if !context.now.role.acts_as(&table.owner) {
+            return Err("its table belongs to another role");
+        }
+        if constraint.definition.ends_with("NOT ENFORCED") {
+            return Err("it is NOT ENFORCED");
+        }
+        Ok(Self {
+            from: from.clone(),
+            name: name.to_owned(),
+            constraint: constraint.clone(),
+            rows: Estimate::scan(table.size.rows, table.size.heap_bytes, 0),
+        })
+    }
+
+    pub fn lock(&self) -> Lock {
+        Lock::new(&self.from, LockMode::AccessExclusive)
+    }
+
+    pub fn drop(&self) -> String {
+        drop(&self.from, &self.name)
+    }
+
+    /// In either direction.
+    pub fn arrive(&self) -> Vec<String> {
+        add_again(&self.from, &self.name, &self.constraint)
+    }
+
+    pub fn prove(&self, settings: &Settings) -> Option<Work> {
+        prove_again(&self.from, &self.name, &self.constraint, settings)
+    }
+
+    pub fn step(&self, settings: &Settings) -> Option<StepDraft> {
+        Some(StepDraft {
+            id: "incoming_validate".into(),
+            phase: Phase::Cutover,
+            work: self.prove(settings)?,
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "undoing the swap brings the key back".into(),
+            },
+            estimate: self.rows,
+        })
+    }
+}

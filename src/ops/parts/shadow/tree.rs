@@ -1,0 +1,259 @@
+//! The tables that have the column: one, or a partitioned or inherited one and all below it.
+//!
+//! What the server passes on to the tables below is said to the topmost only; the rest is each one's own.
+
+use super::{Shadow, storage};
+use crate::catalog::model::Column;
+use crate::ops::StepDraft;
+use crate::ops::parts::carry::{self, Carry};
+use crate::plan::{Expectation, Lock, LockMode, Settings};
+use crate::sql::{QualifiedName, ident, idents, literal};
+use serde_json::json;
+
+/// How statements on the topmost table reach those below.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spread {
+    Alone,
+    /// With triggers, keys and indexes.
+    Partitions,
+    /// Columns, checks and NOT NULL only.
+    Inheritance,
+}
+
+/// One of the tables.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub table: QualifiedName,
+    /// Its own facts about the column.
+    pub column: Column,
+    /// The same at the end.
+    pub after: Column,
+    /// What is sent after DEFAULT at the end.
+    pub new_default: Option<String>,
+    pub carry: Carry,
+    /// Constraints of its own that hold for what is written, though not for all rows: what each forbids.
+    pub unproven: Vec<(String, String)>,
+    /// Whether NOT NULL reaches it from above.
+    pub not_null_above: bool,
+    /// Whether it has rows of its own.
+    pub stored: bool,
+    pub rows: i64,
+    pub bytes: i64,
+}
+
+impl Shadow {
+    pub(super) fn alone(&self) -> bool {
+        self.spread == Spread::Alone
+    }
+
+    /// For statements about one table.
+    pub(super) fn only(&self) -> &'static str {
+        if self.alone() { "" } else { "ONLY " }
+    }
+
+    /// For queries about all rows: those of another table that came to inherit are none of ours.
+    pub(super) fn from_all(&self) -> String {
+        let only = if self.alone() { "ONLY " } else { "" };
+        format!("{only}{}", self.table)
+    }
+
+    /// What names a row of any of them.
+    pub(super) fn row(&self) -> String {
+        if self.key.is_empty() && !self.alone() {
+            return "tableoid::pg_catalog.regclass AS tableoid, ctid::text AS ctid".to_owned();
+        }
+        if self.key.is_empty() {
+            return "ctid::text AS ctid".to_owned();
+        }
+        idents(&self.key)
+    }
+
+    pub(super) fn carries(&self) -> impl Iterator<Item = &Carry> {
+        self.members.iter().map(|member| &member.carry)
+    }
+
+    /// The steps of all of them, told apart.
+    pub(super) fn of_each(&self, steps: impl Fn(&Carry) -> Vec<StepDraft>) -> Vec<StepDraft> {
+        let mut all: Vec<StepDraft> = self.carries().flat_map(steps).collect();
+        carry::number(&mut all);
+        all
+    }
+
+    /// Those to which nothing passes NOT NULL on, but which do.
+    pub(super) fn not_null_tops(&self) -> impl Iterator<Item = &Member> {
+        let members = self.members.iter();
+        members.filter(|member| member.column.not_null && !member.not_null_above)
+    }
+
+    /// Those that must be given a trigger.
+    pub(super) fn triggered(&self) -> impl Iterator<Item = &Member> {
+        let all = self.spread == Spread::Inheritance;
+        self.members
+            .iter()
+            .enumerate()
+            .filter_map(move |(position, member)| (all || position == 0).then_some(member))
+    }
+
+    pub(super) fn lock(&self) -> Vec<Lock> {
+        let members = self.members.iter();
+        members
+            .map(|member| Lock::new(&member.table, LockMode::AccessExclusive))
+            .collect()
+    }
+
+    /// Takes the locks in their order. Where there are several, all waits together take no longer than one may: who
+    /// waits for the first of them must not wait for the others in turn.
+    pub(super) fn lock_statements(&self, locks: &[Lock]) -> Vec<String> {
+        let take =
+            |only: &str, lock: &Lock| format!("LOCK TABLE {only}{} IN {} MODE", lock.relation, lock.mode);
+        if self.alone() {
+            return locks.iter().map(|lock| take("", lock)).collect();
+        }
+        let own = self.lock();
+        let mut body = "DECLARE began CONSTANT timestamptz := pg_catalog.clock_timestamp(); \
+             allowed CONSTANT int := (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'); \
+             lock text; BEGIN FOREACH lock IN ARRAY ARRAY["
+            .to_owned();
+        let texts: Vec<String> = locks
+            .iter()
+            .map(|lock| literal(&take(if own.contains(lock) { "ONLY " } else { "" }, lock)))
+            .collect();
+        body += &texts.join(", ");
+        body += "] LOOP PERFORM pg_catalog.set_config('lock_timeout', greatest(1, allowed - \
+             extract(epoch FROM pg_catalog.clock_timestamp() - began) * 1000)::int::text, true); \
+             EXECUTE lock; END LOOP; \
+             PERFORM pg_catalog.set_config('lock_timeout', allowed::text, true); END";
+        vec![format!("DO {}", literal(&body))]
+    }
+
+    /// Fails where tables came below since the plan was made; those up to a size may be let in.
+    fn refuse_newcomers(&self, up_to_bytes: Option<u64>, hint: &str) -> String {
+        let known: Vec<_> = self
+            .members
+            .iter()
+            .map(|member| json!([member.table.schema, member.table.name]))
+            .collect();
+        let size = up_to_bytes
+            .map(|bytes| format!(" AND pg_catalog.pg_total_relation_size(c.oid) > {bytes}"))
+            .unwrap_or_default();
+        let body = format!(
+            "DECLARE found text; BEGIN WITH RECURSIVE tree (oid) AS (SELECT {root}::pg_catalog.regclass::pg_catalog.oid \
+             UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree AS t ON t.oid = i.inhparent) \
+             SELECT pg_catalog.string_agg(c.oid::pg_catalog.regclass::text, ', ') INTO found FROM tree AS t \
+             JOIN pg_catalog.pg_class AS c ON c.oid = t.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+             WHERE NOT EXISTS (SELECT FROM pg_catalog.jsonb_array_elements({known}::jsonb) AS k (address) \
+             WHERE k.address = pg_catalog.to_jsonb(ARRAY[n.nspname::text, c.relname::text])){size}; \
+             IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {message} || found, \
+             HINT = {hint}; END IF; END",
+            root = literal(&self.table.to_string()),
+            known = literal(&serde_json::Value::Array(known).to_string()),
+            message = literal(&format!(
+                "since the plan was made these tables came below {}: ",
+                self.table
+            )),
+            hint = literal(hint),
+        );
+        format!("DO {}", literal(&body))
+    }
+
+    /// When the column is added: from here on partitions that come later get all that they need.
+    pub(super) fn same_tables(&self) -> Option<String> {
+        (!self.alone()).then(|| self.refuse_newcomers(None, "plan again"))
+    }
+
+    /// At the swap, in either direction.
+    pub(super) fn welcome_tables(&self, settings: &Settings) -> Option<String> {
+        let size = match self.spread {
+            Spread::Alone => return None,
+            Spread::Inheritance => {
+                let hint = "nothing keeps the columns of these equal: let them no longer inherit, or roll back and plan again";
+                return Some(self.refuse_newcomers(None, hint));
+            }
+            Spread::Partitions => settings.small_table_bytes,
+        };
+        self.carries().any(Carry::looks_at_newcomers).then(|| {
+            let hint = "everybody would wait while their keys are built: detach them for the time of this step, or roll back and plan again";
+            self.refuse_newcomers(Some(size), hint)
+        })
+    }
+
+    /// A table that inherits the column may define it as well.
+    fn definers(&self) -> impl Iterator<Item = &Member> {
+        let below = self.members.iter().skip(1).rev();
+        below.filter(|member| member.column.local && self.spread == Spread::Inheritance)
+    }
+
+    /// The column of the new type on all of them.
+    pub(super) fn add_columns(&self, collate: &str) -> Vec<String> {
+        let (shadow, only) = (ident(&self.shadow()), self.only());
+        let top = self.members.iter().take(1);
+        let mut statements: Vec<String> = self
+            .definers()
+            .chain(top)
+            .map(|member| {
+                format!(
+                    "ALTER TABLE {} ADD COLUMN {shadow} {}{collate}",
+                    member.table, self.new_type
+                )
+            })
+            .collect();
+        for member in &self.members {
+            let kept = storage::settings(&member.column, &self.new_type);
+            let alter = |what| format!("ALTER TABLE {only}{} ALTER COLUMN {shadow} {what}", member.table);
+            statements.extend(kept.into_iter().map(alter));
+        }
+        statements.extend(self.carries().flat_map(Carry::beside));
+        statements
+    }
+
+    pub(super) fn drop_columns(&self, column: &str, if_exists: &str) -> Vec<String> {
+        let mut below: Vec<&Member> = self.definers().collect();
+        below.reverse();
+        let top = self.members.iter().take(1);
+        top.chain(below)
+            .map(|member| {
+                format!(
+                    "ALTER TABLE {} DROP COLUMN {if_exists}{}",
+                    member.table,
+                    ident(column)
+                )
+            })
+            .collect()
+    }
+
+    /// Of each, after the columns have changed names.
+    pub(super) fn set_defaults(&self, default: impl Fn(&Member) -> Option<&str>) -> Vec<String> {
+        let (column, only) = (ident(&self.column.name), self.only());
+        let set = |member| {
+            let default = default(member)?;
+            Some(format!(
+                "ALTER TABLE {only}{} ALTER COLUMN {column} SET DEFAULT {default}",
+                member.table
+            ))
+        };
+        self.members.iter().filter_map(set).collect()
+    }
+
+    pub(super) fn has_default(&self) -> bool {
+        let members = self.members.iter();
+        let mut defaults = members.map(|it| it.column.default.is_some() || it.new_default.is_some());
+        defaults.any(|it| it)
+    }
+
+    pub(super) fn triggers_there(&self) -> Vec<Expectation> {
+        let there = |member: &Member| Expectation::Trigger {
+            table: member.table.clone(),
+            name: self.trigger(),
+            enabled: "always".into(),
+        };
+        self.triggered().map(there).collect()
+    }
+
+    pub(super) fn triggers_absent(&self) -> Vec<Expectation> {
+        let absent = |member: &Member| Expectation::TriggerAbsent {
+            table: member.table.clone(),
+            name: self.trigger(),
+        };
+        self.triggered().map(absent).collect()
+    }
+}
