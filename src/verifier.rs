@@ -253,6 +253,17 @@ pub fn structure(table: &Table) -> Value {
                 trigger.remove("function_owned");
             }
         }
+        // Whose NOT NULL it is changes without anybody's doing, as when a partition gets its key from an index.
+        for column in fields
+            .get_mut("columns")
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Some(Value::Object(constraint)) = column.get_mut("not_null_constraint") {
+                constraint.remove("local");
+            }
+        }
         let by_name = fields.get("columns").and_then(Value::as_array).map(|columns| {
             let named = |column: &Value| {
                 let name = column.get("name").and_then(Value::as_str)?.to_owned();

@@ -222,6 +222,9 @@ fn is_false(value: &bool) -> bool {
 pub struct NotNullConstraint {
     pub name: String,
     pub validated: bool,
+    /// The table's own, though it may be inherited as well.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub local: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

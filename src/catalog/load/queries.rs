@@ -449,7 +449,8 @@ JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name AND c.relk
 /// The query as the release understands it.
 pub fn for_release(sql: &str, major: u32) -> String {
     let not_null = if major >= 18 {
-        "(SELECT json_build_object('name', q.conname, 'validated', q.convalidated) FROM pg_constraint q \
+        "(SELECT json_build_object('name', q.conname, 'validated', q.convalidated, 'local', q.conislocal) \
+         FROM pg_constraint q \
          WHERE q.conrelid = a.attrelid AND q.contype = 'n' AND q.conkey = ARRAY[a.attnum])"
     } else {
         "NULL"

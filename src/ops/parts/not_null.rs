@@ -129,13 +129,11 @@ impl NotNull {
             };
             column.not_null = true;
             if let Some(constraint) = &self.constraint {
-                let name = column
-                    .not_null_constraint
-                    .as_ref()
-                    .map_or(constraint, |own| &own.name);
+                let own = column.not_null_constraint.as_ref();
                 column.not_null_constraint = Some(NotNullConstraint {
-                    name: name.clone(),
+                    name: own.map_or(constraint, |own| &own.name).clone(),
                     validated: true,
+                    local: own.is_none_or(|own| own.local),
                 });
             }
         }

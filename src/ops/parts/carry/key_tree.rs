@@ -12,7 +12,8 @@ use crate::diagnostic::Diagnostic;
 use crate::ops::parts::brief;
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
-use crate::sql::{QualifiedName, ident};
+use crate::sql::{QualifiedName, ident, idents};
+use serde_json::{Value, json};
 
 /// One foreign key on every table of a tree.
 #[derive(Debug, Clone)]
@@ -223,6 +224,8 @@ pub struct Late {
     from: QualifiedName,
     name: String,
     constraint: Constraint,
+    /// As it is sent.
+    sent: Constraint,
     rows: Estimate,
 }
 
@@ -269,9 +272,18 @@ impl Late {
         Ok(Self {
             from: from.clone(),
             name: name.to_owned(),
+            sent: Constraint {
+                definition: by_primary_key(subject.table, constraint),
+                ..constraint.clone()
+            },
             constraint: constraint.clone(),
             rows: Estimate::scan(table.size.rows, table.size.heap_bytes, 0),
         })
+    }
+
+    /// As `pg_identify_object_as_address` has it.
+    pub fn address(&self) -> Value {
+        json!(["table constraint", self.from.schema, self.from.name, self.name])
     }
 
     pub fn lock(&self) -> Lock {
@@ -284,7 +296,7 @@ impl Late {
 
     /// In either direction.
     pub fn arrive(&self) -> Vec<String> {
-        add_again(&self.from, &self.name, &self.constraint)
+        add_again(&self.from, &self.name, &self.sent)
     }
 
     pub fn prove(&self, settings: &Settings) -> Option<Work> {
@@ -293,7 +305,7 @@ impl Late {
 
     pub fn step(&self, settings: &Settings) -> Option<StepDraft> {
         Some(StepDraft {
-            id: "incoming_validate".into(),
+            id: "incoming_prove".into(),
             phase: Phase::Cutover,
             work: self.prove(settings)?,
             hazards: Vec::new(),
@@ -303,4 +315,17 @@ impl Late {
             estimate: self.rows,
         })
     }
+}
+
+/// Of several unique indexes on the same columns the server takes any, but the primary key where none are named.
+fn by_primary_key(table: &Table, constraint: &Constraint) -> String {
+    let (Some(reference), Some((name, key))) = (&constraint.references, table.primary_key()) else {
+        return constraint.definition.clone();
+    };
+    if constraint.index.as_deref() != Some(name) || reference.columns != key.columns {
+        return constraint.definition.clone();
+    }
+    let target = format!(" REFERENCES {}", reference.table);
+    let columns = format!("{target}({})", idents(&reference.columns));
+    constraint.definition.replacen(&columns, &target, 1)
 }

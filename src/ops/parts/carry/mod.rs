@@ -135,7 +135,6 @@ impl Carry {
         let mut complaints = Vec::new();
         let views = Views::of(context, subject, &mut complaints);
         let attached = Attached::of(context.catalog, subject, &views, &mut complaints);
-        let newcomers = Newcomers::of(context.now, subject, &views, &attached);
         let (mut outgoing, mut incoming) = (Vec::new(), Vec::new());
         let (mut key_trees, mut late) = (Vec::new(), Vec::new());
         if subject.table.kind == TableKind::Partitioned {
@@ -148,6 +147,8 @@ impl Carry {
         let identity = (!subject.below)
             .then(|| IdentityMove::of(context.catalog, subject, &mut complaints))
             .flatten();
+        let dropped = late.iter().map(Late::address);
+        let newcomers = Newcomers::of(context.now, subject, &views, &attached, dropped);
         let carry = Self {
             table: subject.table_name.clone(),
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),

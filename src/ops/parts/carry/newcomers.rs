@@ -20,7 +20,14 @@ pub struct Newcomers {
 }
 
 impl Newcomers {
-    pub fn of(now: &CatalogSnapshot, subject: &Subject<'_>, views: &Views, attached: &Attached) -> Self {
+    /// `dropped` after this is asked.
+    pub fn of(
+        now: &CatalogSnapshot,
+        subject: &Subject<'_>,
+        views: &Views,
+        attached: &Attached,
+        dropped: impl Iterator<Item = Value>,
+    ) -> Self {
         let QualifiedName { schema, name: table } = subject.table_name;
         let column = &subject.column.name;
         let mut known = vec![json!(["default value", schema, table, column])];
@@ -46,6 +53,7 @@ impl Newcomers {
             let (owner, of) = facts.owned_by.as_ref()?;
             (owner == subject.table_name && of == column).then(|| json!(["sequence", name.schema, name.name]))
         }));
+        known.extend(dropped);
         known.extend(views.addresses());
         known.extend_from_slice(attached.addresses());
         known.sort_by_key(ToString::to_string);

@@ -194,7 +194,7 @@ impl Shadow {
             .map(|(name, forbidden)| (ident(name), format!("({forbidden})")))
             .unzip();
         let from = if *table == self.table {
-            self.from_all()
+            self.all_rows()
         } else {
             table.to_string()
         };
@@ -217,8 +217,8 @@ impl Shadow {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
-        let lock = self.lock_statements(&self.lock());
-        let mut statements = lock.clone();
+        let lock = self.lock_statement(&[]);
+        let mut statements = vec![lock.clone()];
         statements.extend(self.same_tables());
         statements.extend(self.add_columns(&collate));
         if let Some(conversion) = &self.conversion {
@@ -229,7 +229,7 @@ impl Shadow {
             statements.extend(self.follow_statements());
             expect.extend(self.triggers_there());
         }
-        let mut undo = lock;
+        let mut undo = vec![lock];
         undo.extend(self.drop_sync("sync"));
         undo.extend(self.drop_columns(&self.shadow(), "IF EXISTS "));
         undo.extend(self.drop_conversion());
@@ -297,7 +297,7 @@ impl Shadow {
                 "SELECT * FROM (SELECT {}, {}({column}) AS error FROM {}) AS s WHERE error IS NOT NULL",
                 self.row(),
                 conversion.refuse,
-                self.from_all()
+                self.all_rows()
             ),
             help: "change these values, or the expression in the plan, then run the same command again"
                 .into(),
@@ -309,10 +309,10 @@ impl Shadow {
     /// everybody who wrote before.
     fn insist(&self, settings: &Settings) -> Option<StepDraft> {
         let (table, column) = (&self.table, ident(&self.column.name));
-        let lock = self.lock_statements(&self.lock());
-        let mut statements = lock.clone();
+        let lock = self.lock_statement(&[]);
+        let mut statements = vec![lock.clone()];
         statements.push(self.forward_function(Strictness::Strict)?);
-        let mut undo = lock;
+        let mut undo = vec![lock];
         undo.extend(self.forward_function(Strictness::Lenient));
         statements.extend(self.promises());
         undo.extend(self.forget_promises("IF EXISTS "));
@@ -454,7 +454,7 @@ impl Shadow {
     fn offenders(&self, name: String, condition: String, help: &str) -> Check {
         Check {
             name,
-            query: format!("SELECT {} FROM {} WHERE {condition}", self.row(), self.from_all()),
+            query: format!("SELECT {} FROM {} WHERE {condition}", self.row(), self.all_rows()),
             help: help.into(),
         }
     }
@@ -542,6 +542,9 @@ impl Shadow {
         let nullable =
             |member: &Member| format!("ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL", member.table);
         statements.extend(self.not_null_tops().map(nullable));
+        // From PostgreSQL 18 on a table below may have its own, beside the one that it inherits.
+        let named = |member: &&Member| member.not_null_above && member.column.not_null_constraint.is_some();
+        statements.extend(self.members.iter().filter(named).map(nullable));
         statements.push(format!(
             "ALTER TABLE {table} RENAME COLUMN {column} TO {}",
             ident(to)
@@ -565,25 +568,42 @@ impl Shadow {
             ),
             None => format!("ALTER TABLE {} ALTER COLUMN {column} SET NOT NULL", member.table),
         };
-        let mut statements: Vec<String> = self.not_null_tops().map(set).collect();
+        let named = |member: &Member| {
+            let constraint = member.column.not_null_constraint.as_ref();
+            constraint.map(|it| (it.name.clone(), it.local))
+        };
+        let passed_on = self.members.first().and_then(named).map(|(name, _)| name);
+        let own = self.members.iter().rev().filter(|member| {
+            let own = named(member).filter(|(name, local)| *local || Some(name) != passed_on.as_ref());
+            own.is_some() && member.not_null_above
+        });
+        let mut statements: Vec<String> = own.chain(self.not_null_tops()).map(set).collect();
         statements.extend(self.forget_promises(""));
         statements
     }
 
-    fn swap_locks(&self) -> Vec<Lock> {
-        let mut locks = self.lock();
+    /// Beside its own.
+    fn other_locks(&self) -> Vec<Lock> {
+        let own = self.lock();
+        let mut locks: Vec<Lock> = Vec::new();
         for lock in self.carries().flat_map(Carry::locks) {
-            if !locks.contains(&lock) {
+            if !own.contains(&lock) && !locks.contains(&lock) {
                 locks.push(lock);
             }
         }
         locks
     }
 
+    fn swap_locks(&self) -> Vec<Lock> {
+        let mut locks = self.lock();
+        locks.extend(self.other_locks());
+        locks
+    }
+
     fn swap_lock_statements(&self, forwards: bool, settings: &Settings) -> Vec<String> {
         let first = self.carries().flat_map(|carry| carry.leave_first(forwards));
         let mut statements: Vec<String> = first.collect();
-        statements.extend(self.lock_statements(&self.swap_locks()));
+        statements.push(self.lock_statement(&self.other_locks()));
         statements.extend(self.welcome_tables(settings));
         statements
     }
@@ -659,7 +679,7 @@ impl Shadow {
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {
         let (table, old) = (&self.table, ident(&self.old()));
-        let mut statements = self.lock_statements(&self.lock());
+        let mut statements = vec![self.lock_statement(&[])];
         statements.extend(self.drop_sync("back"));
         statements.extend(self.drop_columns(&self.old(), ""));
         statements.extend(self.drop_conversion());

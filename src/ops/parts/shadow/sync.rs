@@ -130,10 +130,10 @@ impl Shadow {
     /// The trigger in a step of its own.
     pub(super) fn follow(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
-        let lock = self.lock_statements(&self.lock());
-        let mut statements = lock.clone();
+        let lock = self.lock_statement(&[]);
+        let mut statements = vec![lock.clone()];
         statements.extend(self.follow_statements());
-        let mut undo = lock;
+        let mut undo = vec![lock];
         undo.extend(self.drop_sync("sync"));
         undo.extend(self.forget_promises("IF EXISTS "));
         StepDraft {

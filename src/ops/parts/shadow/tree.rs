@@ -52,7 +52,7 @@ impl Shadow {
     }
 
     /// For queries about all rows: those of another table that came to inherit are none of ours.
-    pub(super) fn from_all(&self) -> String {
+    pub(super) fn all_rows(&self) -> String {
         let only = if self.alone() { "ONLY " } else { "" };
         format!("{only}{}", self.table)
     }
@@ -101,29 +101,15 @@ impl Shadow {
             .collect()
     }
 
-    /// Takes the locks in their order. Where there are several, all waits together take no longer than one may: who
-    /// waits for the first of them must not wait for the others in turn.
-    pub(super) fn lock_statements(&self, locks: &[Lock]) -> Vec<String> {
-        let take =
-            |only: &str, lock: &Lock| format!("LOCK TABLE {only}{} IN {} MODE", lock.relation, lock.mode);
-        if self.alone() {
-            return locks.iter().map(|lock| take("", lock)).collect();
-        }
-        let own = self.lock();
-        let mut body = "DECLARE began CONSTANT timestamptz := pg_catalog.clock_timestamp(); \
-             allowed CONSTANT int := (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'); \
-             lock text; BEGIN FOREACH lock IN ARRAY ARRAY["
-            .to_owned();
-        let texts: Vec<String> = locks
-            .iter()
-            .map(|lock| literal(&take(if own.contains(lock) { "ONLY " } else { "" }, lock)))
+    /// In one statement, whose own time is bounded: who waits for the first table must not wait for the others in
+    /// turn. What is below is locked along.
+    pub(super) fn lock_statement(&self, others: &[Lock]) -> String {
+        let others = others.iter().map(|lock| &lock.relation);
+        let tables: Vec<String> = std::iter::once(&self.table)
+            .chain(others)
+            .map(ToString::to_string)
             .collect();
-        body += &texts.join(", ");
-        body += "] LOOP PERFORM pg_catalog.set_config('lock_timeout', greatest(1, allowed - \
-             extract(epoch FROM pg_catalog.clock_timestamp() - began) * 1000)::int::text, true); \
-             EXECUTE lock; END LOOP; \
-             PERFORM pg_catalog.set_config('lock_timeout', allowed::text, true); END";
-        vec![format!("DO {}", literal(&body))]
+        format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "))
     }
 
     /// Fails where tables came below since the plan was made; those up to a size may be let in.
