@@ -3,7 +3,7 @@
 //! It holds everything the executor needs, so that a saved plan runs alone.
 
 use crate::catalog::model::{CatalogSnapshot, Constraint, Index};
-use crate::sql::QualifiedName;
+use crate::sql::{QualifiedName, literal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -382,6 +382,42 @@ pub struct Work {
     /// It is there for values that would be lost, so it is left out when their loss is accepted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guards_values: bool,
+    /// It is left out once this is no longer a partition: partitions come and go while a plan runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+}
+
+/// A partition, directly or through others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    pub table: QualifiedName,
+    pub of: QualifiedName,
+}
+
+impl Part {
+    /// True while it is one.
+    pub fn condition(&self) -> String {
+        let regclass =
+            |table: &QualifiedName| format!("pg_catalog.to_regclass({})", literal(&table.to_string()));
+        format!(
+            "EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors({}) AS a WHERE a.relid = {})",
+            regclass(&self.table),
+            regclass(&self.of)
+        )
+    }
+
+    /// The statements as one that does nothing where it is none.
+    pub fn statement(&self, statements: &[String]) -> Option<String> {
+        if statements.is_empty() {
+            return None;
+        }
+        let body = format!(
+            "BEGIN IF {} THEN {}; END IF; END",
+            self.condition(),
+            statements.join("; ")
+        );
+        Some(format!("DO {}", literal(&body)))
+    }
 }
 
 impl Work {

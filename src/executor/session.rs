@@ -7,7 +7,7 @@ use super::{Interrupt, Runner, ledger, locks};
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind, remedy};
 use crate::event::{Blocker, Event, Unit};
-use crate::plan::{Action, Check, Expectation, Transaction, Work};
+use crate::plan::{Action, Check, Expectation, Part, Transaction, Work};
 use crate::sql::QualifiedName;
 use crate::units;
 use crate::verifier::{self, Standing};
@@ -91,6 +91,16 @@ impl From<Error> for Failure {
 impl Runner {
     /// Does one work and records it. Gives the number of attempts.
     pub(super) async fn work(&self, key: Key<'_>, work: &Work) -> Result<u32, Error> {
+        if let Some(part) = &work.part
+            && !self.is_part(part).await?
+        {
+            self.record(key).await?;
+            self.tell(Event::StepSkipped {
+                step: key.step.to_owned(),
+                reason: format!("{} is no longer a partition of {}", part.table, part.of),
+            });
+            return Ok(1);
+        }
         match (&work.action, work.transaction) {
             (Action::Check(check), _) => {
                 self.check(check).await?;
@@ -103,6 +113,15 @@ impl Runner {
             }
             (Action::Sql(statements), Transaction::None) => self.probed(key, work, statements).await,
         }
+    }
+
+    async fn is_part(&self, part: &Part) -> Result<bool, Error> {
+        let sql = format!("SELECT {}", part.condition());
+        let row = self.lock.client.query_one(&sql, &[]).await;
+        row.map(|row| row.get(0)).map_err(|error| {
+            let what = format!("asking whether {} is a partition", part.table);
+            Error::postgres(ErrorKind::StepFailed, what, error)
+        })
     }
 
     /// Records on the session of the run lock: who lost the lock cannot write.

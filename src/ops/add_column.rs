@@ -744,6 +744,7 @@ impl Target {
                     expect: Vec::new(),
                     on_violation: None,
                     guards_values: false,
+                    part: None,
                 },
                 hazards: Vec::new(),
                 undo: Undo::NotNeeded {

@@ -312,6 +312,7 @@ fn own_work(
         expect,
         on_violation: None,
         guards_values: false,
+        part: None,
     }
 }
 

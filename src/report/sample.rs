@@ -17,6 +17,7 @@ fn work(summary: &str, action: Action, mode: LockMode, timeouts: Timeouts) -> Wo
         expect: Vec::new(),
         on_violation: None,
         guards_values: false,
+        part: None,
     }
 }
 

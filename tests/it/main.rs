@@ -17,6 +17,7 @@ mod disk;
 mod embedded;
 mod fixtures;
 mod harness;
+mod partitions;
 mod portfolio;
 mod prepared;
 mod refusals;

@@ -1,6 +1,6 @@
 //! Differences between catalogs, and what is left over, as findings with their remedies.
 
-use crate::catalog::model::{CatalogSnapshot, Index, Table};
+use crate::catalog::model::{CatalogSnapshot, Index, Table, TableKind};
 use crate::report::verification::{Finding, FindingKind};
 use crate::sql::{QualifiedName, ident};
 use crate::verifier::{Mismatch, Tables};
@@ -119,6 +119,21 @@ pub(super) fn is_implied(mismatch: &Mismatch) -> bool {
     let names =
         |text: &Option<String>| -> Option<BTreeSet<String>> { serde_json::from_str(text.as_deref()?).ok() };
     mismatch.object.ends_with(": column order") && names(&mismatch.expected) != names(&mismatch.found)
+}
+
+/// Partitions come and go in the ordinary course of things, beside a plan and after it.
+pub(super) fn is_ordinary(wanted: &CatalogSnapshot, actual: &Tables, mismatch: &Mismatch) -> bool {
+    wanted.tables.iter().any(|(name, table)| {
+        let object = format!("table {name}");
+        let about = mismatch.object == object || mismatch.object.starts_with(&format!("{object}: "));
+        let children = mismatch.object == format!("{object}: children");
+        about && (children && table.kind == TableKind::Partitioned || is_gone(table, name, actual))
+    })
+}
+
+/// Whether it is no partition any more.
+pub(super) fn is_gone(wanted: &Table, name: &QualifiedName, actual: &Tables) -> bool {
+    wanted.partition_of.is_some() && actual.get(name).is_none_or(|table| table.partition_of.is_none())
 }
 
 /// A difference with its texts shortened to what says something, and the way out.

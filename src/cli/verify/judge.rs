@@ -5,9 +5,9 @@
 //! shadow column gets its final name. So of every change only the last phase that has done steps counts, and of
 //! several promises about one object only the last; one that a step begun since speaks about counts no more.
 
-use super::differences::{describe_difference, is_implied, leftovers};
+use super::differences::{describe_difference, is_gone, is_implied, is_ordinary, leftovers};
 use crate::executor::ledger::{Run, RunState, StepState};
-use crate::plan::{ExecutionPlan, Expectation, Phase, Step};
+use crate::plan::{ExecutionPlan, Expectation, Part, Phase, Step};
 use crate::report::verification::{Finding, FindingKind, StepLine, Verdict, Verification};
 use crate::sql::{QualifiedName, ident};
 use crate::verifier::{self, Standing, Tables};
@@ -230,6 +230,7 @@ fn ended(facts: &Facts<'_>, wanted: &crate::catalog::model::CatalogSnapshot) -> 
         differences
             .iter()
             .filter(|mismatch| is_new(&mismatch.object) && !is_implied(mismatch))
+            .filter(|mismatch| !is_ordinary(wanted, &facts.actual, mismatch))
             .map(describe_difference),
     );
     findings
@@ -255,7 +256,15 @@ fn failed_steps(facts: &Facts<'_>) -> Vec<Finding> {
 
 fn broken_promises(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = broken_questions(facts);
+    let gone = |step: &Step| {
+        let part = step.work.part.as_ref();
+        let table = |part: &Part| facts.plan.before.tables.get(&part.table);
+        part.is_some_and(|part| table(part).is_some_and(|it| is_gone(it, &part.table, &facts.actual)))
+    };
     for (step, expectation) in expected_now(facts.plan, facts.run) {
+        if gone(step) {
+            continue;
+        }
         let found = match verifier::standing(expectation, &facts.actual) {
             Standing::Holds => continue,
             Standing::Absent => None,

@@ -384,6 +384,7 @@ impl NewConstraint {
             expect: vec![self.expectation(&reach.table, true)],
             on_violation: Some(violation.clone()),
             guards_values: false,
+            part: None,
         }
     }
 

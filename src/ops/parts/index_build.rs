@@ -352,6 +352,7 @@ impl Build {
                 expect: Vec::new(),
                 on_violation: None,
                 guards_values: false,
+                part: None,
             })
         });
         let mut works: Vec<Work> = checks.collect();

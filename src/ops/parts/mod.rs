@@ -46,6 +46,7 @@ pub fn brief(
         expect,
         on_violation: None,
         guards_values: false,
+        part: None,
     }
 }
 
@@ -66,6 +67,7 @@ pub fn concurrent(
         expect,
         on_violation: None,
         guards_values: false,
+        part: None,
     }
 }
 

@@ -74,6 +74,7 @@ pub(super) fn prove_again(
         expect: vec![expectation(table, name, constraint)],
         on_violation: None,
         guards_values: false,
+        part: None,
     })
 }
 

@@ -62,7 +62,7 @@ fn replaced(columns: &[String], from: &str, to: &str) -> Vec<String> {
 /// A foreign key of the column's own table, to wherever.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    table: QualifiedName,
+    pub(super) table: QualifiedName,
     name: String,
     before: Constraint,
     twin: NewConstraint,

@@ -16,7 +16,7 @@ use crate::ops::parts::index::{Placing, create_statement};
 use crate::ops::parts::index_build::{Build, free_index_name};
 use crate::ops::parts::shadow::{self, Names};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Expectation, Phase, Settings, Work};
+use crate::plan::{Expectation, Part, Phase, Settings, Work};
 use crate::sql::{QualifiedName, ident, literal};
 
 /// One index of the old column on every table of a tree, and what takes its place.
@@ -276,9 +276,10 @@ impl IndexTree {
 
     /// A column of a table's replica identity cannot be made nullable.
     fn release(&self) -> Vec<String> {
-        let held = self.nodes.iter().filter(|node| node.replica_identity);
-        held.map(|node| alter(&node.table, "REPLICA IDENTITY NOTHING"))
-            .collect()
+        self.for_each(&|node| match node.replica_identity {
+            true => vec![alter(&node.table, "REPLICA IDENTITY NOTHING")],
+            false => Vec::new(),
+        })
     }
 
     /// The topmost takes the others along.
@@ -295,8 +296,9 @@ impl IndexTree {
         if self.rebuilt {
             statements.extend(self.drop());
         } else {
-            let away = |node: &Node| node.rename(&node.name, &shadow::name(&node.name, "old"));
-            statements.extend(self.nodes.iter().map(away));
+            let away = |node: &Node| vec![node.rename(&node.name, &shadow::name(&node.name, "old"))];
+            statements.extend(self.for_each(&away));
+            statements.extend(self.newcomers_away());
         }
         statements
     }
@@ -310,62 +312,144 @@ impl IndexTree {
     /// Gives names and keys to the indexes that were built as `kind` on the column that was called `from` then.
     fn become_whole(&self, kind: &str, from: &str, parents: Vec<String>) -> Vec<String> {
         let mut statements = parents;
-        let stored = self.nodes.iter().filter(|node| node.stored.is_some());
-        for node in stored {
-            let built = shadow::name(&node.name, kind);
-            match &node.constraint {
-                Some(constraint) => statements.push(alter(
-                    &node.table,
-                    &format!(
-                        "ADD CONSTRAINT {} {} USING INDEX {}",
-                        ident(&node.name),
-                        word(constraint),
-                        ident(&built)
-                    ),
-                )),
-                None => statements.push(node.rename(&built, &node.name)),
-            }
-            statements.extend(self.rename_column(node, from));
-        }
-        let mut upwards: Vec<&Node> = self.nodes.iter().collect();
+        statements.extend(self.for_each(&|node| self.take_over(node, kind, from)));
+        let mut upwards: Vec<&Node> = self.nodes.iter().filter(|node| node.stored.is_none()).collect();
         upwards.sort_by_key(|node| std::cmp::Reverse(node.depth));
         for node in upwards {
-            match (&node.constraint, &node.stored) {
-                (Some(constraint), None) => statements.push(alter(
-                    &node.table,
-                    &format!("ADD CONSTRAINT {} {}", ident(&node.name), constraint.definition),
-                )),
-                (None, Some(_)) => {
-                    let above = node.parent.map(|parent| self.nodes[parent].qualified());
-                    statements.extend(above.map(|above| attach(&above, &node.qualified())));
-                }
-                _ => {}
+            if let Some(constraint) = &node.constraint {
+                let add = format!("ADD CONSTRAINT {} {}", ident(&node.name), constraint.definition);
+                statements.extend(self.if_there(node, vec![alter(&node.table, &add)]));
             }
         }
-        statements.extend(self.marks());
+        statements.extend(self.for_each(&Node::marks));
         statements
+    }
+
+    /// What a table with rows does for it.
+    fn take_over(&self, node: &Node, kind: &str, from: &str) -> Vec<String> {
+        if node.stored.is_none() {
+            return Vec::new();
+        }
+        let built = shadow::name(&node.name, kind);
+        let mut statements = Vec::new();
+        match &node.constraint {
+            Some(constraint) => {
+                let add = format!(
+                    "ADD CONSTRAINT {} {} USING INDEX {}",
+                    ident(&node.name),
+                    word(constraint),
+                    ident(&built)
+                );
+                statements.push(alter(&node.table, &add));
+                statements.extend(self.rename_column(node, from));
+            }
+            None => {
+                statements.push(node.rename(&built, &node.name));
+                statements.extend(self.rename_column(node, from));
+                let above = node.parent.map(|parent| self.nodes[parent].qualified());
+                statements.extend(above.map(|above| attach(&above, &node.qualified())));
+            }
+        }
+        statements
+    }
+
+    /// In the order of the tree; what is about a partition is left out where that is gone.
+    fn for_each(&self, statements: &dyn Fn(&Node) -> Vec<String>) -> Vec<String> {
+        let nodes = self.nodes.iter();
+        nodes
+            .flat_map(|node| self.if_there(node, statements(node)))
+            .collect()
+    }
+
+    fn if_there(&self, node: &Node, statements: Vec<String>) -> Vec<String> {
+        match self.nodes.first() {
+            Some(root) if root.table != node.table => {
+                let part = Part {
+                    table: node.table.clone(),
+                    of: root.table.clone(),
+                };
+                part.statement(&statements).into_iter().collect()
+            }
+            _ => statements,
+        }
+    }
+
+    /// Partitions that came in the meantime have theirs, named by the server; what is said of `name` gives the new one.
+    fn name_newcomers(
+        &self,
+        called: impl Fn(&Node) -> String,
+        (concerned, wanted): (&str, &str),
+    ) -> Vec<String> {
+        let one = |node: &Node| {
+            if node.stored.is_some() {
+                return Vec::new();
+            }
+            let body = format!(
+                "DECLARE found pg_catalog.regclass; name text; number int; wanted text; BEGIN \
+                 FOR found, name IN SELECT c.oid, c.relname FROM pg_catalog.pg_inherits AS i \
+                 JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid \
+                 WHERE i.inhparent = {index}::pg_catalog.regclass LOOP \
+                 CONTINUE WHEN NOT ({concerned}); number := 0; wanted := {wanted}; \
+                 WHILE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = wanted) LOOP \
+                 number := number + 1; wanted := {wanted} || number; END LOOP; \
+                 EXECUTE pg_catalog.format('ALTER INDEX %s RENAME TO %I', found, wanted); END LOOP; END",
+                index = literal(&node.table.sibling(called(node)).to_string()),
+            );
+            vec![format!("DO {}", literal(&body))]
+        };
+        self.for_each(&one)
+    }
+
+    /// Their old ones make room for the names of the new ones.
+    fn newcomers_away(&self) -> Vec<String> {
+        let ours = literal(shadow::PREFIX);
+        let concerned = format!("NOT pg_catalog.starts_with(name, {ours})");
+        let wanted = format!("{ours} || '_' || name || '_old'");
+        let called = |node: &Node| shadow::name(&node.name, "old");
+        self.name_newcomers(called, (&concerned, &wanted))
+    }
+
+    fn newcomers_back(&self) -> Vec<String> {
+        let ours = literal(shadow::PREFIX);
+        let (before, behind) = (shadow::PREFIX.len() + 1, "_old".len());
+        let concerned = format!("pg_catalog.starts_with(name, {ours})");
+        let wanted = format!(
+            "pg_catalog.substr(name, {}, pg_catalog.length(name) - {})",
+            before + 1,
+            before + behind
+        );
+        self.name_newcomers(|node| node.name.clone(), (&concerned, &wanted))
+    }
+
+    /// Named after the column as it was called when they were made.
+    fn newcomers_new(&self) -> Vec<String> {
+        let (from, to) = (literal(&self.names.shadow), literal(&self.column));
+        let concerned = format!("pg_catalog.strpos(name, {from}) > 0");
+        let wanted = format!("pg_catalog.replace(name, {from}, {to})");
+        self.name_newcomers(|node| node.name.clone(), (&concerned, &wanted))
     }
 
     pub fn arrive(&self) -> Vec<String> {
         let mut parents = Vec::new();
         if !self.is_key() {
-            let empty = self.nodes.iter().filter(|node| node.stored.is_none());
-            let named = |node: &Node| node.rename(&shadow::name(&node.name, "new"), &node.name);
-            parents.extend(empty.map(named));
-            parents.extend(
-                self.nodes
-                    .first()
-                    .and_then(|root| self.rename_column(root, &self.names.shadow)),
-            );
+            let named = |node: &Node| match node.stored {
+                None => vec![node.rename(&shadow::name(&node.name, "new"), &node.name)],
+                Some(_) => Vec::new(),
+            };
+            parents.extend(self.for_each(&named));
+            let root = self.nodes.first();
+            parents.extend(root.and_then(|root| self.rename_column(root, &self.names.shadow)));
+            parents.extend(self.newcomers_new());
         }
         self.become_whole("new", &self.names.shadow, parents)
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
         if !self.rebuilt {
-            let back = |node: &Node| node.rename(&shadow::name(&node.name, "old"), &node.name);
-            let mut statements: Vec<String> = self.nodes.iter().map(back).collect();
-            statements.extend(self.marks());
+            let back = |node: &Node| vec![node.rename(&shadow::name(&node.name, "old"), &node.name)];
+            let mut statements = self.for_each(&back);
+            statements.extend(self.newcomers_back());
+            statements.extend(self.for_each(&Node::marks));
             return statements;
         }
         let parents = match self.is_key() {
@@ -390,37 +474,10 @@ impl IndexTree {
         })
     }
 
-    fn marks(&self) -> Vec<String> {
-        let mut statements = Vec::new();
-        for node in &self.nodes {
-            let (name, index) = (ident(&node.name), node.qualified());
-            statements.extend(node.before.set_statistics(&index));
-            if node.before.clustered {
-                statements.push(alter(&node.table, &format!("CLUSTER ON {name}")));
-            }
-            if node.replica_identity {
-                statements.push(alter(
-                    &node.table,
-                    &format!("REPLICA IDENTITY USING INDEX {name}"),
-                ));
-            }
-            if let Some(comment) = &node.before.comment {
-                statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
-            }
-            if let Some(comment) = node.constraint.as_ref().and_then(|it| it.comment.as_ref()) {
-                statements.push(format!(
-                    "COMMENT ON CONSTRAINT {name} ON {} IS {}",
-                    node.table,
-                    literal(comment)
-                ));
-            }
-        }
-        statements
-    }
-
+    /// The topmost is valid only while no partition lacks its own.
     pub fn expect(&self) -> Vec<Expectation> {
         let mut expect = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().take(1) {
             expect.push(Expectation::Index {
                 table: node.table.clone(),
                 name: node.name.clone(),
@@ -451,6 +508,30 @@ impl IndexTree {
 impl Node {
     fn qualified(&self) -> QualifiedName {
         self.table.sibling(self.name.clone())
+    }
+
+    fn marks(&self) -> Vec<String> {
+        let mut statements = Vec::new();
+        let (name, index) = (ident(&self.name), self.qualified());
+        statements.extend(self.before.set_statistics(&index));
+        if self.before.clustered {
+            statements.push(alter(&self.table, &format!("CLUSTER ON {name}")));
+        }
+        if self.replica_identity {
+            let identity = format!("REPLICA IDENTITY USING INDEX {name}");
+            statements.push(alter(&self.table, &identity));
+        }
+        if let Some(comment) = &self.before.comment {
+            statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
+        }
+        if let Some(comment) = self.constraint.as_ref().and_then(|it| it.comment.as_ref()) {
+            statements.push(format!(
+                "COMMENT ON CONSTRAINT {name} ON {} IS {}",
+                self.table,
+                literal(comment)
+            ));
+        }
+        statements
     }
 
     fn rename(&self, from: &str, to: &str) -> String {

@@ -11,7 +11,7 @@ use crate::catalog::model::{Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::brief;
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
+use crate::plan::{Estimate, Expectation, Lock, LockMode, Part, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, idents};
 use serde_json::{Value, json};
 
@@ -155,7 +155,7 @@ impl KeyTree {
     fn adopt(&self) -> Vec<String> {
         let mut upwards: Vec<&Key> = self.parents.iter().collect();
         upwards.sort_by_key(|key| std::cmp::Reverse(key.depth));
-        let add = |key: &Key| {
+        let add = |key: &&Key| {
             let mut statements = vec![format!(
                 "ALTER TABLE {} ADD CONSTRAINT {} {}",
                 key.table,
@@ -163,19 +163,39 @@ impl KeyTree {
                 key.constraint.definition
             )];
             statements.extend(comment(&key.table, &key.name, &key.constraint));
-            statements
+            self.if_there(&key.table, statements)
         };
-        upwards.into_iter().flat_map(add).collect()
+        upwards.iter().flat_map(add).collect()
+    }
+
+    /// Nothing where the partition is gone.
+    fn if_there(&self, table: &QualifiedName, statements: Vec<String>) -> Vec<String> {
+        match self.parents.first() {
+            Some(root) if root.table != *table => {
+                let part = Part {
+                    table: table.clone(),
+                    of: root.table.clone(),
+                };
+                part.statement(&statements).into_iter().collect()
+            }
+            _ => statements,
+        }
     }
 
     pub fn arrive(&self) -> Vec<String> {
-        let mut statements: Vec<String> = self.leaves.iter().flat_map(Outgoing::arrive).collect();
+        let leaves = self.leaves.iter();
+        let mut statements: Vec<String> = leaves
+            .flat_map(|leaf| self.if_there(&leaf.table, leaf.arrive()))
+            .collect();
         statements.extend(self.adopt());
         statements
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
-        self.leaves.iter().flat_map(Outgoing::arrive_back).collect()
+        let leaves = self.leaves.iter();
+        leaves
+            .flat_map(|leaf| self.if_there(&leaf.table, leaf.arrive_back()))
+            .collect()
     }
 
     pub fn after_back(&self, settings: &Settings) -> Vec<Work> {
@@ -212,8 +232,8 @@ impl KeyTree {
     }
 
     pub fn expect(&self) -> Vec<Expectation> {
-        let all = self.all.iter();
-        all.map(|key| expectation(&key.table, &key.name, &key.constraint))
+        let root = self.parents.iter().take(1);
+        root.map(|key| expectation(&key.table, &key.name, &key.constraint))
             .collect()
     }
 }

@@ -82,6 +82,7 @@ impl Types {
             expect: Vec::new(),
             on_violation: None,
             guards_values: false,
+            part: None,
         }
     }
 }

@@ -258,6 +258,7 @@ impl Target {
                 expect: Vec::new(),
                 on_violation: None,
                 guards_values: false,
+                part: None,
             });
             statements.push(refuse_if(
                 &format!("EXISTS (SELECT FROM {table} WHERE NOT ({fits}))"),

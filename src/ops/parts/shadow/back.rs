@@ -2,7 +2,6 @@
 
 use super::Shadow;
 use crate::ops::parts::brief;
-use crate::ops::parts::carry::Carry;
 use crate::ops::parts::conversion::Strictness;
 use crate::plan::{Action, Check, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, ident};
@@ -115,6 +114,7 @@ impl Shadow {
             expect: Vec::new(),
             on_violation: Some(violated),
             guards_values: false,
+            part: None,
         }
     }
 
@@ -122,7 +122,7 @@ impl Shadow {
         let (table, column) = (&self.table, &self.column.name);
         let mut statements = self.swap_lock_statements(false, settings);
         statements.extend(self.drop_sync("back"));
-        statements.extend(self.carries().flat_map(Carry::leave_back));
+        statements.extend(self.for_each(|member| member.carry.leave_back()));
         statements.extend(self.swap_statements(&self.old(), &self.shadow()));
         statements.extend(self.set_defaults(|member| member.column.default.as_deref()));
         statements.extend(self.set_not_null());
@@ -130,7 +130,7 @@ impl Shadow {
             "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
             ident(&self.fits())
         ));
-        statements.extend(self.carries().flat_map(Carry::arrive_back));
+        statements.extend(self.for_each(|member| member.carry.arrive_back()));
         // Nobody is going to read the new type any more: no write is to fail because of it.
         statements.extend(self.forward_sync(Strictness::Lenient));
         statements.extend(super::refresh(&self.trigger_functions));

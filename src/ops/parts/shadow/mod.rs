@@ -175,6 +175,7 @@ impl Shadow {
         }
         steps.extend(self.of_each(|carry| carry.contract(settings)));
         steps.push(self.drop_old(settings));
+        self.mark_parts(&mut steps);
         steps
     }
 
@@ -277,14 +278,14 @@ impl Shadow {
                 member.table
             )
         };
-        self.not_null_tops().map(promise).collect()
+        self.for_tops(promise)
     }
 
     fn forget_promises(&self, if_exists: &str) -> Vec<String> {
         let proof = ident(&self.proof());
         let forget =
             |member: &Member| format!("ALTER TABLE {} DROP CONSTRAINT {if_exists}{proof}", member.table);
-        self.not_null_tops().map(forget).collect()
+        self.for_tops(forget)
     }
 
     /// Asked before anything else is done, so that nobody fills half a table in vain.
@@ -377,6 +378,7 @@ impl Shadow {
                 expect: Vec::new(),
                 on_violation: None,
                 guards_values: false,
+                part: None,
             },
             hazards: Vec::new(),
             undo: Undo::NotNeeded {
@@ -474,6 +476,7 @@ impl Shadow {
             expect: Vec::new(),
             on_violation: None,
             guards_values: false,
+            part: None,
         }
     }
 
@@ -541,10 +544,13 @@ impl Shadow {
         }
         let nullable =
             |member: &Member| format!("ALTER TABLE {} ALTER COLUMN {column} DROP NOT NULL", member.table);
-        statements.extend(self.not_null_tops().map(nullable));
+        statements.extend(self.for_tops(nullable));
         // From PostgreSQL 18 on a table below may have its own, beside the one that it inherits.
-        let named = |member: &&Member| member.not_null_above && member.column.not_null_constraint.is_some();
-        statements.extend(self.members.iter().filter(named).map(nullable));
+        let named = |member: &Member| member.not_null_above && member.column.not_null_constraint.is_some();
+        statements.extend(self.for_each(|member| {
+            let named = named(member).then(|| nullable(member));
+            named.into_iter().collect()
+        }));
         statements.push(format!(
             "ALTER TABLE {table} RENAME COLUMN {column} TO {}",
             ident(to)
@@ -573,11 +579,17 @@ impl Shadow {
             constraint.map(|it| (it.name.clone(), it.local))
         };
         let passed_on = self.members.first().and_then(named).map(|(name, _)| name);
-        let own = self.members.iter().rev().filter(|member| {
+        let has_own = |member: &Member| {
             let own = named(member).filter(|(name, local)| *local || Some(name) != passed_on.as_ref());
             own.is_some() && member.not_null_above
+        };
+        let mut statements = self.for_each(|member| {
+            let own = has_own(member).then(|| set(member));
+            own.into_iter().collect()
         });
-        let mut statements: Vec<String> = own.chain(self.not_null_tops()).map(set).collect();
+        // From the bottom up, so that what is above finds it there.
+        statements.reverse();
+        statements.extend(self.for_tops(set));
         statements.extend(self.forget_promises(""));
         statements
     }
@@ -620,12 +632,12 @@ impl Shadow {
         let (table, column) = (&self.table, &self.column.name);
         let mut statements = self.swap_lock_statements(true, settings);
         statements.extend(self.drop_sync("sync"));
-        statements.extend(self.carries().flat_map(Carry::leave));
+        statements.extend(self.for_each(|member| member.carry.leave()));
         statements.extend(self.swap_statements(&self.shadow(), &self.old()));
         statements.extend(self.set_defaults(|member| member.new_default.as_deref()));
         statements.extend(self.set_not_null());
-        statements.extend(self.members.iter().flat_map(|member| self.attributes(member)));
-        statements.extend(self.carries().flat_map(Carry::arrive));
+        statements.extend(self.for_each(|member| self.attributes(member)));
+        statements.extend(self.for_each(|member| member.carry.arrive()));
         statements.extend(self.reverse_sync());
         statements.extend(refresh(&self.trigger_functions));
         let mut expect = vec![
@@ -633,7 +645,11 @@ impl Shadow {
             self.column_is(&self.old(), &self.column.data_type, None),
         ];
         expect.extend(self.triggers_there());
-        expect.extend(self.carries().flat_map(Carry::expect));
+        let lasting = self
+            .members
+            .iter()
+            .filter(|member| self.part(&member.table).is_none());
+        expect.extend(lasting.flat_map(|member| member.carry.expect()));
         StepDraft {
             id: "swap".into(),
             phase: Phase::Cutover,

@@ -113,8 +113,9 @@ impl Shadow {
         // It must also see rows that a replication apply worker writes.
         let always =
             |member: &Member| format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", member.table);
-        let created = self.triggered().map(create);
-        created.chain(self.members.iter().map(always)).collect()
+        let mut statements: Vec<String> = self.triggered().map(create).collect();
+        statements.extend(self.for_each(|member| vec![always(member)]));
+        statements
     }
 
     /// The trigger, and what it makes true of new rows.

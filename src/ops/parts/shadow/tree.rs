@@ -6,9 +6,12 @@ use super::{Shadow, storage};
 use crate::catalog::model::Column;
 use crate::ops::StepDraft;
 use crate::ops::parts::carry::{self, Carry};
-use crate::plan::{Expectation, Lock, LockMode, Settings};
+use crate::plan::{Expectation, Lock, LockMode, Part, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, idents, literal};
 use serde_json::json;
+
+/// Up to this size the key of a new partition is built in no time.
+const NEWCOMER_BYTES: u64 = 1 << 20;
 
 /// How statements on the topmost table reach those below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +88,13 @@ impl Shadow {
         members.filter(|member| member.column.not_null && !member.not_null_above)
     }
 
+    pub(super) fn for_tops(&self, statement: impl Fn(&Member) -> String) -> Vec<String> {
+        self.for_each(|member| {
+            let is_top = member.column.not_null && !member.not_null_above;
+            is_top.then(|| statement(member)).into_iter().collect()
+        })
+    }
+
     /// Those that must be given a trigger.
     pub(super) fn triggered(&self) -> impl Iterator<Item = &Member> {
         let all = self.spread == Spread::Inheritance;
@@ -142,6 +152,45 @@ impl Shadow {
         format!("DO {}", literal(&body))
     }
 
+    /// Statements about each of the tables; what is about a partition is left out where that is gone.
+    pub(super) fn for_each(&self, statements: impl Fn(&Member) -> Vec<String>) -> Vec<String> {
+        let mut all = Vec::new();
+        for member in &self.members {
+            let these = statements(member);
+            match self.part(&member.table) {
+                Some(part) => all.extend(part.statement(&these)),
+                None => all.extend(these),
+            }
+        }
+        all
+    }
+
+    pub(super) fn part(&self, table: &QualifiedName) -> Option<Part> {
+        let is_one = self.spread == Spread::Partitions
+            && *table != self.table
+            && self.members.iter().any(|member| member.table == *table);
+        is_one.then(|| Part {
+            table: table.clone(),
+            of: self.table.clone(),
+        })
+    }
+
+    /// Marks the works that are about a partition only.
+    pub(super) fn mark_parts(&self, steps: &mut [StepDraft]) {
+        for step in steps {
+            self.mark_part(&mut step.work);
+            if let Undo::Work(works) = &mut step.undo {
+                works.iter_mut().for_each(|work| self.mark_part(work));
+            }
+        }
+    }
+
+    fn mark_part(&self, work: &mut Work) {
+        if work.locks.iter().all(|lock| lock.relation != self.table) {
+            work.part = work.locks.iter().find_map(|lock| self.part(&lock.relation));
+        }
+    }
+
     /// When the column is added: from here on partitions that come later get all that they need.
     pub(super) fn same_tables(&self) -> Option<String> {
         (!self.alone()).then(|| self.refuse_newcomers(None, "plan again"))
@@ -155,7 +204,7 @@ impl Shadow {
                 let hint = "nothing keeps the columns of these equal: let them no longer inherit, or roll back and plan again";
                 return Some(self.refuse_newcomers(None, hint));
             }
-            Spread::Partitions => settings.small_table_bytes,
+            Spread::Partitions => settings.small_table_bytes.max(NEWCOMER_BYTES),
         };
         self.carries().any(Carry::looks_at_newcomers).then(|| {
             let hint = "everybody would wait while their keys are built: detach them for the time of this step, or roll back and plan again";
@@ -210,14 +259,17 @@ impl Shadow {
     /// Of each, after the columns have changed names.
     pub(super) fn set_defaults(&self, default: impl Fn(&Member) -> Option<&str>) -> Vec<String> {
         let (column, only) = (ident(&self.column.name), self.only());
-        let set = |member| {
-            let default = default(member)?;
-            Some(format!(
-                "ALTER TABLE {only}{} ALTER COLUMN {column} SET DEFAULT {default}",
-                member.table
-            ))
+        let set = |member: &Member| {
+            let default = default(member);
+            let set = default.map(|default| {
+                format!(
+                    "ALTER TABLE {only}{} ALTER COLUMN {column} SET DEFAULT {default}",
+                    member.table
+                )
+            });
+            set.into_iter().collect()
         };
-        self.members.iter().filter_map(set).collect()
+        self.for_each(set)
     }
 
     pub(super) fn has_default(&self) -> bool {

@@ -203,6 +203,7 @@ impl Views {
             expect: Vec::new(),
             on_violation: None,
             guards_values: false,
+            part: None,
         })
     }
 

@@ -1,0 +1,157 @@
+//! Partitions that come and go while a plan runs, and how long a cutover of many takes.
+
+use crate::harness::{Database, TestServer, pgmorph};
+use ::pgmorph::plan::Phase;
+
+const EVENTS: &str = "
+CREATE TABLE events (
+  id integer NOT NULL,
+  at date NOT NULL,
+  note text,
+  CONSTRAINT events_pkey PRIMARY KEY (id, at),
+  CHECK (id > 0)
+) PARTITION BY RANGE (at);
+CREATE INDEX events_note_idx ON events (note, id);
+CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');
+CREATE TABLE events_4 PARTITION OF events FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');
+INSERT INTO events SELECT i, date '2026-01-01' + i % 120, 'note ' || i FROM generate_series(1, 2000) AS i;
+CREATE TABLE lines (event integer, at date, CONSTRAINT lines_fkey FOREIGN KEY (event, at) REFERENCES events);
+INSERT INTO lines SELECT id, at FROM events WHERE id % 3 = 0 AND at >= '2026-04-01';
+";
+
+const WIDER: &str = "
+name: p
+settings: {small_table: 0}
+changes:
+  - widen_column: {table: events, column: id, type: bigint}
+";
+
+const COME_AND_GO: &str = "
+ALTER TABLE events DETACH PARTITION events_1; DROP TABLE events_1;
+ALTER TABLE events DETACH PARTITION events_2;
+CREATE TABLE events_5 PARTITION OF events FOR VALUES FROM ('2026-05-01') TO ('2026-06-01');
+INSERT INTO events (id, at, note) SELECT i, date '2026-05-01' + i % 20, 'newer' FROM generate_series(3001, 3300) AS i;
+INSERT INTO lines SELECT id, at FROM events_5 WHERE id % 2 = 0;
+";
+
+async fn execute(database: &Database<'_>, sql: &str) {
+    database.admin.batch_execute(sql).await.unwrap();
+}
+
+async fn text(database: &Database<'_>, sql: &str) -> String {
+    database.admin.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+async fn count(database: &Database<'_>, table: &str) -> String {
+    text(database, &format!("SELECT count(*)::text FROM {table}")).await
+}
+
+const NAMES: &str =
+    "SELECT string_agg(c.relname || CASE WHEN i.indisvalid THEN '' ELSE '?' END, ' ' ORDER BY c.relname)
+    FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+    WHERE i.indrelid IN (SELECT relid FROM pg_partition_tree('events'))";
+
+/// Of all columns of all that is left.
+const TYPES: &str =
+    "SELECT string_agg(DISTINCT a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ')
+    FROM pg_attribute AS a JOIN pg_partition_tree('events') AS t ON t.relid = a.attrelid
+    WHERE a.attnum > 0 AND NOT a.attisdropped AND a.attname LIKE '%id%'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_come_and_go_beside_the_plan() {
+    let server = TestServer::start(&[]);
+    for moment in [Phase::Expand, Phase::Backfill, Phase::Validate] {
+        let database = Database::create(&server, EVENTS).await;
+        let plan = database.planned(WIDER).await;
+        database.apply(&plan, moment).await.unwrap();
+        execute(&database, COME_AND_GO).await;
+        database.apply(&plan, Phase::Contract).await.unwrap();
+        assert_eq!(text(&database, TYPES).await, "id bigint", "{moment}");
+        assert_eq!(
+            text(&database, NAMES).await,
+            "events_3_note_id_idx events_3_pkey events_4_note_id_idx events_4_pkey events_5_note_id_idx \
+             events_5_pkey events_note_idx events_pkey"
+        );
+        assert_eq!(count(&database, "events WHERE id > 3000").await, "300");
+        execute(
+            &database,
+            "INSERT INTO events (id, at) VALUES (3000000000, '2026-05-05')",
+        )
+        .await;
+        let orphan = "INSERT INTO lines VALUES (3000000, '2026-05-05')";
+        assert!(database.admin.batch_execute(orphan).await.is_err());
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_does_without_partitions_that_are_gone() {
+    let server = TestServer::start(&[]);
+    for moment in [Phase::Expand, Phase::Backfill, Phase::Validate, Phase::Cutover] {
+        let database = Database::create(&server, EVENTS).await;
+        let plan = database.planned(WIDER).await;
+        database.apply(&plan, moment).await.unwrap();
+        execute(&database, COME_AND_GO).await;
+        database.rollback(&plan).await.unwrap();
+        assert_eq!(text(&database, TYPES).await, "id integer", "{moment}");
+        assert_eq!(
+            text(&database, NAMES).await,
+            "events_3_note_id_idx events_3_pkey events_4_note_id_idx events_4_pkey events_5_note_id_idx \
+             events_5_pkey events_note_idx events_pkey"
+        );
+        assert_eq!(
+            count(
+                &database,
+                "lines JOIN events ON id = event AND events.at = lines.at"
+            )
+            .await,
+            count(&database, "lines").await
+        );
+        database.drop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_takes_partitions_as_they_come() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, EVENTS).await;
+    let url = server.url(&database.name, "postgres");
+    let folder = tempfile::tempdir().unwrap();
+    let plan = folder.path().join("plan.yaml");
+    std::fs::write(&plan, WIDER).unwrap();
+    let plan = plan.to_str().unwrap();
+    pgmorph(&url, &["apply", plan, "--through", "backfill", "--yes"])
+        .await
+        .expect(0);
+    execute(&database, "ALTER TABLE events DETACH PARTITION events_1; DROP TABLE events_1; CREATE TABLE events_5 PARTITION OF events FOR VALUES FROM ('2026-05-01') TO ('2026-06-01')").await;
+    pgmorph(&url, &["apply", plan, "--through", "cutover", "--yes"])
+        .await
+        .expect(0);
+    pgmorph(&url, &["verify", plan, "--through", "cutover"])
+        .await
+        .expect(0);
+    execute(
+        &database,
+        "ALTER TABLE events DETACH PARTITION events_2; DROP TABLE events_2",
+    )
+    .await;
+    pgmorph(&url, &["apply", plan, "--through", "contract", "--yes"])
+        .await
+        .expect(0);
+    execute(
+        &database,
+        "ALTER TABLE events DETACH PARTITION events_3; DROP TABLE events_3",
+    )
+    .await;
+    pgmorph(&url, &["verify", plan]).await.expect(0);
+    execute(&database, "ALTER TABLE events DROP CONSTRAINT events_id_check").await;
+    let found = pgmorph(&url, &["verify", plan]).await.expect(1);
+    assert!(
+        found.stdout.contains("constraint events_id_check"),
+        "{}",
+        found.stdout
+    );
+    assert!(!found.stdout.contains("events_5"), "{}", found.stdout);
+}
