@@ -33,10 +33,20 @@ Materialized views come over without anybody waiting for their data: replacement
 and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
 The old ones stay until contract; a rollback fills them again and gives them their names back.
 
+On a partitioned table, or one that others inherit from, the change is made to the whole tree at once: every table is
+filled and indexed by itself, one after the other, and one transaction swaps the column on all of them. Keys and indexes
+of partitions become those of the table within that transaction, which looks at the catalog only; foreign keys that
+refer to a partitioned table move within it, too, and are proven right after it. Partitions may be detached and dropped
+while the plan runs, and made with PARTITION OF. The key of one that came after the plan is built by the swap, as long
+as it is small (1 MB, or `small_table`); a larger one stops the swap, by name. A table that came to inherit does, too.
+What each table has of its own (indexes, keys, defaults, checks, comments, grants) stays its own. From PostgreSQL 18 on a
+key that a partition takes over from an index makes its NOT NULL constraints local ones as well.
+
 Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable primary key
 or an exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
 for a materialized view whose query groups by the key that moves, for a function with an SQL body that returns rows of
-the table, and for partitioned or inherited tables.
+the table, for a column of a partition key, and on a partitioned table for a deferrable key, a foreign key to itself, and
+one that is NOT VALID.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a

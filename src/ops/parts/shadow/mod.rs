@@ -252,7 +252,12 @@ impl Shadow {
                 self.lock(),
                 expect,
             ),
-            hazards: self.hazards.clone(),
+            hazards: self
+                .hazards
+                .iter()
+                .cloned()
+                .chain(self.newcomer_hazard())
+                .collect(),
             undo: Undo::Work(vec![brief(
                 settings,
                 format!("drop {table}.{shadow} and its trigger"),
@@ -660,13 +665,13 @@ impl Shadow {
                 self.swap_locks(),
                 expect,
             )),
-            hazards: self.swap_hazards(),
+            hazards: self.swap_hazards(settings),
             undo: Undo::Work(self.unswap(settings)),
             estimate: Estimate::INSTANT,
         }
     }
 
-    fn swap_hazards(&self) -> Vec<Hazard> {
+    fn swap_hazards(&self, settings: &Settings) -> Vec<Hazard> {
         let column = format!("{}.{}", self.table, ident(&self.column.name));
         let mut hazards = vec![
             Hazard::new(
@@ -689,6 +694,7 @@ impl Shadow {
                 ),
             ),
         ];
+        hazards.extend(self.large_newcomer_hazard(settings));
         hazards.extend(self.carries().flat_map(Carry::hazards));
         hazards
     }

@@ -6,8 +6,9 @@ use super::{Shadow, storage};
 use crate::catalog::model::Column;
 use crate::ops::StepDraft;
 use crate::ops::parts::carry::{self, Carry};
-use crate::plan::{Expectation, Lock, LockMode, Part, Settings, Undo, Work};
+use crate::plan::{Expectation, Hazard, Lock, LockMode, Part, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, idents, literal};
+use crate::units;
 use serde_json::json;
 
 /// Up to this size the key of a new partition is built in no time.
@@ -209,6 +210,32 @@ impl Shadow {
         self.carries().any(Carry::looks_at_newcomers).then(|| {
             let hint = "everybody would wait while their keys are built: detach them for the time of this step, or roll back and plan again";
             self.refuse_newcomers(Some(size), hint)
+        })
+    }
+
+    /// What people should know who add tables while the plan runs.
+    pub(super) fn newcomer_hazard(&self) -> Option<Hazard> {
+        let table = &self.table;
+        let message = match self.spread {
+            Spread::Alone => return None,
+            Spread::Inheritance => {
+                format!("tables that come to inherit from {table} before the cutover stop it")
+            }
+            Spread::Partitions => format!(
+                "make new partitions of {table} with PARTITION OF until the cutover: a table that is attached would lack the new column or its values"
+            ),
+        };
+        Some(Hazard::new("new_tables", message))
+    }
+
+    pub(super) fn large_newcomer_hazard(&self, settings: &Settings) -> Option<Hazard> {
+        let partitions = self.spread == Spread::Partitions;
+        (partitions && self.carries().any(Carry::looks_at_newcomers)).then(|| {
+            let message = format!(
+                "the keys of partitions that come after the plan are built within this step, while everybody waits; one that is larger than {} by then stops it",
+                units::size(settings.small_table_bytes.max(NEWCOMER_BYTES))
+            );
+            Hazard::new("new_partitions", message)
         })
     }
 
