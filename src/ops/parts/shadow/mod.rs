@@ -4,7 +4,12 @@
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
 mod back;
+mod group;
+mod moves;
 mod sync;
+
+pub use group::Group;
+pub use moves::{Move, Moves};
 
 use super::carry::Carry;
 use super::conversion::{Conversion, Strictness};
@@ -21,8 +26,12 @@ use sha2::{Digest, Sha256};
 /// Everything that the steps of one swap need.
 #[derive(Debug, Clone)]
 pub struct Shadow {
+    /// What its steps are told by among those of others; nothing for the column that the change is about.
+    pub word: String,
     pub table: QualifiedName,
     pub column: Column,
+    /// As it will be.
+    pub after: Column,
     /// As the server prints it.
     pub new_type: String,
     /// The default afterwards, as it is sent.
@@ -63,6 +72,14 @@ impl Names {
             shadow: name(column, "new"),
             old: name(column, "old"),
         }
+    }
+
+    pub fn shadow(&self) -> &str {
+        &self.shadow
+    }
+
+    pub fn old(&self) -> &str {
+        &self.old
     }
 }
 
@@ -161,7 +178,7 @@ impl Shadow {
         }
     }
 
-    pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
+    fn expand(&self, settings: &Settings) -> Vec<StepDraft> {
         let ahead = self.carry.ahead(settings);
         let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
         steps.push(self.add(settings, ahead.is_empty()));
@@ -170,23 +187,23 @@ impl Shadow {
             steps.push(self.follow(settings));
         }
         steps.extend(self.convertible(settings));
-        steps.extend([self.fill(settings), self.vacuum(settings)]);
-        steps.extend(self.carry.builds(settings));
+        steps
+    }
+
+    fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.carry.builds(settings);
         if self.carry.has_expressions() {
             steps.push(self.analyze(Phase::Backfill, settings));
         }
-        steps.extend(self.insist(settings));
+        steps
+    }
+
+    fn validate(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps: Vec<StepDraft> = self.insist(settings).into_iter().collect();
         if self.column.not_null {
             steps.push(self.prove(settings));
         }
         steps.push(self.compare(settings));
-        steps.extend(self.carry.constraints(settings));
-        steps.push(self.swap(settings));
-        if self.carry.has_statistics() {
-            steps.push(self.analyze(Phase::Cutover, settings));
-        }
-        steps.extend(self.carry.contract(settings));
-        steps.push(self.drop_old(settings));
         steps
     }
 
@@ -551,62 +568,36 @@ impl Shadow {
         statements
     }
 
-    fn swap_locks(&self) -> Vec<Lock> {
-        let mut locks = self.lock();
-        locks.extend(self.carry.locks());
-        locks
-    }
-
-    fn swap_lock_statements(&self, forwards: bool) -> Vec<String> {
-        let statement = |lock: Lock| format!("LOCK TABLE {} IN {} MODE", lock.relation, lock.mode);
-        let mut statements = self.carry.leave_first(forwards);
-        statements.extend(self.swap_locks().into_iter().map(statement));
+    fn swap_there_statements(&self) -> Vec<String> {
+        let default = self.new_default.as_deref();
+        let mut statements = self.swap_statements(&self.shadow(), &self.old(), default, &self.proof());
+        statements.extend(self.attributes(&self.column.name));
         statements
     }
 
-    /// All waits together take no longer than one may.
-    fn within_one_wait(&self, mut work: Work) -> Work {
-        let waits = self.carry.waits();
-        work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / waits).max(1));
-        work
-    }
-
-    fn swap(&self, settings: &Settings) -> StepDraft {
-        let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements(true);
-        statements.extend(self.drop_sync("sync"));
-        statements.extend(self.carry.leave());
-        let default = self.new_default.as_deref();
-        statements.extend(self.swap_statements(&self.shadow(), &self.old(), default, &self.proof()));
-        statements.extend(self.attributes(column));
-        statements.extend(self.carry.arrive());
-        statements.extend(self.reverse_sync());
-        statements.extend(refresh(&self.trigger_functions));
+    fn swap_expect(&self) -> Vec<Expectation> {
         let mut expect = vec![
-            self.column_is(column, &self.new_type, Some(self.column.not_null)),
+            self.column_is(&self.column.name, &self.new_type, Some(self.column.not_null)),
             self.column_is(&self.old(), &self.column.data_type, None),
             self.trigger_there(),
         ];
         expect.extend(self.carry.expect());
-        StepDraft {
-            id: "swap".into(),
-            phase: Phase::Cutover,
-            work: self.within_one_wait(brief(
-                settings,
-                format!("make the {} column {table}.{}", self.new_type, ident(column)),
-                statements,
-                self.swap_locks(),
-                expect,
-            )),
-            hazards: self.swap_hazards(),
-            undo: Undo::Work(self.unswap(settings)),
-            estimate: Estimate::INSTANT,
-        }
+        expect
+    }
+
+    fn back_expect(&self) -> Expectation {
+        let Column {
+            name,
+            data_type,
+            not_null,
+            ..
+        } = &self.column;
+        self.column_is(name, data_type, Some(*not_null))
     }
 
     fn swap_hazards(&self) -> Vec<Hazard> {
         let column = format!("{}.{}", self.table, ident(&self.column.name));
-        let mut hazards = vec![
+        vec![
             Hazard::new(
                 "column_order",
                 format!(
@@ -626,9 +617,7 @@ impl Shadow {
                     self.column.data_type
                 ),
             ),
-        ];
-        hazards.extend(self.carry.hazards());
-        hazards
+        ]
     }
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {
@@ -673,10 +662,10 @@ impl Shadow {
     }
 
     /// The end state: the column is the last one.
-    pub fn apply(&self, catalog: &mut CatalogSnapshot, printed: Column) {
+    fn apply(&self, catalog: &mut CatalogSnapshot) {
         if let Some(table) = catalog.tables.get_mut(&self.table) {
             table.columns.retain(|column| column.name != self.column.name);
-            table.columns.push(printed);
+            table.columns.push(self.after.clone());
         }
         self.carry.apply(&self.table, &self.column.name, catalog);
     }
