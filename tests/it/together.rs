@@ -203,3 +203,21 @@ async fn values_are_converted_on_both_sides() {
     assert_eq!(database.dangling().await, [""; 0]);
     assert_eq!(database.leftovers().await, [""; 0]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_sequence_goes_on_where_it_was() {
+    let server = TestServer::start(&[]);
+    let setup = "
+        CREATE TABLE people (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY);
+        CREATE TABLE members (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY REFERENCES people);
+        SELECT setval('people_id_seq', 100), setval('members_id_seq', 200, false);
+    ";
+    let database = Database::create(&server, setup).await;
+    let source = PLAN.replace("customers", "people");
+    let plan = database.planned(&source).await;
+    let next = "SELECT nextval('people_id_seq') || ' ' || nextval('members_id_seq')";
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    assert_eq!(text(&database, next).await, "101 200");
+    database.rollback(&plan).await.unwrap();
+    assert_eq!(text(&database, next).await, "102 201");
+}

@@ -57,7 +57,8 @@ impl Group {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps = self.drafts(|it| it.expand(settings));
+        let mut steps = self.drafts(|it| it.added(settings));
+        steps.extend(self.drafts(|it| it.expand(settings)));
         steps.extend(self.drafts(|it| vec![it.fill(settings)]));
         steps.extend(self.drafts(|it| {
             let last = self.is_last_of_table(it);

@@ -178,12 +178,17 @@ impl Shadow {
         }
     }
 
-    fn expand(&self, settings: &Settings) -> Vec<StepDraft> {
-        let ahead = self.carry.ahead(settings);
+    fn added(&self, settings: &Settings) -> Vec<StepDraft> {
+        let follows = self.carry.ahead(settings).is_empty();
         let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
-        steps.push(self.add(settings, ahead.is_empty()));
-        if !ahead.is_empty() {
-            steps.extend(ahead);
+        steps.push(self.add(settings, follows));
+        steps
+    }
+
+    /// Once all columns are added: a key may be on several.
+    fn expand(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.carry.ahead(settings);
+        if !steps.is_empty() {
             steps.push(self.follow(settings));
         }
         steps.extend(self.convertible(settings));
