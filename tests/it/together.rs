@@ -1,6 +1,6 @@
 //! Columns that get their type by one cutover, while both sides of their keys are written, and their way back.
 
-use crate::harness::{Application, Belongs, Chance, Database, Table, TestServer, schema_dump};
+use crate::harness::{Application, Belongs, Chance, Database, Table, TestServer, pgmorph, schema_dump};
 use pgmorph::error::{Error, ErrorKind};
 use pgmorph::executor::Loss;
 use pgmorph::plan::Phase;
@@ -220,4 +220,27 @@ async fn each_sequence_goes_on_where_it_was() {
     assert_eq!(text(&database, next).await, "101 200");
     database.rollback(&plan).await.unwrap();
     assert_eq!(text(&database, next).await, "102 201");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_is_content_after_each_phase() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, SETUP).await;
+    let directory = tempfile::TempDir::new().unwrap();
+    let plan = directory.path().join("plan.yaml").display().to_string();
+    std::fs::write(&plan, PLAN).unwrap();
+    let url = server.url(&database.name, "postgres");
+    for (through, verdict) in [
+        ("expand", "in_progress"),
+        ("backfill", "in_progress"),
+        ("validate", "in_progress"),
+        ("cutover", "contract_pending"),
+        ("contract", "matches"),
+    ] {
+        let apply = ["apply", &plan, "--through", through, "--yes"];
+        pgmorph(&url, &apply).await.expect(0);
+        let verify = ["verify", &plan, "--through", through, "--format", "json"];
+        let verified = pgmorph(&url, &verify).await.expect(0);
+        assert_eq!(verified.json()["verdict"], verdict, "{through}");
+    }
 }

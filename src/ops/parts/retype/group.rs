@@ -88,7 +88,8 @@ fn in_yaml(name: &str) -> String {
     if name.chars().all(plain) {
         name.to_owned()
     } else {
-        format!("'{}'", name.replace('\'', "''"))
+        // As JSON, which is YAML.
+        serde_json::Value::from(name).to_string()
     }
 }
 
