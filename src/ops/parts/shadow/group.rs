@@ -57,7 +57,8 @@ impl Group {
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps = self.drafts(|it| it.added(settings));
+        let mut steps = self.drafts(|it| it.look(settings).into_iter().collect());
+        steps.extend(self.drafts(|it| vec![it.add(settings)]));
         steps.extend(self.drafts(|it| it.expand(settings)));
         steps.extend(self.drafts(|it| vec![it.fill(settings)]));
         steps.extend(self.drafts(|it| {

@@ -178,13 +178,6 @@ impl Shadow {
         }
     }
 
-    fn added(&self, settings: &Settings) -> Vec<StepDraft> {
-        let follows = self.carry.ahead(settings).is_empty();
-        let mut steps: Vec<StepDraft> = self.look(settings).into_iter().collect();
-        steps.push(self.add(settings, follows));
-        steps
-    }
-
     /// Once all columns are added: a key may be on several.
     fn expand(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = self.carry.ahead(settings);
@@ -235,7 +228,8 @@ impl Shadow {
     }
 
     /// With the trigger, unless something has to be there before it.
-    fn add(&self, settings: &Settings, follows: bool) -> StepDraft {
+    fn add(&self, settings: &Settings) -> StepDraft {
+        let follows = self.carry.ahead(settings).is_empty();
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
