@@ -97,6 +97,17 @@ impl Outgoing {
             );
         }
         let moves = subject.moves;
+        let mut pairs = before.columns.iter().zip(&reference.columns);
+        let stays = |near: &str, far: &str| {
+            moves.have(subject.table_name, near) && !moves.have(&reference.table, far)
+        };
+        if pairs.any(|(near, far)| {
+            let far_type = target.column(far).map(|it| &it.data_type);
+            stays(near, far)
+                && far_type.is_some_and(|far| constraint::clearly_incompatible(subject.new_type, far))
+        }) {
+            return Err("what it refers to keeps a type with which the new one cannot be compared");
+        }
         let columns = moves.renamed(subject.table_name, &before.columns, Names::shadow);
         let referenced = moves.renamed(&reference.table, &reference.columns, Names::shadow);
         let twin = with_columns(before, columns, referenced)?;

@@ -63,7 +63,9 @@ impl Generator {
         let awkward = |it: &(usize, usize)| {
             let table = &self.tables[it.0];
             let violated = it.0 != at && table.violated.is_some();
-            table.partitioned || violated || loses(&type_of(it), &wide.sql())
+            // Refused before anything else of it is looked at.
+            let generated = table.columns[it.1].uses.contains("generated column");
+            table.partitioned || violated || generated || loses(&type_of(it), &wide.sql())
         };
         if found.is_empty() || found.iter().any(awkward) || self.chance.percent(30) {
             return Vec::new();
@@ -135,7 +137,8 @@ impl Generator {
     ) -> String {
         let target = &self.tables[at].columns[position];
         let (t, c) = (&self.tables[at].name, target.sql());
-        let all = || members.iter().copied().chain([(at, position)]);
+        // An integer cannot be referred to by anything wider, but the other way round.
+        let all = || std::iter::once((at, position)).chain(members.iter().copied());
         let own = self.hanging.iter().filter(|it| {
             let mut columns = all();
             columns.any(|(at, position)| it.table == at && it.columns.contains(&position))
