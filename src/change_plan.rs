@@ -563,17 +563,20 @@ changes:
     #[test]
     fn every_manual_has_an_example_that_can_be_read() {
         for (name, manual) in MANUALS {
-            let example = manual
+            let examples: Vec<&str> = manual
                 .split("```yaml")
-                .nth(1)
-                .and_then(|rest| rest.split("```").next());
-            let example = example.unwrap_or_else(|| panic!("{name} has no example"));
-            let source = format!("name: example\nchanges:\n{example}");
-            let plan = parse(&source).unwrap_or_else(|complaints| panic!("{name}: {complaints:#?}"));
-            assert!(
-                plan.changes.iter().all(|change| change.operation.name() == *name),
-                "{name}"
-            );
+                .skip(1)
+                .filter_map(|rest| rest.split("```").next())
+                .collect();
+            assert!(!examples.is_empty(), "{name} has no example");
+            for example in examples {
+                let source = format!("name: example\nchanges:\n{example}");
+                let plan = parse(&source).unwrap_or_else(|complaints| panic!("{name}: {complaints:#?}"));
+                assert!(
+                    plan.changes.iter().all(|change| change.operation.name() == *name),
+                    "{name}"
+                );
+            }
         }
     }
 

@@ -274,6 +274,38 @@ impl QualifiedName {
     }
 }
 
+/// Reads a column as a plan file spells it: the table as [`QualifiedName::parse`] reads it, a dot, the column.
+///
+/// # Errors
+/// The reason in words.
+pub fn parse_column(text: &str, default_schema: &str) -> Result<(QualifiedName, String), String> {
+    let mut parts = split_dotted(text)?;
+    for part in &parts {
+        check_identifier(part)?;
+    }
+    match (parts.pop(), parts.pop(), parts.pop(), parts.pop()) {
+        (Some(column), Some(table), None, None) => Ok((QualifiedName::new(default_schema, table), column)),
+        (Some(column), Some(table), Some(schema), None) => Ok((QualifiedName::new(schema, table), column)),
+        _ => Err(format!(
+            "{text:?} is not a table and its column, such as orders.customer_id; a schema may stand before them"
+        )),
+    }
+}
+
+/// As [`parse_column`] reads it.
+pub fn spell_column(table: &QualifiedName, column: &str, default_schema: &str) -> String {
+    let part = |name: &str| {
+        if name.contains('.') || name.starts_with('"') {
+            format!("\"{}\"", name.replace('"', "\"\""))
+        } else {
+            name.to_owned()
+        }
+    };
+    let schema = (table.schema != default_schema).then(|| part(&table.schema));
+    let parts = schema.into_iter().chain([part(&table.name), part(column)]);
+    parts.collect::<Vec<_>>().join(".")
+}
+
 /// Whether the text can be an identifier as it stands.
 ///
 /// # Errors
@@ -419,6 +451,25 @@ mod tests {
                 .unwrap_err()
                 .contains("64 bytes")
         );
+    }
+
+    #[test]
+    fn columns_of_plans_round_trip() {
+        for (text, schema, table, column) in [
+            ("orders.customer_id", "public", "orders", "customer_id"),
+            ("Odd Schema.T.Col", "Odd Schema", "T", "Col"),
+            ("\"a.b\".\"\"\"c\"", "public", "a.b", "\"c"),
+        ] {
+            let expected = (QualifiedName::new(schema, table), column.to_owned());
+            assert_eq!(parse_column(text, "public"), Ok(expected));
+            assert_eq!(
+                spell_column(&QualifiedName::new(schema, table), column, "public"),
+                text
+            );
+        }
+        for text in ["customer_id", "a.b.c.d", "orders.", "\"orders.id"] {
+            assert!(parse_column(text, "public").is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -602,11 +602,16 @@ impl CatalogSnapshot {
 
     /// The views that show the column, directly or through others, each after all of them that it reads.
     pub fn views_over(&self, table: &QualifiedName, column: &str) -> Vec<&QualifiedName> {
-        let column = (table.clone(), column.to_owned());
+        self.views_over_any(&[(table.clone(), column.to_owned())])
+    }
+
+    /// As [`Self::views_over`], for any of the columns.
+    pub fn views_over_any(&self, columns: &[(QualifiedName, String)]) -> Vec<&QualifiedName> {
         let mut found: Vec<&QualifiedName> = Vec::new();
         loop {
             let reads = |view: &View| {
-                view.uses.contains(&column) || view.uses.iter().any(|(name, _)| found.contains(&name))
+                view.uses.iter().any(|used| columns.contains(used))
+                    || view.uses.iter().any(|(name, _)| found.contains(&name))
             };
             let ready = |view: &View| {
                 // What it reads and still waits itself comes first.

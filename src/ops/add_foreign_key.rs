@@ -242,7 +242,7 @@ impl AddForeignKey {
         let pairs = self.columns.iter().zip(far_columns);
         let compared = pairs.filter_map(|(near, far_name)| {
             let (a, b) = (table.column(&near.value)?, far.column(far_name)?);
-            clearly_incompatible(&a.data_type, &b.data_type).then(|| {
+            constraint::clearly_incompatible(&a.data_type, &b.data_type).then(|| {
                 let message = format!(
                     "`{}` is {} but {}.{} is {}; they cannot be compared",
                     a.name,
@@ -419,34 +419,6 @@ fn has_index(table: &Table, columns: &[String]) -> bool {
                 .iter()
                 .all(|key| key.column.as_ref().is_some_and(|column| columns.contains(column)))
     })
-}
-
-/// Types of different families that no implicit cast from the referencing to the referenced side joins. Types that
-/// are not known here are left to the server.
-fn clearly_incompatible(near: &str, far: &str) -> bool {
-    let family = |data_type: &str| {
-        let base = data_type.split('(').next().unwrap_or(data_type).trim();
-        Some(match base {
-            _ if data_type.ends_with("[]") => return None,
-            "smallint" | "integer" | "bigint" => 0,
-            "numeric" => 1,
-            "real" | "double precision" => 2,
-            "text" | "character varying" | "character" | "name" => 3,
-            "uuid" => 4,
-            "boolean" => 5,
-            "date" => 6,
-            "json" | "jsonb" => 7,
-            "bytea" => 8,
-            "inet" | "cidr" => 9,
-            "interval" => 10,
-            _ if base.starts_with("timestamp") => 6,
-            _ => return None,
-        })
-    };
-    match (family(near), family(far)) {
-        (Some(near), Some(far)) => near != far && !(near < far && far <= 2),
-        _ => false,
-    }
 }
 
 impl Operation for AddForeignKey {

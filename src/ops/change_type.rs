@@ -29,8 +29,12 @@ before the cutover. Afterwards the old column gets the old value of whatever is 
 exactly as they were, however much the expression loses. A value without a way back does not fail; the rollback shows
 the rows and refuses, unless it is given --accept-loss.
 
-Refused by name besides what `widen_column` refuses: columns with foreign keys on either side, for values of one side
-only would be converted.
+`also` and `cascade` are those of `widen_column`: columns that refer to this one get the type by the same cutover. No
+expression can stand beside them, and where a cast does not do the columns are of type smallint, integer, bigint or uuid:
+`cascade: true` takes bigint keys back to integer.
+
+Refused by name besides what `widen_column` refuses: columns with foreign keys whose other side keeps its type, where
+values are converted.
 
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, from validate on, cutover, contract); SHARE UPDATE EXCLUSIVE
 while indexes are built and constraints proven, which blocks neither reads nor writes.

@@ -19,6 +19,20 @@ The lightest safe way is taken:
   by one short transaction (cutover). Until contract the old column follows the new one, so that a rollback loses
   nothing. The column then stands last in the table.
 
+Columns that refer to it by foreign keys, directly or through others, can get the type by the same cutover: those that
+`also` lists, each as table.column, or with `cascade: true` all that do not hold every value of the new type yet, in
+whichever schema:
+
+```yaml
+- widen_column: {table: customers, column: id, type: bigint, also: [customers.parent_id, sales.orders.customer_id]}
+- widen_column: {table: accounts, column: id, type: bigint, cascade: true}
+```
+
+Each of them gets a shadow column of its own; the keys between them are built and proven between the shadows. One
+transaction swaps all, under locks on all their tables, referenced tables first, and one swaps all back. Then even
+small tables go by shadow columns. Without either, columns that refer to it keep their types, and the plan names those
+that would overflow.
+
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
 keys of the table and to it, the sequence of a serial or identity column, views, materialized ones too, at any depth,
 triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, storage and statistics
@@ -56,9 +70,9 @@ transaction what follows fails, too. The cure is to recycle connection pools aft
 - psycopg 3 forgets its statements after a rollback, but in autocommit it fails on and on: set prepare_threshold=None.
 
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, checks, cutover, contract; in place: while it is rewritten),
-with a foreign key also on the other table; SHARE UPDATE EXCLUSIVE while indexes are built and constraints proven,
-which blocks neither reads nor writes.
-Undo: the old column comes back; refused, with the keys, when rows hold values that it cannot, unless the rollback is
+with a foreign key also on the other table, at the cutover on the tables of all columns; SHARE UPDATE EXCLUSIVE while
+indexes are built and constraints proven, which blocks neither reads nor writes.
+Undo: the old columns come back; refused, with the keys, when rows hold values that they cannot, unless the rollback is
 given --accept-loss. Where going back would
 rewrite a table that is not small, a catalog-only change cannot be undone and therefore runs in contract.
 ";
@@ -147,6 +161,37 @@ mod tests {
         });
         let text = plan_text(&catalog().with("orders", orders), CHANGE);
         assert!(text.contains("cannot carry view public.totals"), "{text}");
+    }
+
+    #[test]
+    fn columns_that_refer_come_along_or_are_named() {
+        let customers = table(&["id integer not null", "parent_id integer"])
+            .with_primary_key("customers_pkey", &["id"])
+            .with_foreign_key("above", &["parent_id"], "customers", &["id"]);
+        let orders = table(&["customer_id integer", "wide bigint"])
+            .with_foreign_key("of", &["customer_id"], "customers", &["id"])
+            .with_foreign_key("wide", &["wide"], "customers", &["id"]);
+        let catalog = catalog().with("customers", customers).with("orders", orders);
+        let with = |keys: &str| {
+            let change = format!("  - widen_column: {{table: customers, column: id, type: bigint{keys}}}\n");
+            plan_text(&catalog, &change)
+        };
+        let alone = with("");
+        assert!(
+            alone.contains("write `also: [customers.parent_id, orders.customer_id]`"),
+            "{alone}"
+        );
+        let some = with(", also: [orders.customer_id]");
+        assert!(
+            some.contains("values that only bigint holds: customers.parent_id."),
+            "{some}"
+        );
+        let all = with(", cascade: true");
+        assert!(!all.contains("references_stay"), "{all}");
+        // What holds them already stays, but its key moves.
+        assert!(all.contains("01-widen_column-incoming_switch"), "{all}");
+        let lock = "LOCK TABLE public.customers, public.orders IN ACCESS EXCLUSIVE MODE";
+        assert!(all.contains(lock), "{all}");
     }
 
     #[test]

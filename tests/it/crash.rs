@@ -43,53 +43,67 @@ const HARDENING: Play = Play {
     dangling: 0,
 };
 
+/// Orders and what refers to them.
+const ORDERS: &[Table] = &[
+    Table {
+        name: "orders",
+        told_by: "name",
+        insert: |fresh| {
+            let (name, n) = (fresh.name, fresh.n);
+            let parent = if n % 3 == 0 { fresh.whose } else { "NULL" };
+            let state = if n % 2 == 0 { "new" } else { "done" };
+            match n % 4 {
+                // Above what the sequence reaches.
+                0 => {
+                    let id = 1_000_000 * (fresh.writer + 1) + usize::try_from(n).unwrap();
+                    format!("(id, parent_id, state, name) VALUES ({id}, {parent}, '{state}', '{name}')")
+                }
+                _ => format!("(parent_id, state, name) VALUES ({parent}, '{state}', '{name}')"),
+            }
+        },
+        update: ", state = CASE state WHEN 'new' THEN 'done' ELSE 'new' END",
+        belongs: Belongs::To(0),
+    },
+    Table {
+        name: "lines",
+        told_by: "name",
+        insert: |fresh| {
+            let (name, order) = (fresh.name, fresh.whose);
+            format!(
+                "(order_id, \"Tenant\", name) \
+                 SELECT id, \"Tenant\", '{name}' FROM orders WHERE id = {order}"
+            )
+        },
+        update: "",
+        belongs: Belongs::Within(0, "order_id"),
+    },
+    Table {
+        name: "hints",
+        told_by: "name",
+        insert: |fresh| format!("(order_id, name) VALUES ({}, '{}')", fresh.whose, fresh.name),
+        update: "",
+        belongs: Belongs::To(0),
+    },
+];
+
 /// A key to which others refer gets another type.
 const KEY: Play = Play {
     setup: include_str!("crash/orders.sql"),
     rows: 3_000,
     plan: include_str!("../fixtures/widen_column/shadow_primary_key/plan.yaml"),
-    tables: &[
-        Table {
-            name: "orders",
-            told_by: "name",
-            insert: |fresh| {
-                let (name, n) = (fresh.name, fresh.n);
-                let parent = if n % 3 == 0 { fresh.whose } else { "NULL" };
-                let state = if n % 2 == 0 { "new" } else { "done" };
-                match n % 4 {
-                    // Above what the sequence reaches.
-                    0 => {
-                        let id = 1_000_000 * (fresh.writer + 1) + usize::try_from(n).unwrap();
-                        format!("(id, parent_id, state, name) VALUES ({id}, {parent}, '{state}', '{name}')")
-                    }
-                    _ => format!("(parent_id, state, name) VALUES ({parent}, '{state}', '{name}')"),
-                }
-            },
-            update: ", state = CASE state WHEN 'new' THEN 'done' ELSE 'new' END",
-            belongs: Belongs::To(0),
-        },
-        Table {
-            name: "lines",
-            told_by: "name",
-            insert: |fresh| {
-                let (name, order) = (fresh.name, fresh.whose);
-                format!(
-                    "(order_id, \"Tenant\", name) \
-                     SELECT id, \"Tenant\", '{name}' FROM orders WHERE id = {order}"
-                )
-            },
-            update: "",
-            belongs: Belongs::Within(0, "order_id"),
-        },
-        Table {
-            name: "hints",
-            told_by: "name",
-            insert: |fresh| format!("(order_id, name) VALUES ({}, '{}')", fresh.whose, fresh.name),
-            update: "",
-            belongs: Belongs::To(0),
-        },
-    ],
+    tables: ORDERS,
     dangling: 10,
+};
+
+/// And so do the columns that refer to it.
+const CASCADE: Play = Play {
+    plan: "
+name: cascade
+settings: {small_table: 0}
+changes:
+  - widen_column: {table: orders, column: id, type: bigint, cascade: true}
+",
+    ..KEY
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -392,6 +406,18 @@ async fn a_struck_rollback_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_struck_change_of_a_key_goes_on() {
     let mut scene = Scene::set(&KEY).await;
+    for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
+        for blow in BLOWS {
+            forwards(&mut scene, blow, round).await;
+        }
+        backwards(&mut scene, back, round).await;
+    }
+}
+
+/// As [`a_struck_change_of_a_key_goes_on`].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_struck_cascade_goes_on() {
+    let mut scene = Scene::set(&CASCADE).await;
     for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
         for blow in BLOWS {
             forwards(&mut scene, blow, round).await;

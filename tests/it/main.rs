@@ -24,6 +24,7 @@ mod refusals;
 mod server_log;
 mod settings;
 mod tidy;
+mod together;
 mod twin;
 mod types;
 mod views;

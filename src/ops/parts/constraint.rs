@@ -191,6 +191,34 @@ pub fn remove(catalog: &mut CatalogSnapshot, tables: &[QualifiedName], name: &st
     }
 }
 
+/// Types of different families that no implicit cast from the referencing to the referenced side joins. Types that
+/// are not known here are left to the server.
+pub fn clearly_incompatible(near: &str, far: &str) -> bool {
+    let family = |data_type: &str| {
+        let base = data_type.split('(').next().unwrap_or(data_type).trim();
+        Some(match base {
+            _ if data_type.ends_with("[]") => return None,
+            "smallint" | "integer" | "bigint" => 0,
+            "numeric" => 1,
+            "real" | "double precision" => 2,
+            "text" | "character varying" | "character" | "name" => 3,
+            "uuid" => 4,
+            "boolean" => 5,
+            "date" => 6,
+            "json" | "jsonb" => 7,
+            "bytea" => 8,
+            "inet" | "cidr" => 9,
+            "interval" => 10,
+            _ if base.starts_with("timestamp") => 6,
+            _ => return None,
+        })
+    };
+    match (family(near), family(far)) {
+        (Some(near), Some(far)) => near != far && !(near < far && far <= 2),
+        _ => false,
+    }
+}
+
 /// A CHECK or foreign key as it must be at the end, and what it takes to get it there.
 #[derive(Debug, Clone)]
 pub struct NewConstraint {

@@ -76,6 +76,12 @@ pub fn locks<'a>(tables: impl IntoIterator<Item = &'a QualifiedName>, mode: Lock
     tables.into_iter().map(|table| Lock::new(table, mode)).collect()
 }
 
+/// All of them by one statement, whose own time is bounded.
+pub fn lock_statement(tables: &[QualifiedName]) -> String {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", "))
+}
+
 /// A constraint that is not validated is asked about every new version of a row.
 pub fn updates_fail(sqlstate: &str) -> Hazard {
     let message = format!(

@@ -7,7 +7,7 @@ use pgmorph::change_plan;
 use pgmorph::diagnostic::Diagnostic;
 use pgmorph::error::Error;
 use pgmorph::event::{Event, Listener};
-use pgmorph::executor::ledger::{self, PlanRelation, Run};
+use pgmorph::executor::ledger::{self, PlanRelation, Run, RunState};
 use pgmorph::executor::{Executor, Interrupt, Loss, Outcome};
 use pgmorph::plan::{ExecutionPlan, Phase};
 use pgmorph::planner;
@@ -114,7 +114,7 @@ impl<'s> Database<'s> {
         }
     }
 
-    /// As the command does: goes on with the recorded run where there is one of the same plan.
+    /// As the command does: goes on with the recorded run where there is one of the same plan that was not rolled back.
     pub async fn apply(&self, plan: &ExecutionPlan, through: Phase) -> Result<Outcome, Error> {
         let (_keep, interrupts) = watch::channel(Interrupt::None);
         self.apply_until(plan, through, interrupts).await
@@ -127,6 +127,7 @@ impl<'s> Database<'s> {
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Outcome, Error> {
         let run = self.run(plan).await;
+        let run = run.filter(|run| run.state != RunState::RolledBack);
         if let Some(run) = &run {
             let relation = ledger::relation(&run.plan.changes, &plan.changes);
             assert_eq!(relation, PlanRelation::Same, "a run of another plan is recorded");

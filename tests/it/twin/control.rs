@@ -46,6 +46,7 @@ fn case() -> Case {
         foreign_keys: Vec::new(),
         table: 0,
         column: 1,
+        members: Vec::new(),
         wide: Type::BigInt,
         setup: SETUP.into(),
         plan: PLAN.into(),

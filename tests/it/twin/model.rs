@@ -161,6 +161,8 @@ pub struct Case {
     pub foreign_keys: Vec<ForeignKey>,
     pub table: usize,
     pub column: usize,
+    /// Columns that refer to it and come along, with their tables.
+    pub members: Vec<(usize, usize)>,
     pub wide: Type,
     /// Everything, rows included.
     pub setup: String,

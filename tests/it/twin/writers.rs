@@ -151,7 +151,8 @@ impl Writer {
         };
         let target = (table, position) == (self.case.table, self.case.column);
         let column = &self.case.tables[table].columns[position];
-        if target && !column.referenced && self.wide.load(Ordering::Relaxed) && self.chance.percent(40) {
+        let reaches = !column.referenced || !self.case.members.is_empty();
+        if target && reaches && self.wide.load(Ordering::Relaxed) && self.chance.percent(40) {
             let wide = self.case.wide;
             if let Some(text) = wide.beyond(data_type, n) {
                 return Some(Cell::of(Some(&text), data_type));

@@ -4,7 +4,7 @@ use super::{Printed, Subject};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::constraint::{self, NewConstraint};
-use crate::ops::parts::shadow;
+use crate::ops::parts::shadow::{self, Names};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Action, Expectation, Lock, LockMode, Phase, Settings, Transaction, Undo, Work};
 use crate::sql::{QualifiedName, ident, literal};
@@ -144,10 +144,9 @@ impl CheckTwin {
         printed: &Printed<'_>,
         complaints: &mut Vec<Diagnostic>,
     ) -> Vec<Self> {
-        let column = &subject.column.name;
         let hanging = subject.table.constraints.iter().filter(|(name, constraint)| {
             constraint.kind == ConstraintKind::Check
-                && constraint.columns.contains(column)
+                && subject.leads(|column| constraint.columns.iter().any(|it| it == column))
                 && !comes_from_above(context.catalog, subject.table, name, constraint)
         });
         let mut found = Vec::new();
@@ -185,18 +184,13 @@ impl CheckTwin {
                 ..before.clone()
             })
         };
-        let renamed = before.columns.iter().map(|column| {
-            if *column == subject.column.name {
-                subject.names.shadow.clone()
-            } else {
-                column.clone()
-            }
-        });
+        let moves = subject.moves;
+        let renamed = moves.renamed(subject.table_name, &before.columns, Names::shadow);
         let unknown = "the server could not be asked to spell it";
-        let on_shadow = spelled(printed.as_shadow, renamed.collect()).ok_or(unknown)?;
-        // The columns of a CHECK are listed in the order of the table, of which the new one is the last.
+        let on_shadow = spelled(printed.as_shadow, renamed).ok_or(unknown)?;
+        // The columns of a CHECK are listed in the order of the table, of which the new ones are the last.
         let mut columns = before.columns.clone();
-        columns.sort_by_key(|column| *column == subject.column.name);
+        moves.sort(subject.table_name, &mut columns);
         let after = spelled(printed.retyped, columns).ok_or(unknown)?;
         let twin = constraint::check(
             context,

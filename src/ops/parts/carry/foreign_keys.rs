@@ -5,7 +5,7 @@ use super::constraints::{add_again, drop, expectation, prove_again, refusal, tak
 use crate::catalog::model::{Constraint, ConstraintKind, Reference, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::constraint::{self, NewConstraint};
-use crate::ops::parts::shadow::Names;
+use crate::ops::parts::shadow::{Move, Names};
 use crate::ops::parts::{brief, shadow};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
@@ -48,18 +48,8 @@ fn with_columns(
     })
 }
 
-fn replaced(columns: &[String], from: &str, to: &str) -> Vec<String> {
-    let one = |column: &String| {
-        if column == from {
-            to.to_owned()
-        } else {
-            column.clone()
-        }
-    };
-    columns.iter().map(one).collect()
-}
-
-/// A foreign key of the column's own table, to wherever.
+/// A foreign key of the column's own table, to wherever. Where its far end moves, too, there is one from shadow to
+/// shadow before the cutover.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     pub(super) table: QualifiedName,
@@ -68,17 +58,17 @@ pub struct Outgoing {
     twin: NewConstraint,
     /// Whether the far end is.
     partitioned: bool,
-    column: String,
-    names: Names,
+    /// The columns in it that move.
+    moved: Vec<Move>,
+    is_link: bool,
 }
 
 impl Outgoing {
     pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
-        let column = &subject.column.name;
         let hanging = subject.table.constraints.iter().filter(|(_, constraint)| {
             constraint.kind == ConstraintKind::ForeignKey
-                && constraint.columns.contains(column)
                 && !constraint.inherited
+                && subject.leads(|column| constraint.columns.iter().any(|it| it == column))
         });
         let mut found = Vec::new();
         for (name, constraint) in hanging {
@@ -96,11 +86,7 @@ impl Outgoing {
         name: &str,
         before: &Constraint,
     ) -> Result<Self, &'static str> {
-        let column = &subject.column.name;
         let reference = before.references.as_ref().ok_or("its far end is unknown")?;
-        if &reference.table == subject.table_name && reference.columns.contains(column) {
-            return Err("it refers to the column itself");
-        }
         let target = context
             .catalog
             .tables
@@ -111,8 +97,21 @@ impl Outgoing {
                 "the table that it refers to belongs to another role, and dropping the old one locks it",
             );
         }
-        let columns = replaced(&before.columns, column, &subject.names.shadow);
-        let twin = with_columns(before, columns, reference.columns.clone())?;
+        let moves = subject.moves;
+        let mut pairs = before.columns.iter().zip(&reference.columns);
+        let stays = |near: &str, far: &str| {
+            moves.have(subject.table_name, near) && !moves.have(&reference.table, far)
+        };
+        if pairs.any(|(near, far)| {
+            let far_type = target.column(far).map(|it| &it.data_type);
+            stays(near, far)
+                && far_type.is_some_and(|far| constraint::clearly_incompatible(subject.new_type, far))
+        }) {
+            return Err("what it refers to keeps a type with which the new one cannot be compared");
+        }
+        let columns = moves.renamed(subject.table_name, &before.columns, Names::shadow);
+        let referenced = moves.renamed(&reference.table, &reference.columns, Names::shadow);
+        let twin = with_columns(before, columns, referenced)?;
         let twin_name = shadow::name(name, "new");
         Ok(Self {
             table: subject.table_name.clone(),
@@ -120,9 +119,14 @@ impl Outgoing {
             before: before.clone(),
             twin: constraint::foreign_key(context, subject.table_name, subject.table, &twin_name, twin),
             partitioned: target.kind == TableKind::Partitioned,
-            column: column.clone(),
-            names: subject.names.clone(),
+            moved: subject.moved(|column| before.columns.iter().any(|it| it == column)),
+            is_link: moves.end(before),
         })
+    }
+
+    /// Whether both ends move.
+    pub fn is_link(&self) -> bool {
+        self.is_link
     }
 
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
@@ -150,12 +154,16 @@ impl Outgoing {
     fn rename_below(&self) -> String {
         const NUMBER: &str = "00000";
         let stem = derived_name(&[&self.name], NUMBER);
+        let renamed = self.moved.iter().fold("name".to_owned(), |renamed, it| {
+            let (shadow, column) = (literal(&it.names.shadow), literal(&it.column));
+            format!("pg_catalog.replace({renamed}, {shadow}, {column})")
+        });
         let body = format!(
             "DECLARE subject CONSTANT pg_catalog.oid := {table}::pg_catalog.regclass; number int := 0; \
              name text; wanted text; BEGIN \
              FOR name IN SELECT c.conname FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = subject \
              AND c.conparentid <> 0 AND pg_catalog.strpos(c.conname, {ours}) > 0 ORDER BY c.oid LOOP \
-             wanted := pg_catalog.replace(name, {shadow}, {column}); \
+             wanted := {renamed}; \
              WHILE pg_catalog.strpos(wanted, {ours}) > 0 OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS c \
              WHERE c.conrelid = subject AND c.conname = wanted) LOOP \
              number := number + 1; wanted := {stem} || number; END LOOP; \
@@ -163,8 +171,6 @@ impl Outgoing {
              END LOOP; END",
             table = literal(&self.table.to_string()),
             ours = literal(shadow::PREFIX),
-            shadow = literal(&self.names.shadow),
-            column = literal(&self.column),
             stem = literal(stem.strip_suffix(NUMBER).unwrap_or(&stem)),
         );
         format!("DO {}", literal(&body))
@@ -200,11 +206,12 @@ pub struct Incoming {
 
 impl Incoming {
     pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
-        let column = &subject.column.name;
         let all = context.catalog.incoming_foreign_keys(subject.table_name);
         let ends_here = |constraint: &Constraint| {
             let reference = constraint.references.as_ref();
-            reference.is_some_and(|reference| reference.columns.contains(column))
+            reference.is_some_and(|reference| {
+                subject.leads(|it| reference.columns.iter().any(|column| column == it))
+            })
         };
         let mut found = Vec::new();
         let still = context.now.incoming_foreign_keys(subject.table_name);
@@ -217,7 +224,11 @@ impl Incoming {
                     .push(refusal(subject, &what, why).help("drop it in a plan of its own that runs before"));
             }
         }
-        for (from, name, constraint) in all.into_iter().filter(|(_, _, it)| ends_here(it)) {
+        let moves = |from: &QualifiedName, it: &Constraint| subject.moves.touch(from, &it.columns);
+        for (from, name, constraint) in all
+            .into_iter()
+            .filter(|(from, _, it)| ends_here(it) && !moves(from, it))
+        {
             match Self::of(context, subject, from, name, constraint) {
                 Ok(twin) => found.push(twin),
                 Err(why) => {
@@ -236,10 +247,6 @@ impl Incoming {
         name: &str,
         before: &Constraint,
     ) -> Result<Self, &'static str> {
-        let column = &subject.column.name;
-        if from == subject.table_name && before.columns.contains(column) {
-            return Err("it begins in the column, too");
-        }
         let table = context.catalog.tables.get(from).ok_or("its table is unknown")?;
         if table.kind != TableKind::Table || table.partition_of.is_some() || !table.children.is_empty() {
             return Err("its table is partitioned or inherited from");
@@ -248,20 +255,23 @@ impl Incoming {
             return Err("its table belongs to another role");
         }
         let reference = before.references.as_ref().ok_or("its far end is unknown")?;
-        let to = |target: &str, kind: &str| {
-            let referenced = replaced(&reference.columns, column, target);
+        let to = |referenced: Vec<String>, kind: &str| {
             let twin = with_columns(before, before.columns.clone(), referenced)?;
             let name = shadow::name(name, kind);
             Ok(constraint::foreign_key(context, from, table, &name, twin))
+        };
+        let called = |name: fn(&Names) -> &str| {
+            let moves = subject.moves;
+            moves.renamed(subject.table_name, &reference.columns, name)
         };
         Ok(Self {
             table: subject.table_name.clone(),
             from: from.clone(),
             name: name.to_owned(),
             before: before.clone(),
-            twin: to(&subject.names.shadow, "new")?,
-            back: to(column, "old")?,
-            to_old: to(&subject.names.old, "old")?,
+            twin: to(called(Names::shadow), "new")?,
+            back: to(reference.columns.clone(), "old")?,
+            to_old: to(called(Names::old), "old")?,
         })
     }
 

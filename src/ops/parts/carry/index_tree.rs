@@ -62,11 +62,11 @@ struct Spelled {
 
 impl Spelled {
     fn of(subject: &Subject<'_>, printed: &Printed<'_>, name: &str, index: &Index) -> Option<Self> {
-        let column = &subject.column.name;
         if plain(index) {
+            let moved = subject.moved(|column| index.mentions(column));
             return Some(Self {
-                on_shadow: renamed(index, column, &subject.names.shadow),
-                on_old: renamed(index, column, &subject.names.old),
+                on_shadow: renamed(index, &moved, Names::shadow),
+                on_old: renamed(index, &moved, Names::old),
                 after: index.clone(),
             });
         }
@@ -210,7 +210,7 @@ impl IndexTree {
         let refuses_nulls = index.unique && (index.predicate.is_some() || index.nulls_not_distinct);
         Ok(Self {
             nodes,
-            names: subject.names.clone(),
+            names: Names::of(&subject.column.name),
             column: subject.column.name.clone(),
             rebuilt: primary || expressions || refuses_nulls,
         })

@@ -6,7 +6,7 @@ use crate::catalog::model::{
 };
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::index_build::{Build, drop_concurrently, free_index_name};
-use crate::ops::parts::shadow::Names;
+use crate::ops::parts::shadow::{Move, Moves, Names};
 use crate::ops::parts::{brief, index, shadow};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
@@ -20,8 +20,8 @@ pub struct IndexTwin {
     before: Index,
     after: Index,
     build: Build,
-    names: Names,
-    column: String,
+    /// The columns in it that move.
+    moved: Vec<Move>,
     /// What a rollback builds; `None` when the old index stays until contract.
     rebuild: Option<Build>,
     constraint: Option<Constraint>,
@@ -39,11 +39,13 @@ pub(super) fn plain(index: &Index) -> bool {
 }
 
 /// Puts the indexes that need the server's spelling on the clone; not unique, for only the text is wanted.
-pub fn probes(table_name: &QualifiedName, table: &Table, column: &str) -> Vec<Probe> {
-    let wanted = table
-        .indexes
-        .iter()
-        .filter(|(_, it)| it.mentions(column) && !plain(it));
+pub fn probes(table_name: &QualifiedName, table: &Table, moves: &Moves) -> Vec<Probe> {
+    let wanted = table.indexes.iter().filter(|(_, it)| {
+        moves
+            .of_table(table_name)
+            .any(|column| it.mentions(&column.column))
+            && !plain(it)
+    });
     wanted
         .map(|(name, it)| {
             let bare = Index {
@@ -70,11 +72,11 @@ pub(super) fn twin_of(index: &Index) -> Index {
     }
 }
 
-pub(super) fn renamed(index: &Index, from: &str, to: &str) -> Index {
+pub(super) fn renamed(index: &Index, moved: &[Move], to: fn(&Names) -> &str) -> Index {
     let mut twin = twin_of(index);
     let replace = |name: &mut String| {
-        if name == from {
-            to.clone_into(name);
+        if let Some(it) = moved.iter().find(|it| it.column == *name) {
+            to(&it.names).clone_into(name);
         }
     };
     twin.keys
@@ -112,7 +114,7 @@ impl IndexTwin {
         let hanging = table
             .indexes
             .iter()
-            .filter(|(_, it)| it.mentions(&subject.column.name) && it.parent.is_none());
+            .filter(|(_, it)| it.parent.is_none() && subject.leads(|column| it.mentions(column)));
         let mut found = Vec::new();
         for (name, index) in hanging {
             match Self::of(context, subject, printed, name, index) {
@@ -157,12 +159,11 @@ impl IndexTwin {
                 "its constraint is deferrable and takes nulls for equal, which the new column is full of at first",
             ));
         }
-        let column = &subject.column.name;
+        let moved = subject.moved(|column| index.mentions(column));
         let (on_shadow, on_old, after) = if plain(index) {
-            let named = |to: &str| renamed(index, column, to);
             (
-                named(&subject.names.shadow),
-                named(&subject.names.old),
+                renamed(index, &moved, Names::shadow),
+                renamed(index, &moved, Names::old),
                 index.clone(),
             )
         } else {
@@ -192,8 +193,7 @@ impl IndexTwin {
             before: index.clone(),
             after,
             build: Build::single(table_name, table, &shadow::name(name, "new"), on_shadow),
-            names: subject.names.clone(),
-            column: column.clone(),
+            moved,
             rebuild: (!stays).then(|| Build::single(table_name, table, &shadow::name(name, "old"), on_old)),
             constraint: constraint.cloned(),
             replica_identity: index.replica_identity
@@ -326,17 +326,19 @@ impl IndexTwin {
     }
 
     /// An index names its own columns when it is made, after those of the table at that time.
-    fn rename_column(&self, from: &str) -> Option<String> {
+    fn rename_columns(&self, from: fn(&Names) -> &str) -> Vec<String> {
         let keys = self.before.keys.iter().filter_map(|key| key.column.as_ref());
-        let mut columns = keys.chain(&self.before.include);
-        columns.any(|column| *column == self.column).then(|| {
+        let columns: Vec<&String> = keys.chain(&self.before.include).collect();
+        let named = self.moved.iter().filter(|it| columns.contains(&&it.column));
+        let rename = |it: &Move| {
             format!(
                 "ALTER TABLE {} RENAME COLUMN {} TO {}",
                 self.table.sibling(self.name.clone()),
-                ident(from),
-                ident(&self.column)
+                ident(from(&it.names)),
+                ident(&it.column)
             )
-        })
+        };
+        named.map(rename).collect()
     }
 
     fn marks(&self) -> Vec<String> {
@@ -371,7 +373,7 @@ impl IndexTwin {
 
     pub fn arrive(&self) -> Vec<String> {
         let mut statements = vec![self.take_name(&self.twin())];
-        statements.extend(self.rename_column(&self.names.shadow));
+        statements.extend(self.rename_columns(Names::shadow));
         statements.extend(self.marks());
         statements.extend(self.comments());
         statements
@@ -394,7 +396,7 @@ impl IndexTwin {
         let mut statements = Vec::new();
         if self.rebuild.is_some() {
             statements.push(self.take_name(&self.old()));
-            statements.extend(self.rename_column(&self.names.old));
+            statements.extend(self.rename_columns(Names::old));
             statements.extend(self.comments());
         } else {
             statements.push(self.rename(&self.old(), &self.name));

@@ -14,13 +14,13 @@ mod sequences;
 mod spelling;
 mod views;
 
-use super::shadow::Names;
+use super::shadow::{Move, Moves, Names};
 use crate::catalog::model::{
     CatalogSnapshot, Column, Constraint, ConstraintKind, Probe, ProbeOutcome, Table, TableKind,
 };
 use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Expectation, Hazard, Lock, Settings, Work};
+use crate::plan::{Expectation, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
 use constraints::CheckTwin;
@@ -31,7 +31,7 @@ use indexes::IndexTwin;
 use key_tree::{KeyTree, Late};
 use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
-use views::Views;
+pub use views::Views;
 
 /// The column whose things come over.
 pub struct Subject<'a> {
@@ -39,10 +39,25 @@ pub struct Subject<'a> {
     pub table: &'a Table,
     pub column: &'a Column,
     pub new_type: &'a str,
-    pub names: &'a Names,
+    /// The columns that move with it, itself among them.
+    pub moves: &'a Moves,
     pub span: Span,
     /// Whether the column comes from a table above, whose things reach this one.
     pub below: bool,
+}
+
+impl Subject<'_> {
+    /// Whether what mentions these columns is carried with this one.
+    fn leads(&self, mentions: impl Fn(&str) -> bool) -> bool {
+        let column = &self.column.name;
+        mentions(column) && self.moves.leads(self.table_name, column, mentions)
+    }
+
+    /// The columns of its table that move, among these.
+    fn moved(&self, mentions: impl Fn(&str) -> bool) -> Vec<Move> {
+        let moved = self.moves.of_table(self.table_name);
+        moved.filter(|it| mentions(&it.column)).cloned().collect()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +73,6 @@ pub struct Carry {
     serials: Vec<Serial>,
     identity: Option<IdentityMove>,
     attached: Attached,
-    views: Views,
     newcomers: Newcomers,
 }
 
@@ -72,28 +86,37 @@ pub struct Printed<'a> {
     pub as_shadow: Option<&'a ProbeOutcome>,
 }
 
-/// Questions whose answers spell expressions; the column is called as before when they have been asked.
+/// Questions about a table whose answers spell expressions; its columns are called as before when they have been asked.
 pub struct Questions {
-    /// Asked before the column of the clone gets its new type.
+    /// Asked before the columns of the clone get their new type.
     pub before: Vec<Probe>,
-    pub as_old: Probe,
-    pub as_shadow: Probe,
-    /// Gives the column its name back.
-    pub after: Probe,
+    /// The last one has the answer, as of the next.
+    as_old: Vec<Probe>,
+    pub as_shadow: Vec<Probe>,
+    /// Gives the columns their names back.
+    pub after: Vec<Probe>,
 }
 
 impl Questions {
-    pub fn new(table_name: &QualifiedName, table: Option<&Table>, column: &str, names: &Names) -> Self {
+    pub fn new(table_name: &QualifiedName, table: Option<&Table>, moves: &Moves) -> Self {
         let alter = |after: String| Probe {
             table: table_name.clone(),
             before: "ALTER TABLE ".into(),
             after,
         };
         let rename = |from: &str, to: &str| alter(format!(" RENAME COLUMN {} TO {}", ident(from), ident(to)));
+        let to = |name: fn(&Names) -> &str| -> Vec<Probe> {
+            let moved = moves.of_table(table_name);
+            moved.map(|it| rename(&it.column, name(&it.names))).collect()
+        };
+        let from = |name: fn(&Names) -> &str| -> Vec<Probe> {
+            let moved = moves.of_table(table_name);
+            moved.map(|it| rename(name(&it.names), &it.column)).collect()
+        };
         let mut before = Vec::new();
         if let Some(table) = table {
-            before.extend(indexes::probes(table_name, table, column));
-            before.extend(checks_on(table, column).map(|(name, constraint)| {
+            before.extend(indexes::probes(table_name, table, moves));
+            before.extend(checks_on(table_name, table, moves).map(|(name, constraint)| {
                 alter(format!(
                     " ADD CONSTRAINT {} {}",
                     ident(name),
@@ -101,19 +124,19 @@ impl Questions {
                 ))
             }));
         }
-        let as_old = rename(column, &names.old);
-        before.push(as_old.clone());
-        before.push(rename(&names.old, column));
+        let as_old = to(Names::old);
+        before.extend_from_slice(&as_old);
+        before.extend(from(Names::old));
         Self {
             before,
             as_old,
-            as_shadow: rename(column, &names.shadow),
-            after: rename(&names.shadow, column),
+            as_shadow: to(Names::shadow),
+            after: from(Names::shadow),
         }
     }
 
     fn answers<'a>(&self, context: &Context<'a>, retyped: Option<&'a ProbeOutcome>) -> Printed<'a> {
-        let answer = |probe| context.answer(probe).and_then(Result::ok);
+        let answer = |probes: &[Probe]| context.answer(probes.last()?).and_then(Result::ok);
         Printed {
             as_old: answer(&self.as_old),
             retyped,
@@ -129,12 +152,12 @@ impl Carry {
         context: &Context<'_>,
         subject: &Subject<'_>,
         retyped: Option<&ProbeOutcome>,
+        views: &Views,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let questions = Questions::new(subject.table_name, None, &subject.column.name, subject.names);
+        let questions = Questions::new(subject.table_name, None, subject.moves);
         let printed = questions.answers(context, retyped);
         let mut complaints = Vec::new();
-        let views = Views::of(context, subject, &mut complaints);
-        let attached = Attached::of(context.catalog, subject, &views, &mut complaints);
+        let attached = Attached::of(context.catalog, subject, views, &mut complaints);
         let (mut outgoing, mut incoming) = (Vec::new(), Vec::new());
         let (mut key_trees, mut late) = (Vec::new(), Vec::new());
         if subject.table.kind == TableKind::Partitioned {
@@ -148,7 +171,7 @@ impl Carry {
             .then(|| IdentityMove::of(context.catalog, subject, &mut complaints))
             .flatten();
         let dropped = late.iter().map(Late::address);
-        let newcomers = Newcomers::of(context.now, subject, &views, &attached, dropped);
+        let newcomers = Newcomers::of(context.now, subject, views, &attached, dropped);
         let carry = Self {
             table: subject.table_name.clone(),
             indexes: IndexTwin::all(context, subject, &printed, &mut complaints),
@@ -161,7 +184,6 @@ impl Carry {
             serials: Serial::all(context.catalog, subject),
             identity,
             attached,
-            views,
             newcomers,
         };
         if complaints.is_empty() {
@@ -210,19 +232,14 @@ impl Carry {
         self.attached.has_statistics()
     }
 
-    /// Constraints and materialized views of the new column, and the foreign keys that move to it ahead of the cutover.
+    /// Constraints of the new column, and the foreign keys that move to it ahead of the cutover.
     pub fn constraints(&self, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = Vec::new();
         steps.extend(self.checks.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.outgoing.iter().flat_map(|twin| twin.steps(settings)));
         steps.extend(self.key_trees.iter().flat_map(|tree| tree.steps(settings)));
         steps.extend(self.incoming.iter().flat_map(|twin| twin.steps(settings)));
-        steps.extend(self.views.steps(settings));
         steps
-    }
-
-    pub fn views(&self) -> impl Iterator<Item = &QualifiedName> {
-        self.views.names()
     }
 
     /// What is proven once the columns have been swapped.
@@ -243,19 +260,20 @@ impl Carry {
         locks
     }
 
-    /// What lets go of either column before the table is locked.
-    pub fn leave_first(&self, forwards: bool) -> Vec<String> {
-        self.views.leave(forwards)
+    /// Foreign keys that begin and end in columns that move, before any of these is let go.
+    pub fn leave_links(&self) -> Vec<String> {
+        let links = self.outgoing.iter().filter(|it| it.is_link());
+        links.map(Outgoing::drop).collect()
     }
 
-    /// How often the swap waits: for views, then for the table behind them.
-    pub fn waits(&self) -> u64 {
-        self.views.waits()
+    /// As [`Self::leave_links`]: back, once all columns have their keys again.
+    pub fn arrive_back_links(&self) -> Vec<String> {
+        let links = self.outgoing.iter().filter(|it| it.is_link());
+        links.flat_map(Outgoing::arrive_back).collect()
     }
 
-    /// What people may notice at the swap because of what is carried.
-    pub fn hazards(&self) -> Vec<Hazard> {
-        self.views.hazards()
+    fn outgoing(&self) -> impl Iterator<Item = &Outgoing> {
+        self.outgoing.iter().filter(|it| !it.is_link())
     }
 
     /// Before the columns change names, forwards: what must let go of the old one.
@@ -290,7 +308,6 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
-        statements.extend(self.views.arrive(true));
         statements
     }
 
@@ -301,14 +318,18 @@ impl Carry {
         serials.chain(identity).collect()
     }
 
-    /// What a rollback builds before it swaps the columns back.
-    pub fn before_back(&self, settings: &Settings) -> Vec<Work> {
-        let mut works = Vec::new();
-        works.extend(self.indexes.iter().flat_map(|twin| twin.rebuild(settings)));
+    /// Indexes that a rollback builds before it swaps the columns back.
+    pub fn rebuild(&self, settings: &Settings) -> Vec<Work> {
+        let twins = self.indexes.iter();
+        let mut works: Vec<Work> = twins.flat_map(|twin| twin.rebuild(settings)).collect();
         works.extend(self.index_trees.iter().flat_map(|tree| tree.rebuild(settings)));
-        works.extend(self.incoming.iter().flat_map(|twin| twin.to_old(settings)));
-        works.extend(self.views.before_back(settings));
         works
+    }
+
+    /// Foreign keys that move to the old column before that.
+    pub fn incoming_back(&self, settings: &Settings) -> Vec<Work> {
+        let twins = self.incoming.iter();
+        twins.flat_map(|twin| twin.to_old(settings)).collect()
     }
 
     pub fn leave_back(&self) -> Vec<String> {
@@ -327,13 +348,12 @@ impl Carry {
         statements.extend(self.indexes.iter().flat_map(IndexTwin::arrive_back));
         statements.extend(self.index_trees.iter().flat_map(IndexTree::arrive_back));
         statements.extend(self.checks.iter().flat_map(CheckTwin::arrive_back));
-        statements.extend(self.outgoing.iter().flat_map(Outgoing::arrive_back));
+        statements.extend(self.outgoing().flat_map(Outgoing::arrive_back));
         statements.extend(self.key_trees.iter().flat_map(KeyTree::arrive_back));
         statements.extend(self.late.iter().flat_map(Late::arrive));
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
-        statements.extend(self.views.arrive(false));
         statements
     }
 
@@ -355,15 +375,13 @@ impl Carry {
         expect.extend(self.key_trees.iter().flat_map(KeyTree::expect));
         expect.extend(self.checks.iter().map(CheckTwin::expect));
         expect.extend(self.outgoing.iter().map(Outgoing::expect));
-        expect.extend(self.views.expect());
         expect
     }
 
-    /// Old views, and old indexes that would make the drop of the old column hold its lock longer.
+    /// Old indexes that would make the drop of the old column hold its lock longer.
     pub fn contract(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps: Vec<StepDraft> = self.views.contract(settings).into_iter().collect();
-        steps.extend(self.indexes.iter().filter_map(|twin| twin.drop_old(settings)));
-        steps
+        let twins = self.indexes.iter();
+        twins.filter_map(|twin| twin.drop_old(settings)).collect()
     }
 
     pub fn apply(&self, column: &str, catalog: &mut CatalogSnapshot) {
@@ -388,9 +406,13 @@ impl Carry {
     }
 }
 
-fn checks_on<'a>(table: &'a Table, column: &'a str) -> impl Iterator<Item = (&'a String, &'a Constraint)> {
+fn checks_on<'a>(
+    table_name: &'a QualifiedName,
+    table: &'a Table,
+    moves: &'a Moves,
+) -> impl Iterator<Item = (&'a String, &'a Constraint)> {
     table.constraints.iter().filter(move |(_, constraint)| {
-        constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
+        constraint.kind == ConstraintKind::Check && moves.touch(table_name, &constraint.columns)
     })
 }
 
@@ -404,10 +426,9 @@ pub fn own(catalog: &CatalogSnapshot, table: &Table) -> Table {
 }
 
 /// Whether something hangs on the column that only the server can spell.
-pub fn needs_spelling(table: &Table, column: &str) -> bool {
-    let mut indexes = table.indexes.values();
-    checks_on(table, column).next().is_some()
-        || indexes.any(|index| index.mentions(column) && !indexes::plain(index))
+pub fn needs_spelling(table_name: &QualifiedName, table: &Table, moves: &Moves) -> bool {
+    checks_on(table_name, table, moves).next().is_some()
+        || !indexes::probes(table_name, table, moves).is_empty()
 }
 
 /// Takes the texts of checks and index expressions from a clone of the table whose column has its new type.

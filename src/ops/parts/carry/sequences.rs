@@ -6,7 +6,7 @@ use crate::diagnostic::Diagnostic;
 use crate::plan::{Action, Check, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, ident, literal};
 
-/// Remembers, within the transaction, where an identity column's sequence was.
+/// Remembers, within the transaction, where an identity column's sequence was; with a number for each further one.
 const POSITION: &str = "pgmorph.sequence_position";
 
 #[derive(Debug, Clone)]
@@ -25,6 +25,7 @@ pub struct IdentityMove {
     sequence: QualifiedName,
     facts: Sequence,
     types: Option<Types>,
+    position: String,
 }
 
 /// The types that the sequence has before and after; its column decides.
@@ -152,6 +153,15 @@ impl IdentityMove {
             sequence: identity.sequence.clone(),
             types: types(&facts, subject),
             facts,
+            position: match subject
+                .moves
+                .iter()
+                .rev()
+                .position(|it| it.table == *subject.table_name)
+            {
+                Some(number) if number > 0 => format!("{POSITION}_{number}"),
+                _ => POSITION.to_owned(),
+            },
         })
     }
 
@@ -162,7 +172,8 @@ impl IdentityMove {
             // It changes nothing but keeps everybody else from taking a number until the end of the transaction.
             format!("ALTER SEQUENCE {sequence} CACHE {}", facts.cache),
             format!(
-                "SELECT pg_catalog.set_config('{POSITION}', last_value || ' ' || is_called, true) FROM {sequence}"
+                "SELECT pg_catalog.set_config('{}', last_value || ' ' || is_called, true) FROM {sequence}",
+                self.position
             ),
             format!(
                 "ALTER TABLE {} ALTER COLUMN {} DROP IDENTITY",
@@ -179,7 +190,8 @@ impl IdentityMove {
         let kind = if self.always { "ALWAYS" } else { "BY DEFAULT" };
         let cycle = if facts.cycle { "CYCLE" } else { "NO CYCLE" };
         let position = |part: u8| {
-            format!("pg_catalog.split_part(pg_catalog.current_setting('{POSITION}'), ' ', {part})")
+            let setting = &self.position;
+            format!("pg_catalog.split_part(pg_catalog.current_setting('{setting}'), ' ', {part})")
         };
         let mut statements = vec![
             format!(

@@ -1,19 +1,23 @@
 //! Asks the server about the expressions of a conversion.
 
 use super::Retype;
-use crate::catalog::model::{Column, ConstraintKind, Probe, ProbeError, ProbeOutcome, Table};
+use crate::catalog::model::{Column, Constraint, ConstraintKind, Probe, ProbeError, ProbeOutcome, Table};
 use crate::catalog::types;
 use crate::diagnostic::{Diagnostic, Located};
 use crate::ops::Context;
 use crate::ops::parts::conversion::Conversion;
-use crate::ops::parts::{dependents, shadow};
-use crate::sql::ident;
+use crate::ops::parts::shadow::{self, Moves};
+use crate::sql::{QualifiedName, ident};
 
 /// The column of a clone whose expression the server spells.
 const PROBED: &str = "~pgmorph_converted";
 
 /// SQLSTATE of a name that is taken.
 const TAKEN: &str = "42P07";
+
+/// Types whose values are what they were after any conversion there and back that succeeds, so that a key on both
+/// sides still holds.
+const COMES_BACK: [&str; 4] = ["smallint", "integer", "bigint", "uuid"];
 
 /// What the server is asked about one of the expressions.
 pub(super) struct Asked {
@@ -141,17 +145,54 @@ impl Retype {
             .ok_or_else(|| complaint("the server has not told how values are converted".to_owned()))
     }
 
+    /// Foreign keys on the column: those of which only one side would be converted, and the others.
+    fn keys(
+        &self,
+        context: &Context<'_>,
+        table: &Table,
+        column: &str,
+        moves: &Moves,
+    ) -> (Vec<String>, Vec<String>) {
+        let name = &self.table.value;
+        let torn = |from: &QualifiedName, key: &Constraint| {
+            let reference = key.references.as_ref();
+            reference.is_none_or(|reference| {
+                let mut pairs = key.columns.iter().zip(&reference.columns);
+                pairs.any(|(begin, end)| moves.have(from, begin) != moves.have(&reference.table, end))
+            })
+        };
+        let mut found: Vec<(String, bool)> = Vec::new();
+        for (key, facts) in &table.constraints {
+            if facts.kind == ConstraintKind::ForeignKey && facts.columns.iter().any(|it| it == column) {
+                found.push((format!("foreign key {}", ident(key)), torn(name, facts)));
+            }
+        }
+        for (from, key, facts) in context.catalog.incoming_foreign_keys(name) {
+            let mut ends = facts.references.iter().flat_map(|it| &it.columns);
+            if ends.any(|it| it == column) {
+                found.push((format!("foreign key {} of {from}", ident(key)), torn(from, facts)));
+            }
+        }
+        let (torn, whole): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, torn)| *torn);
+        let names = |keys: Vec<(String, bool)>| keys.into_iter().map(|(key, _)| key).collect();
+        (names(torn), names(whole))
+    }
+
     pub(super) fn only_conversion(
         &self,
         context: &Context<'_>,
         table: &Table,
         column: &Column,
+        moves: &Moves,
         complaints: &mut Vec<Diagnostic>,
     ) -> Option<Conversion> {
         let name = &column.name;
-        let mut keys = dependents::constraints(table, name, |kind| kind == ConstraintKind::ForeignKey);
-        keys.extend(dependents::incoming(context.catalog, &self.table.value, name));
-        complaints.extend(self.refused("values of one side only would be converted", keys));
+        let (torn, whole) = self.keys(context, table, name, moves);
+        if !COMES_BACK.contains(&column.data_type.as_str()) {
+            let why = "values that are equal may not be so any more once they are converted and back";
+            complaints.extend(self.refused(why, whole));
+        }
+        complaints.extend(self.refused("values of one side only would be converted", torn));
         let waits = table.constraints.iter().filter(|(_, constraint)| {
             constraint.deferrable
                 && constraint.columns.contains(name)

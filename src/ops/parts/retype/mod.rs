@@ -2,6 +2,7 @@
 
 mod conversion;
 mod direct;
+mod group;
 mod refuse;
 mod room;
 mod tree;
@@ -10,7 +11,7 @@ pub use room::{Retyping, Room};
 
 use super::carry::{self, Questions};
 use super::conversion::Conversion;
-use super::shadow::{Member, Names, Shadow};
+use super::shadow::{Group, Member, Moves, Names, Shadow};
 use super::{dependents, storage};
 use crate::catalog::model::{
     CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
@@ -23,8 +24,8 @@ use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Hazard, Settings};
 use crate::sql::{QualifiedName, ident};
 use direct::Direct;
+use group::{Part, Together};
 use std::collections::BTreeSet;
-use tree::Top;
 
 /// A column and the type that it is to have.
 #[derive(Debug, Clone)]
@@ -34,6 +35,9 @@ pub struct Retype {
     pub data_type: Located<String>,
     pub default: Option<Located<String>>,
     pub by: By,
+    together: Together,
+    /// Of the plan: in complaints names are spelled as the file has them.
+    default_schema: String,
 }
 
 /// How a value becomes one of the new type.
@@ -62,7 +66,7 @@ pub struct Target {
 enum Way {
     CatalogOnly(Direct),
     InPlace(Direct),
-    Shadow(Box<Shadow>),
+    Shadow(Box<Group>),
 }
 
 impl Retype {
@@ -71,12 +75,15 @@ impl Retype {
         let column = fields.identifier("column");
         let data_type = fields.text("type");
         let default = fields.optional_text("default");
+        let together = Together::read(fields, &by);
         Some(Self {
             table: table?,
             column: column?,
             data_type: data_type?,
             default,
             by,
+            together,
+            default_schema: fields.default_schema().to_owned(),
         })
     }
 
@@ -258,6 +265,7 @@ impl Retype {
             ));
         }
         Shadow {
+            word: String::new(),
             table: self.table.value.clone(),
             column: column.clone(),
             new_type: after.data_type.clone(),
@@ -285,21 +293,20 @@ impl Retype {
         given.or_else(|| after.default.clone())
     }
 
-    fn way(
-        &self,
-        context: &Context<'_>,
-        table: &Table,
-        column: &Column,
-        after: &Column,
-        change: TypeChange,
+    fn way<'a>(
+        &'a self,
+        context: &Context<'a>,
+        part: Part<'a>,
+        others: &'a [Self],
     ) -> Result<Way, Vec<Diagnostic>> {
-        let printed = &after.data_type;
+        let Part { table, column, .. } = part;
+        let printed = &part.after.data_type;
         let complaints = self.common_complaints(table, column, printed);
         if !complaints.is_empty() {
             return Err(complaints);
         }
         let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
-        let direct = self.direct(context, table, column, after);
+        let direct = self.direct(context, table, column, &part.after);
         // PostgreSQL proves each key again while it holds both tables, and refuses where other objects use the column.
         let mut held =
             dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::ForeignKey);
@@ -310,82 +317,76 @@ impl Retype {
         ));
         held.extend(dependents::outside(table, &column.name));
         let heavy = Self::heavy_under_lock(table, column, partitioned);
-        if change == TypeChange::CatalogOnly && heavy.is_empty() && held.is_empty() {
+        if part.change == TypeChange::CatalogOnly && heavy.is_empty() && held.is_empty() {
             return Ok(Way::CatalogOnly(direct));
         }
         let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
-        if change != TypeChange::Lossy && direct.small && alone && held.is_empty() {
+        if part.change != TypeChange::Lossy && direct.small && alone && held.is_empty() {
             return Ok(Way::InPlace(direct));
         }
-        let mut complaints = Vec::new();
-        if !table.inherits.is_empty() || table.partition_of.is_some() {
-            complaints.extend(self.refused(
-                "a shadow column is not possible on a table that inherits other columns",
-                vec![self.table.value.to_string()],
-            ));
-        }
-        let casts = change != TypeChange::Lossy
-            && types::fits_predicate(&column.data_type, printed, &column.name).is_some();
-        let conversion = (!casts)
-            .then(|| self.only_conversion(context, table, column, &mut complaints))
-            .flatten();
-        let top = Top {
-            column,
-            after,
-            default: self.default_text(after),
-        };
-        let members = match self.members(context, &Names::of(&column.name), &top) {
-            Ok(members) if complaints.is_empty() => members,
-            members => {
-                complaints.extend(members.err().into_iter().flatten());
-                return Err(complaints);
-            }
-        };
-        Ok(Way::Shadow(Box::new(self.shadow(
-            context,
-            table,
-            column,
-            after,
-            (members, conversion),
-        ))))
+        let group = self.group(context, part, others)?;
+        Ok(Way::Shadow(Box::new(group)))
     }
 
     pub fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
-        let table = now.tables.get(&self.table.value);
-        let names = Names::of(&self.column.value);
-        let questions = Questions::new(&self.table.value, table, &self.column.value, &names);
+        let printed = types::canonical(&self.data_type.value);
+        let printed = printed.map_or_else(|| self.data_type.value.clone(), |it| it.to_string());
+        let others = self.others(now, &printed);
+        let all: Vec<&Self> = others.iter().chain([self]).collect();
+        let moves = Moves::new(
+            all.iter()
+                .map(|it| (it.table.value.clone(), it.column.value.clone())),
+        )
+        .with_below(now);
+        let tables = moves.tables().into_iter();
+        tables
+            .flat_map(|table| {
+                let members = all.iter().filter(|it| it.table.value == *table);
+                Self::table_probes(now, table, members.copied(), &moves)
+            })
+            .collect()
+    }
+
+    fn table_probes<'a>(
+        now: &CatalogSnapshot,
+        name: &QualifiedName,
+        members: impl Iterator<Item = &'a Self> + Clone,
+        moves: &Moves,
+    ) -> Vec<Probe> {
+        let table = now.tables.get(name);
+        let questions = Questions::new(name, table, moves);
+        let asked = |it: &'a Self| Some((it, it.asked(table?)?));
+        let asked: Vec<_> = members.clone().filter_map(asked).collect();
         let mut probes = Vec::new();
-        let asked = now
-            .tables
-            .get(&self.table.value)
-            .and_then(|table| self.asked(table));
-        if let Some([forwards, _]) = &asked {
-            probes.extend(forwards.probes(self));
+        for (member, [forwards, _]) in &asked {
+            probes.extend(forwards.probes(member));
         }
         probes.extend(questions.before);
-        probes.push(self.type_probe());
-        if let Some([_, back]) = &asked {
-            probes.extend(back.probes(self));
+        probes.extend(members.clone().map(Self::type_probe));
+        for (member, [_, back]) in &asked {
+            probes.extend(back.probes(member));
         }
-        probes.extend([questions.as_shadow, questions.after]);
-        probes.extend(self.probes_below(now, &names));
-        probes.extend(self.default_probe());
+        probes.extend(questions.as_shadow);
+        probes.extend(questions.after);
+        for member in members.clone() {
+            probes.extend(member.probes_below(now, moves));
+        }
+        probes.extend(members.filter_map(Self::default_probe));
         probes
     }
 
     pub fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
-        let one = |complaint| vec![complaint];
-        let table = context.table(&self.table).map_err(one)?;
-        let column = context
-            .column(&self.table.value, table, &self.column)
-            .map_err(one)?;
-        let printed_type = self.printed_type(context).map_err(one)?;
-        let change = self.change(column, &printed_type).map_err(one)?;
-        let printed = self.printed_column(context, column, &printed_type).map_err(one)?;
-        let way = self.way(context, table, column, &printed, change)?;
+        let part = self.part(context).map_err(|complaint| vec![complaint])?;
+        let complaints = self.complain_listed(context);
+        if !complaints.is_empty() {
+            return Err(complaints);
+        }
+        let (column, printed) = (part.column.clone(), part.after.clone());
+        let others = self.others(context.catalog, &printed.data_type);
+        let way = self.way(context, part, &others)?;
         Ok(Target {
             table: self.table.value.clone(),
-            column: column.clone(),
+            column,
             printed,
             default: self.default.as_ref().map(|default| default.value.clone()),
             way,
@@ -408,13 +409,13 @@ impl Target {
                     estimate,
                 )]
             }
-            Way::Shadow(shadow) => shadow.steps(settings),
+            Way::Shadow(group) => group.steps(settings),
         }
     }
 
     pub fn swaps(&self) -> Vec<(QualifiedName, String)> {
         match &self.way {
-            Way::Shadow(_) => vec![(self.table.clone(), self.column.name.clone())],
+            Way::Shadow(group) => group.swaps(),
             _ => Vec::new(),
         }
     }
@@ -422,8 +423,8 @@ impl Target {
     pub fn apply_to(&self, catalog: &mut CatalogSnapshot) {
         let direct = match &self.way {
             Way::CatalogOnly(direct) | Way::InPlace(direct) => direct,
-            Way::Shadow(shadow) => {
-                shadow.apply(catalog);
+            Way::Shadow(group) => {
+                group.apply(catalog);
                 return;
             }
         };

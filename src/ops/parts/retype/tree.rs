@@ -1,15 +1,14 @@
 //! The tables below one that is partitioned or inherited from, each with what hangs on its own column.
 
 use super::{By, Retype};
-use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, Table, TableKind};
+use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, Probe, ProbeOutcome, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::Context;
-use crate::ops::parts::carry::{self, Carry, Questions, Subject};
+use crate::ops::parts::carry::{self, Carry, Questions, Subject, Views};
 use crate::ops::parts::dependents;
-use crate::ops::parts::shadow::{Member, Names, Spread};
+use crate::ops::parts::shadow::{Member, Moves, Spread};
 use crate::ops::parts::storage;
 use crate::sql::{QualifiedName, ident};
-use std::collections::BTreeSet;
 
 pub(super) fn spread(table: &Table) -> Spread {
     match (table.kind, table.children.is_empty()) {
@@ -24,22 +23,27 @@ pub(super) struct Top<'a> {
     pub column: &'a Column,
     pub after: &'a Column,
     pub default: Option<String>,
+    /// The clone once its columns have their new types.
+    pub retyped: Option<&'a ProbeOutcome>,
+    pub moves: &'a Moves,
+    pub views: &'a Views,
 }
 
 impl Retype {
     /// Questions about the tables below that have something of their own that only the server can spell.
-    pub(super) fn probes_below(&self, now: &CatalogSnapshot, names: &Names) -> Vec<Probe> {
+    pub(super) fn probes_below(&self, now: &CatalogSnapshot, moves: &Moves) -> Vec<Probe> {
         let mut probes = Vec::new();
         for table_name in now.tree(&self.table.value).into_iter().skip(1) {
             let Some(table) = now.tables.get(&table_name) else {
                 continue;
             };
             let own = carry::own(now, table);
-            if carry::needs_spelling(&own, &self.column.value) {
-                let questions = Questions::new(&table_name, Some(&own), &self.column.value, names);
+            if carry::needs_spelling(&table_name, &own, moves) {
+                let questions = Questions::new(&table_name, Some(&own), moves);
                 probes.extend(questions.before);
                 probes.push(self.type_probe_on(&table_name));
-                probes.extend([questions.as_shadow, questions.after]);
+                probes.extend(questions.as_shadow);
+                probes.extend(questions.after);
             }
         }
         probes
@@ -49,12 +53,10 @@ impl Retype {
     pub(super) fn members(
         &self,
         context: &Context<'_>,
-        names: &Names,
         top: &Top<'_>,
     ) -> Result<Vec<Member>, Vec<Diagnostic>> {
         let mut complaints = Vec::new();
         let mut members: Vec<Member> = Vec::new();
-        let mut views = BTreeSet::new();
         for table_name in context.catalog.tree(&self.table.value) {
             if members.iter().any(|member| member.table == table_name) {
                 complaints.extend(self.refused("these inherit twice", vec![table_name.to_string()]));
@@ -63,17 +65,8 @@ impl Retype {
             let Some(table) = context.catalog.tables.get(&table_name) else {
                 continue;
             };
-            match self.member(context, names, top, (&table_name, table)) {
-                Ok(member) => {
-                    let twice: Vec<String> = member
-                        .carry
-                        .views()
-                        .filter(|view| !views.insert((*view).clone()))
-                        .map(ToString::to_string)
-                        .collect();
-                    complaints.extend(self.refused("these views read several tables of the tree", twice));
-                    members.push(member);
-                }
+            match self.on_table(context, top, (&table_name, table)) {
+                Ok(member) => members.push(member),
                 Err(found) => complaints.extend(found),
             }
         }
@@ -84,10 +77,9 @@ impl Retype {
         }
     }
 
-    fn member(
+    fn on_table(
         &self,
         context: &Context<'_>,
-        names: &Names,
         top: &Top<'_>,
         (table_name, table): (&QualifiedName, &Table),
     ) -> Result<Member, Vec<Diagnostic>> {
@@ -108,12 +100,18 @@ impl Retype {
             table,
             column,
             new_type: &top.after.data_type,
-            names,
+            moves: top.moves,
             span: self.column.span,
             below,
         };
-        let retyped = context.accepted(&self.type_probe_on(table_name), self.data_type.span);
-        let carry = Carry::plan(context, &subject, retyped.ok().flatten());
+        let retyped = match below {
+            true => context
+                .accepted(&self.type_probe_on(table_name), self.data_type.span)
+                .ok()
+                .flatten(),
+            false => top.retyped,
+        };
+        let carry = Carry::plan(context, &subject, retyped, top.views);
         let carry = match carry {
             Ok(carry) if complaints.is_empty() => carry,
             carry => {

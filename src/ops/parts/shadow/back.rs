@@ -2,56 +2,49 @@
 
 use super::Shadow;
 use crate::ops::parts::brief;
-use crate::ops::parts::conversion::Strictness;
 use crate::plan::{Action, Check, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, ident};
 
 impl Shadow {
+    fn lost(&self, help: &str) -> Check {
+        let (table, column) = (&self.table, ident(&self.column.name));
+        let widened = self.widened(&ident(&self.old()));
+        self.offenders(
+            format!("every value of {table}.{column} fits {}", self.column.data_type),
+            self.differ(&widened, &column),
+            help,
+        )
+    }
+
+    /// Before anything is done.
+    pub(super) fn look_back(&self, settings: &Settings) -> Work {
+        let check = self.lost(
+            "going back would lose these values: change them, go back without them with --accept-loss, or go \
+             forwards with --through contract",
+        );
+        self.check_work(settings, check).unless_loss_is_accepted()
+    }
+
     /// Between a look at the rows and the swap the application goes on writing, so CHECKs of ours keep out what
     /// would be lost, or could not be there at all: the trigger has set the old column before they are asked.
-    pub(super) fn unswap(&self, settings: &Settings) -> Vec<Work> {
+    pub(super) fn guards(&self, settings: &Settings) -> Vec<Work> {
         let (table, column) = (&self.table, ident(&self.column.name));
-        let (old, old_type) = (ident(&self.old()), &self.column.data_type);
-        let widened = self.widened(&old);
+        let old_type = &self.column.data_type;
         let fits = self.fits();
-        let lost = |help: &str| {
-            self.offenders(
-                format!("every value of {table}.{column} fits {old_type}"),
-                self.differ(&widened, &column),
-                help,
-            )
-        };
-        let first = self.check_work(
-            settings,
-            lost(
-                "going back would lose these values: change them, go back without them with --accept-loss, or go \
-                 forwards with --through contract",
-            ),
-        );
         let changed = format!(
             "going back would lose these values: change them, then roll back again, or go back without them with \
              --accept-loss; to go forwards instead, let such values in with ALTER TABLE {table} DROP CONSTRAINT {}",
             ident(&fits)
         );
-        let mut works = vec![first.unless_loss_is_accepted()];
-        works.extend(self.carries().flat_map(|carry| carry.fits(settings)));
         let summary = format!(
             "refuse values of {table}.{column} that do not fit {old_type}, from here to the end of the rollback"
         );
-        let condition = self.equal(&widened, &column);
-        works.push(
-            self.guard(settings, &self.table, &fits, (summary, &condition))
-                .unless_loss_is_accepted(),
-        );
+        let condition = self.equal(&self.widened(&ident(&self.old())), &column);
+        let guard = self.guard(settings, table, &fits, (summary, &condition));
         let summary = format!("prove that every value of {table}.{column} fits {old_type}");
-        works.push(
-            self.proved(settings, &self.table, &fits, (summary, lost(&changed)))
-                .unless_loss_is_accepted(),
-        );
+        let proved = self.proved(settings, table, &fits, (summary, self.lost(&changed)));
+        let mut works = vec![guard.unless_loss_is_accepted(), proved.unless_loss_is_accepted()];
         works.extend(self.keep_not_null(settings));
-        works.extend(self.carries().flat_map(|carry| carry.before_back(settings)));
-        works.push(self.swap_back(settings));
-        works.extend(self.carries().flat_map(|carry| carry.after_back(settings)));
         works
     }
 
@@ -118,32 +111,16 @@ impl Shadow {
         }
     }
 
-    fn swap_back(&self, settings: &Settings) -> Work {
-        let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements(false, settings);
-        statements.extend(self.drop_sync("back"));
-        statements.extend(self.for_each(|member| member.carry.leave_back()));
-        statements.extend(self.swap_statements(&self.old(), &self.shadow()));
+    /// Statements that make the old column the application's again.
+    pub(super) fn swap_back_statements(&self) -> Vec<String> {
+        let mut statements = self.swap_statements(&self.old(), &self.shadow());
         statements.extend(self.set_defaults(|member| member.column.default.as_deref()));
         statements.extend(self.set_not_null());
         statements.push(format!(
-            "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {}",
+            "ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}",
+            self.table,
             ident(&self.fits())
         ));
-        statements.extend(self.for_each(|member| member.carry.arrive_back()));
-        // Nobody is going to read the new type any more: no write is to fail because of it.
-        statements.extend(self.forward_sync(Strictness::Lenient));
-        statements.extend(super::refresh(&self.trigger_functions));
-        self.within_one_wait(brief(
-            settings,
-            format!(
-                "make the {} column {table}.{} again",
-                self.column.data_type,
-                ident(column)
-            ),
-            statements,
-            self.swap_locks(),
-            vec![self.column_is(column, &self.column.data_type, Some(self.column.not_null))],
-        ))
+        statements
     }
 }

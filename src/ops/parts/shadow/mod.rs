@@ -4,9 +4,13 @@
 //! the new one as far as its type reaches, so that a rollback loses nothing.
 
 mod back;
+mod group;
+mod moves;
 mod sync;
 mod tree;
 
+pub use group::Group;
+pub use moves::{Move, Moves};
 pub use tree::{Member, Spread};
 
 use super::carry::{self, Carry};
@@ -24,6 +28,8 @@ use sha2::{Digest, Sha256};
 /// Everything that the steps of one swap need.
 #[derive(Debug, Clone)]
 pub struct Shadow {
+    /// What its steps are told by among those of others; nothing for the column that the change is about.
+    pub word: String,
     pub table: QualifiedName,
     pub column: Column,
     /// As the server prints it.
@@ -64,6 +70,14 @@ impl Names {
             shadow: name(column, "new"),
             old: name(column, "old"),
         }
+    }
+
+    pub fn shadow(&self) -> &str {
+        &self.shadow
+    }
+
+    pub fn old(&self) -> &str {
+        &self.old
     }
 }
 
@@ -150,32 +164,28 @@ impl Shadow {
         }
     }
 
-    pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
-        let ahead = self.of_each(|carry| carry.ahead(settings));
-        let mut steps = self.looks(settings);
-        steps.push(self.add(settings, ahead.is_empty()));
-        if !ahead.is_empty() {
-            steps.extend(ahead);
+    /// Once all columns are added: a key may be on several.
+    fn expand(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.of_each(|carry| carry.ahead(settings));
+        if !steps.is_empty() {
             steps.push(self.follow(settings));
         }
         steps.extend(self.convertible(settings));
-        steps.extend(self.fills(settings));
-        steps.extend(self.of_each(|carry| carry.builds(settings)));
+        steps
+    }
+
+    fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps = self.of_each(|carry| carry.builds(settings));
         if self.spread == Spread::Partitions || self.carries().any(Carry::has_expressions) {
             steps.push(self.analyze(Phase::Backfill, settings));
         }
-        steps.extend(self.insist(settings));
+        steps
+    }
+
+    fn validate(&self, settings: &Settings) -> Vec<StepDraft> {
+        let mut steps: Vec<StepDraft> = self.insist(settings).into_iter().collect();
         steps.extend(self.proofs(settings));
         steps.push(self.compare(settings));
-        steps.extend(self.of_each(|carry| carry.constraints(settings)));
-        steps.push(self.swap(settings));
-        steps.extend(self.of_each(|carry| carry.proofs(settings)));
-        if self.carries().any(Carry::has_statistics) {
-            steps.push(self.analyze(Phase::Cutover, settings));
-        }
-        steps.extend(self.of_each(|carry| carry.contract(settings)));
-        steps.push(self.drop_old(settings));
-        self.mark_parts(&mut steps);
         steps
     }
 
@@ -214,7 +224,8 @@ impl Shadow {
     }
 
     /// With the trigger, unless something has to be there before it.
-    fn add(&self, settings: &Settings, follows: bool) -> StepDraft {
+    fn add(&self, settings: &Settings) -> StepDraft {
+        let follows = self.of_each(|carry| carry.ahead(settings)).is_empty();
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
@@ -356,8 +367,38 @@ impl Shadow {
         let mut steps: Vec<StepDraft> = stored
             .flat_map(|member| [self.fill(member, settings), Self::vacuum(member, settings)])
             .collect();
+        if self.alone() {
+            steps.truncate(1);
+        }
         carry::number(&mut steps);
         steps
+    }
+
+    /// Of one that has no others below: columns of the same table may be filled one after the other before.
+    fn vacuums(&self, settings: &Settings) -> Option<StepDraft> {
+        let top = self.members.first().filter(|_| self.alone())?;
+        Some(Self::vacuum(top, settings))
+    }
+
+    fn leave(&self) -> Vec<String> {
+        self.for_each(|member| member.carry.leave())
+    }
+
+    fn arrive(&self) -> Vec<String> {
+        self.for_each(|member| member.carry.arrive())
+    }
+
+    fn leave_back(&self) -> Vec<String> {
+        self.for_each(|member| member.carry.leave_back())
+    }
+
+    fn arrive_back(&self) -> Vec<String> {
+        self.for_each(|member| member.carry.arrive_back())
+    }
+
+    /// The works of all of its tables.
+    fn works_of_each(&self, works: impl Fn(&Carry) -> Vec<Work>) -> Vec<Work> {
+        self.carries().flat_map(works).collect()
     }
 
     fn fill(&self, member: &Member, settings: &Settings) -> StepDraft {
@@ -600,7 +641,7 @@ impl Shadow {
     }
 
     /// Beside its own.
-    fn other_locks(&self) -> Vec<Lock> {
+    pub fn other_locks(&self) -> Vec<Lock> {
         let own = self.lock();
         let mut locks: Vec<Lock> = Vec::new();
         for lock in self.carries().flat_map(Carry::locks) {
@@ -611,42 +652,17 @@ impl Shadow {
         locks
     }
 
-    fn swap_locks(&self) -> Vec<Lock> {
-        let mut locks = self.lock();
-        locks.extend(self.other_locks());
-        locks
-    }
-
-    fn swap_lock_statements(&self, forwards: bool, settings: &Settings) -> Vec<String> {
-        let first = self.carries().flat_map(|carry| carry.leave_first(forwards));
-        let mut statements: Vec<String> = first.collect();
-        statements.push(self.lock_statement(&self.other_locks()));
-        statements.extend(self.welcome_tables(settings));
-        statements
-    }
-
-    /// All waits together take no longer than one may.
-    fn within_one_wait(&self, mut work: Work) -> Work {
-        let views: u64 = self.carries().map(|carry| carry.waits() - 1).sum();
-        let waits = views + 1;
-        work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / waits).max(1));
-        work
-    }
-
-    fn swap(&self, settings: &Settings) -> StepDraft {
-        let (table, column) = (&self.table, &self.column.name);
-        let mut statements = self.swap_lock_statements(true, settings);
-        statements.extend(self.drop_sync("sync"));
-        statements.extend(self.for_each(|member| member.carry.leave()));
-        statements.extend(self.swap_statements(&self.shadow(), &self.old()));
+    fn swap_there_statements(&self) -> Vec<String> {
+        let mut statements = self.swap_statements(&self.shadow(), &self.old());
         statements.extend(self.set_defaults(|member| member.new_default.as_deref()));
         statements.extend(self.set_not_null());
         statements.extend(self.for_each(|member| self.attributes(member)));
-        statements.extend(self.for_each(|member| member.carry.arrive()));
-        statements.extend(self.reverse_sync());
-        statements.extend(refresh(&self.trigger_functions));
+        statements
+    }
+
+    fn swap_expect(&self) -> Vec<Expectation> {
         let mut expect = vec![
-            self.column_is(column, &self.new_type, Some(self.column.not_null)),
+            self.column_is(&self.column.name, &self.new_type, Some(self.column.not_null)),
             self.column_is(&self.old(), &self.column.data_type, None),
         ];
         expect.extend(self.triggers_there());
@@ -655,20 +671,17 @@ impl Shadow {
             .iter()
             .filter(|member| self.part(&member.table).is_none());
         expect.extend(lasting.flat_map(|member| member.carry.expect()));
-        StepDraft {
-            id: "swap".into(),
-            phase: Phase::Cutover,
-            work: self.within_one_wait(brief(
-                settings,
-                format!("make the {} column {table}.{}", self.new_type, ident(column)),
-                statements,
-                self.swap_locks(),
-                expect,
-            )),
-            hazards: self.swap_hazards(settings),
-            undo: Undo::Work(self.unswap(settings)),
-            estimate: Estimate::INSTANT,
-        }
+        expect
+    }
+
+    fn back_expect(&self) -> Expectation {
+        let Column {
+            name,
+            data_type,
+            not_null,
+            ..
+        } = &self.column;
+        self.column_is(name, data_type, Some(*not_null))
     }
 
     fn swap_hazards(&self, settings: &Settings) -> Vec<Hazard> {
@@ -695,7 +708,6 @@ impl Shadow {
             ),
         ];
         hazards.extend(self.large_newcomer_hazard(settings));
-        hazards.extend(self.carries().flat_map(Carry::hazards));
         hazards
     }
 
@@ -737,7 +749,7 @@ impl Shadow {
     }
 
     /// The end state: the column is the last one.
-    pub fn apply(&self, catalog: &mut CatalogSnapshot) {
+    fn apply(&self, catalog: &mut CatalogSnapshot) {
         for member in &self.members {
             if let Some(table) = catalog.tables.get_mut(&member.table) {
                 table.columns.retain(|column| column.name != self.column.name);

@@ -277,14 +277,6 @@ impl Generator {
         }
     }
 
-    fn obstacle(&mut self, at: usize, columns: &[usize], message: &str) {
-        for column in columns {
-            self.tables[at].columns[*column]
-                .obstacles
-                .push(message.to_owned());
-        }
-    }
-
     pub(super) fn rules(&mut self, at: usize) {
         if !self.chance.percent(8) {
             return;
@@ -334,7 +326,8 @@ impl Generator {
             let create = format!(
                 "ALTER TABLE {t} ADD COLUMN {name} boolean GENERATED ALWAYS AS ({c} IS NULL) STORED;"
             );
-            self.obstacle(at, &[position], "cannot carry column ");
+            let refusal = "cannot alter type of a column used by a generated column";
+            self.tables[at].columns[position].refusals.push(refusal.into());
             let drop = format!("ALTER TABLE {t} DROP COLUMN {name};");
             self.hang(at, vec![position], "generated column", create, drop);
         }

@@ -4,6 +4,7 @@ use super::Generator;
 use crate::twin::chance::Dice;
 use crate::twin::model::{Case, Column, Feed};
 use crate::twin::values::{Family, Type};
+use pgmorph::catalog::types::{self, TypeChange};
 use pgmorph::sql::literal;
 use std::fmt::Write;
 
@@ -25,14 +26,20 @@ impl Generator {
             Family::Text | Family::Array => literal(&target.data_type.value(9)),
             _ => target.data_type.value(9),
         });
-        let alter = self.alter(table, &target, column, wide, default.as_deref());
-        let plan = self.plan(table, &target, wide, default.as_deref());
-        let obstacles = self.obstacles(table, column);
+        let members = self.members(table, column, wide);
+        let alter = self.alter((table, column), &members, wide, default.as_deref());
+        let cascade = !members.is_empty();
+        if cascade {
+            self.tables[table].columns[column].uses.insert("cascade");
+        }
+        let plan = self.plan(table, &target, wide, default.as_deref(), cascade);
+        let obstacles = self.obstacles(table, column, &members);
         Case {
             tables: self.tables,
             foreign_keys: self.foreign_keys,
             table,
             column,
+            members,
             wide,
             setup,
             plan,
@@ -41,7 +48,32 @@ impl Generator {
         }
     }
 
-    fn obstacles(&self, at: usize, position: usize) -> Vec<String> {
+    /// The columns that refer to the target, by chance.
+    fn members(&mut self, at: usize, position: usize, wide: Type) -> Vec<(usize, usize)> {
+        let mut found = Vec::new();
+        for key in self.foreign_keys.iter().filter(|key| key.parent == at) {
+            let pairs = key.columns.iter().zip(&key.parent_columns);
+            let members = pairs.filter(|(_, parent)| **parent == position);
+            found.extend(members.map(|(child, _)| (key.child, *child)));
+        }
+        let loses =
+            |from: &str, to: &str| matches!(types::widening(from, to), None | Some(TypeChange::Lossy));
+        let type_of = |(at, position): &(usize, usize)| self.tables[*at].columns[*position].data_type.sql();
+        found.retain(|it| loses(&wide.sql(), &type_of(it)));
+        let awkward = |it: &(usize, usize)| {
+            let table = &self.tables[it.0];
+            let violated = it.0 != at && table.violated.is_some();
+            // Refused before anything else of it is looked at.
+            let generated = table.columns[it.1].uses.contains("generated column");
+            table.partitioned || violated || generated || loses(&type_of(it), &wide.sql())
+        };
+        if found.is_empty() || found.iter().any(awkward) || self.chance.percent(30) {
+            return Vec::new();
+        }
+        found
+    }
+
+    fn obstacles(&self, at: usize, position: usize, members: &[(usize, usize)]) -> Vec<String> {
         let table = &self.tables[at];
         let target = &table.columns[position];
         if table.partitioned && position == 0 {
@@ -52,6 +84,13 @@ impl Generator {
         }
         let mut found = table.obstacles.clone();
         found.extend(target.obstacles.clone());
+        for (at, position) in members {
+            let table = &self.tables[*at];
+            let column = &table.columns[*position];
+            for more in [&table.obstacles, &column.obstacles, &column.refusals] {
+                found.extend_from_slice(more);
+            }
+        }
         found
     }
 
@@ -91,17 +130,19 @@ impl Generator {
 
     fn alter(
         &self,
-        at: usize,
-        target: &Column,
-        position: usize,
+        (at, position): (usize, usize),
+        members: &[(usize, usize)],
         wide: Type,
         default: Option<&str>,
     ) -> String {
+        let target = &self.tables[at].columns[position];
         let (t, c) = (&self.tables[at].name, target.sql());
-        let own = self
-            .hanging
-            .iter()
-            .filter(|it| it.table == at && it.columns.contains(&position));
+        // An integer cannot be referred to by anything wider, but the other way round.
+        let all = || std::iter::once((at, position)).chain(members.iter().copied());
+        let own = self.hanging.iter().filter(|it| {
+            let mut columns = all();
+            columns.any(|(at, position)| it.table == at && it.columns.contains(&position))
+        });
         let mut text = String::new();
         for hanging in own.clone().rev() {
             say!(text, "{}", hanging.drop);
@@ -109,13 +150,18 @@ impl Generator {
         if default.is_some() {
             say!(text, "ALTER TABLE {t} ALTER COLUMN {c} DROP DEFAULT;");
         }
-        // Without naming it, plain ALTER would take the default collation of the type.
-        let collate = if target.collation { " COLLATE \"C\"" } else { "" };
-        say!(
-            text,
-            "ALTER TABLE {t} ALTER COLUMN {c} TYPE {}{collate};",
-            wide.sql()
-        );
+        for (at, position) in all() {
+            let column = &self.tables[at].columns[position];
+            // Without naming it, plain ALTER would take the default collation of the type.
+            let collate = if column.collation { " COLLATE \"C\"" } else { "" };
+            say!(
+                text,
+                "ALTER TABLE {} ALTER COLUMN {} TYPE {}{collate};",
+                self.tables[at].name,
+                column.sql(),
+                wide.sql()
+            );
+        }
         if let Some(default) = default {
             say!(text, "ALTER TABLE {t} ALTER COLUMN {c} SET DEFAULT {default};");
         }
@@ -124,8 +170,10 @@ impl Generator {
             say!(text, "ALTER SEQUENCE {sequence} AS {};", wide.sql());
         }
         // And it forgets storage, compression, and the statistics targets of what it builds anew.
-        for sql in &target.said_again {
-            say!(text, "{sql}");
+        for (at, position) in all() {
+            for sql in &self.tables[at].columns[position].said_again {
+                say!(text, "{sql}");
+            }
         }
         for hanging in own {
             say!(text, "{}", hanging.create);
@@ -133,16 +181,26 @@ impl Generator {
         text
     }
 
-    fn plan(&mut self, at: usize, target: &Column, wide: Type, default: Option<&str>) -> String {
+    fn plan(
+        &mut self,
+        at: usize,
+        target: &Column,
+        wide: Type,
+        default: Option<&str>,
+        cascade: bool,
+    ) -> String {
         let quoted = |text: &str| serde_json::to_string(text).unwrap();
         let settings = if self.chance.percent(88) {
             "settings: {small_table: 0}\n"
         } else {
             ""
         };
-        let default = default.map_or(String::new(), |default| format!(", default: {}", quoted(default)));
+        let mut more = default.map_or(String::new(), |default| format!(", default: {}", quoted(default)));
+        if cascade {
+            more.push_str(", cascade: true");
+        }
         format!(
-            "name: twin\n{settings}changes:\n  - widen_column: {{table: {}, column: {}, type: {}{default}}}\n",
+            "name: twin\n{settings}changes:\n  - widen_column: {{table: {}, column: {}, type: {}{more}}}\n",
             quoted(&self.tables[at].name.to_string()),
             quoted(&target.name),
             quoted(&wide.sql())

@@ -6,16 +6,15 @@
 
 use super::{Views, guard, kind};
 use crate::catalog::model::View;
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::parts::index_build::free_index_name;
-use crate::ops::parts::{brief, shadow};
+use crate::ops::parts::shadow::Move;
+use crate::ops::parts::{brief, lock_statement, locks, shadow};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Action, Estimate, Hazard, Lock, LockMode, Phase, Settings, Transaction, Undo, Work};
+use crate::plan::{Action, Estimate, Hazard, LockMode, Phase, Settings, Transaction, Undo, Work};
 use crate::sql::{QualifiedName, ident};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-
-use super::super::Subject;
 
 /// What a view, or an index of a materialized one, is called.
 #[derive(Debug, Clone, Copy)]
@@ -65,43 +64,36 @@ impl Views {
         self.views.iter().any(|(_, view)| view.materialized)
     }
 
-    pub fn complain_beside(
-        &self,
-        context: &Context<'_>,
-        subject: &Subject<'_>,
-        complaints: &mut Vec<Diagnostic>,
-    ) {
+    pub fn complain_beside(&self, context: &Context<'_>, span: Span, complaints: &mut Vec<Diagnostic>) {
         let mut unfilled: BTreeSet<&QualifiedName> = BTreeSet::new();
         for (name, view) in &self.views {
             let reads_unfilled = view.uses.iter().any(|(used, _)| unfilled.contains(used));
             if reads_unfilled || !view.populated {
                 unfilled.insert(name);
             }
-            let mut why = self.obstacle_beside(subject, view);
+            let mut why = self.obstacle_beside(context, view);
             if view.materialized && view.populated && reads_unfilled {
                 why = Some("it reads one that is not filled".into());
             }
             if let Some(why) = why {
                 let message = format!("a shadow column cannot carry {} {name}: {why}", kind(view));
-                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
+                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(span));
             }
             let relations = std::iter::once(&name.name).chain(view.indexes.keys());
             for relation in relations {
                 for called in [Called::New, Called::Old] {
-                    let taken = free_index_name(context, &name.sibling(called.name(relation)), subject.span);
+                    let taken = free_index_name(context, &name.sibling(called.name(relation)), span);
                     complaints.extend(taken.err());
                 }
             }
         }
     }
 
-    fn obstacle_beside(&self, subject: &Subject<'_>, view: &View) -> Option<String> {
+    fn obstacle_beside(&self, context: &Context<'_>, view: &View) -> Option<String> {
         let moves = |(table, constraint): &&(QualifiedName, String)| {
-            let constraints = &subject.table.constraints;
-            *table == self.table
-                && constraints
-                    .get(constraint)
-                    .is_none_or(|it| it.columns.contains(&self.column))
+            let facts = context.catalog.tables.get(table);
+            let facts = facts.and_then(|it| it.constraints.get(constraint));
+            facts.is_none_or(|it| self.moves.touch(table, &it.columns))
         };
         if let Some((_, key)) = view.keys.iter().find(moves) {
             return Some(format!(
@@ -132,13 +124,21 @@ impl Views {
         self.views.iter().flat_map(back).collect()
     }
 
-    fn rename_column(&self, from: &str, to: &str) -> String {
-        format!(
-            "ALTER TABLE {} RENAME COLUMN {} TO {}",
-            self.table,
-            ident(from),
-            ident(to)
-        )
+    fn rename_columns(
+        &self,
+        first: [fn(&Move) -> &str; 2],
+        second: [fn(&Move) -> &str; 2],
+    ) -> impl Iterator<Item = String> {
+        let rename = |it: &Move, [from, to]: [fn(&Move) -> &str; 2]| {
+            format!(
+                "ALTER TABLE {} RENAME COLUMN {} TO {}",
+                it.table,
+                ident(from(it)),
+                ident(to(it))
+            )
+        };
+        let moves = self.moves.tops();
+        moves.flat_map(move |it| [rename(it, first), rename(it, second)])
     }
 
     /// Their indexes get names of ours at once, which are free, so that only the views have to step aside.
@@ -151,15 +151,17 @@ impl Views {
             statements.reverse();
             statements
         };
-        let (column, old, new) = (&self.column, &self.names.old, &self.names.shadow);
+        let column: fn(&Move) -> &str = |it| &it.column;
+        let old: fn(&Move) -> &str = |it| &it.names.old;
+        let new: fn(&Move) -> &str = |it| &it.names.shadow;
         let mut statements = vec![guard::unchanged(&self.views, true)];
         statements.extend(back(all(Called::ByItsName, Called::Old)));
-        statements.push(format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.table));
-        statements.extend([self.rename_column(column, old), self.rename_column(new, column)]);
+        statements.push(lock_statement(&self.tables));
+        statements.extend(self.rename_columns([column, old], [new, column]));
         statements.extend(self.make());
         statements.extend(back(all(Called::ByItsName, Called::New)));
         statements.extend(all(Called::Old, Called::ByItsName));
-        statements.extend([self.rename_column(column, new), self.rename_column(old, column)]);
+        statements.extend(self.rename_columns([column, new], [old, column]));
         statements
     }
 
@@ -198,7 +200,7 @@ impl Views {
             summary: format!("fill {}", names.join(", ")),
             action: Action::Sql(statements),
             transaction: Transaction::Single,
-            locks: vec![Lock::new(&self.table, LockMode::AccessShare)],
+            locks: locks(&self.tables, LockMode::AccessShare),
             timeouts: settings.patient(),
             expect: Vec::new(),
             on_violation: None,
@@ -212,12 +214,11 @@ impl Views {
         if !self.is_beside() {
             return Vec::new();
         }
-        let lock = || vec![Lock::new(&self.table, LockMode::AccessExclusive)];
         let mut work = brief(
             settings,
             format!("make the replacements of {}", self.list()),
             self.build(),
-            lock(),
+            locks(&self.tables, LockMode::AccessExclusive),
             Vec::new(),
         );
         work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / self.waits()).max(1));

@@ -1,4 +1,4 @@
-//! Views that show the column, directly or through others.
+//! Views that show a column that moves, directly or through others.
 //!
 //! PostgreSQL binds a view to the column, not to its name. Plain ones are dropped and made again within the cutover.
 //! Where there is a materialized one among them, whose data nobody could wait for, all are built beside and take the
@@ -9,11 +9,10 @@ mod beside;
 mod guard;
 mod make;
 
-use super::Subject;
 use crate::catalog::model::{CatalogSnapshot, Grant, View};
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::Context;
-use crate::ops::parts::shadow::Names;
+use crate::ops::parts::shadow::Moves;
 use crate::plan::Expectation;
 use crate::sql::{QualifiedName, ident, literal};
 use beside::Called;
@@ -24,17 +23,29 @@ pub struct Views {
     /// Each after all that it reads.
     views: Vec<(QualifiedName, View)>,
     role: String,
-    table: QualifiedName,
-    column: String,
-    names: Names,
+    moves: Moves,
+    /// In the order in which they are locked.
+    tables: Vec<QualifiedName>,
     rows: i64,
     bytes: i64,
 }
 
 impl Views {
-    pub fn of(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Self {
+    pub fn of(
+        context: &Context<'_>,
+        moves: &Moves,
+        tables: Vec<QualifiedName>,
+        span: Span,
+        complaints: &mut Vec<Diagnostic>,
+    ) -> Self {
         let catalog = context.now;
-        let over = catalog.views_over(subject.table_name, &subject.column.name);
+        let columns: Vec<_> = moves
+            .iter()
+            .map(|it| (it.table.clone(), it.column.clone()))
+            .collect();
+        let over = catalog.views_over_any(&columns);
+        let sizes = tables.iter().filter_map(|name| catalog.tables.get(name));
+        let sizes: Vec<_> = sizes.map(|table| &table.size).collect();
         let views: Vec<(QualifiedName, View)> = over
             .into_iter()
             .filter_map(|name| Some((name.clone(), catalog.views.get(name)?.clone())))
@@ -42,27 +53,22 @@ impl Views {
         let found = Self {
             views,
             role: catalog.role.name.clone(),
-            table: subject.table_name.clone(),
-            column: subject.column.name.clone(),
-            names: subject.names.clone(),
-            rows: subject.table.size.rows,
-            bytes: subject.table.size.heap_bytes,
+            moves: moves.clone(),
+            rows: sizes.iter().map(|it| it.rows).sum(),
+            bytes: sizes.iter().map(|it| it.heap_bytes).sum(),
+            tables,
         };
         let rules = found.rules();
         for (name, view) in &found.views {
             if let Some(why) = obstacle(catalog, name, view, &rules) {
                 let message = format!("a shadow column cannot carry {} {name}: {why}", kind(view));
-                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(subject.span));
+                complaints.push(Diagnostic::new("cannot_widen_yet", message).at(span));
             }
         }
         if found.is_beside() {
-            found.complain_beside(context, subject, complaints);
+            found.complain_beside(context, span, complaints);
         }
         found
-    }
-
-    pub fn names(&self) -> impl Iterator<Item = &QualifiedName> {
-        self.views.iter().map(|(name, _)| name)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -91,7 +97,7 @@ impl Views {
         self.views.iter().flat_map(rules).collect()
     }
 
-    /// How often a swap waits, for the table behind them too.
+    /// How often a swap waits, for the tables behind them too, which are locked at once.
     pub fn waits(&self) -> u64 {
         match self.views.len() {
             0 => 1,
