@@ -9,7 +9,7 @@ use crate::ops::StepDraft;
 use crate::ops::parts::carry::Views;
 use crate::ops::parts::conversion::Strictness;
 use crate::ops::parts::{brief, lock_statement, locks};
-use crate::plan::{Estimate, Hazard, LockMode, Phase, Settings, Undo, Work};
+use crate::plan::{Estimate, Expectation, Hazard, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
@@ -103,7 +103,7 @@ impl Group {
         settings: &Settings,
         summary: String,
         (forwards, rest): (bool, Vec<String>),
-        expect: Vec<crate::plan::Expectation>,
+        expect: Vec<Expectation>,
     ) -> Work {
         let mut statements = self.views.leave(forwards);
         statements.push(lock_statement(&self.tables));
