@@ -195,6 +195,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_may_lead_in_a_circle() {
+        let one = |other: &str| {
+            table(&["id integer not null"])
+                .with_primary_key("key", &["id"])
+                .with_foreign_key("to_the_other", &["id"], other, &["id"])
+        };
+        let catalog = catalog().with("a", one("b")).with("b", one("a"));
+        let change = "  - widen_column: {table: a, column: id, type: bigint, cascade: true}\n";
+        let text = plan_text(&catalog, change);
+        for wanted in [
+            "01-widen_column-b.id-key_add",
+            "01-widen_column-key_add",
+            "LOCK TABLE public.a, public.b IN ACCESS EXCLUSIVE MODE",
+        ] {
+            assert!(text.contains(wanted), "{wanted} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn only_lossless_changes_are_widenings() {
         let orders = table(&["version integer not null"]);
         let catalog = catalog().with("orders", orders);

@@ -150,8 +150,8 @@ impl Together {
 }
 
 impl Retype {
-    /// The other columns, referencing ones first. A column of a type that holds
-    /// every value of the new one stays out of a cascade.
+    /// The other columns, referencing ones first. A column of a type that holds every value of the new one stays out of
+    /// a cascade.
     pub(super) fn others(&self, catalog: &CatalogSnapshot, data_type: &str) -> Vec<Self> {
         let leading = leading_to(catalog, &self.table.value, &self.column.value);
         match &self.together {

@@ -9,7 +9,7 @@ use crate::ops::StepDraft;
 use crate::ops::parts::carry::{Carry, Views};
 use crate::ops::parts::conversion::Strictness;
 use crate::ops::parts::{brief, lock_statement};
-use crate::plan::{Estimate, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
+use crate::plan::{Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
@@ -108,7 +108,7 @@ impl Group {
         settings: &Settings,
         summary: String,
         (forwards, rest): (bool, Vec<String>),
-        expect: Vec<crate::plan::Expectation>,
+        expect: Vec<Expectation>,
     ) -> Work {
         let mut statements = self.views.leave(forwards);
         statements.push(lock_statement(&self.tables));
