@@ -27,14 +27,16 @@ tables move ahead of it, one by one. What comes to hang on the column after the 
 stops the swap, by name, instead of getting lost.
 
 The new index of a deferrable unique constraint is built while the shadow is empty, and followed by the trigger, so that
-it never refuses what the old one would let wait; the backfill then writes that index too.
+it never refuses what the old one would let wait; the backfill then writes that index too. That of a deferrable primary
+key cannot wait before it is the key: it is built right before the cutover, in the same phase, and the plan warns that
+until then writes in which two rows have the same key for a moment fail.
 
 Materialized views come over without anybody waiting for their data: replacements of them, and of the views between
 and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
 The old ones stay until contract; a rollback fills them again and gives them their names back.
 
-Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable primary key
-or an exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
+Refused for now, by name: a shadow column for a column in a publication, a generated column or an
+exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
 for a materialized view whose query groups by the key that moves, for a function with an SQL body that returns rows of
 the table, and for partitioned or inherited tables.
 

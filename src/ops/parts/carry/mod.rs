@@ -22,7 +22,7 @@ use attached::Attached;
 use constraints::CheckTwin;
 pub use constraints::unproven;
 use foreign_keys::{Incoming, Outgoing};
-use indexes::IndexTwin;
+use indexes::{IndexTwin, Timing};
 use newcomers::Newcomers;
 use sequences::{IdentityMove, Serial};
 use views::Views;
@@ -147,20 +147,22 @@ impl Carry {
 
     /// Keys of the new column that must be there before anything fills it.
     pub fn ahead(&self, settings: &Settings) -> Vec<StepDraft> {
-        let twins = self.indexes.iter().filter(|twin| twin.is_deferrable());
-        let mut steps: Vec<StepDraft> = twins.flat_map(|twin| twin.steps_ahead(settings)).collect();
-        number(&mut steps);
-        steps
+        self.built(Timing::Ahead, |twin| twin.steps_ahead(settings))
     }
 
     /// Indexes of the new column, once it is filled.
     pub fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps: Vec<StepDraft> = self
-            .indexes
-            .iter()
-            .filter(|twin| !twin.is_deferrable())
-            .flat_map(|twin| twin.steps(settings))
-            .collect();
+        self.built(Timing::WhenFilled, |twin| twin.steps(settings))
+    }
+
+    /// What must not be there longer than it takes to swap the columns.
+    pub fn last(&self, settings: &Settings) -> Vec<StepDraft> {
+        self.built(Timing::Last, |twin| twin.steps_last(settings))
+    }
+
+    fn built(&self, timing: Timing, steps: impl Fn(&IndexTwin) -> Vec<StepDraft>) -> Vec<StepDraft> {
+        let twins = self.indexes.iter().filter(|twin| twin.timing() == timing);
+        let mut steps: Vec<StepDraft> = twins.flat_map(steps).collect();
         number(&mut steps);
         steps
     }

@@ -181,6 +181,7 @@ impl Shadow {
         }
         steps.push(self.compare(settings));
         steps.extend(self.carry.constraints(settings));
+        steps.extend(self.carry.last(settings));
         steps.push(self.swap(settings));
         if self.carry.has_statistics() {
             steps.push(self.analyze(Phase::Cutover, settings));
