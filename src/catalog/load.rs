@@ -219,7 +219,6 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     }
     for publication in publications.values_mut() {
         publication.schemas.sort();
-        publication.tables.sort_by(|a, b| a.table.cmp(&b.table));
     }
     Ok(CatalogSnapshot {
         format: SNAPSHOT_FORMAT,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the JSON form; a snapshot of another version is refused.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 /// Everything that planning and verifying need to know about one database.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -148,6 +148,9 @@ pub struct Table {
     pub policies: BTreeMap<String, Policy>,
     /// Extended statistics objects on the table; the key is `schema.name`.
     pub statistics: BTreeMap<QualifiedName, ExtendedStatistics>,
+    /// Publications that name the table, and what of it they publish.
+    #[serde(default)]
+    pub publications: BTreeMap<String, Published>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Objects outside the table that depend on it or on a column: views, functions, policies of others….
@@ -511,16 +514,20 @@ pub struct UserType {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Publication {
+    pub owner: String,
     pub all_tables: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schemas: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tables: Vec<PublishedTable>,
+    /// Whether updates are published, which PostgreSQL refuses where the rows cannot be told apart.
+    pub updates: bool,
+    /// Whether stored generated columns are published without being named in a column list.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub generated: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PublishedTable {
-    pub table: QualifiedName,
+/// What a publication publishes of a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Published {
     /// Empty without a column list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,

@@ -99,6 +99,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         rules: BTreeMap::new(),
         policies: BTreeMap::new(),
         statistics: BTreeMap::new(),
+        publications: BTreeMap::new(),
         grants: Vec::new(),
         dependents: Vec::new(),
         size: TableSize {

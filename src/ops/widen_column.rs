@@ -35,10 +35,23 @@ Materialized views come over without anybody waiting for their data: replacement
 and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
 The old ones stay until contract; a rollback fills them again and gives them their names back.
 
-Refused for now, by name: a shadow column for a column in a publication, a generated column or an
-exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
-for a materialized view whose query groups by the key that moves, for a function with an SQL body that returns rows of
-the table, and for partitioned or inherited tables.
+Publications go on. A subscriber without a column that is published stops (\"is missing replicated column\"): so a
+publication without a column list gets one together with the shadow, of the columns that were there before, and loses
+it in contract; lists and row filters that name the column name the new one from the cutover on. A subscriber also stops
+at the first value that its own column does not take, and under binary = true at any value of another type: widen the
+column there before the cutover, in the latter case at the same time. It gets the updates of the backfill, too.
+
+Virtual generated columns that read the column (PostgreSQL 18) read the new one from the cutover on, and keep their types.
+
+Refused for now, by name: a shadow column
+- in a table that is published without being named (FOR ALL TABLES, FOR TABLES IN SCHEMA), by a publication of another
+  role, or without a column list before PostgreSQL 15, under REPLICA IDENTITY FULL or after changes of the same plan to
+  its columns;
+- for a column that is generated, in an exclusion constraint, or read by a stored generated column, or by a virtual one
+  that is NOT NULL or in a table with CHECK constraints or publications;
+- for a view on which functions, policies, statistics objects or rules of other tables depend, for a materialized view
+  whose query groups by the key that moves, for a function with an SQL body that returns rows of the table;
+- for partitioned or inherited tables.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a

@@ -19,6 +19,7 @@ mod fixtures;
 mod harness;
 mod portfolio;
 mod prepared;
+mod publications;
 mod refusals;
 mod server_log;
 mod settings;

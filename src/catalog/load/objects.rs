@@ -137,14 +137,11 @@ WHERE (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND k.relkind = 'c') AND 
 );
 
 pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json_build_object(
+  'owner', pg_get_userbyid(p.pubowner),
   'all_tables', p.puballtables,
   'schemas', coalesce({{published_schemas}}, '[]'::json),
-  'tables', (SELECT coalesce(json_agg(json_build_object(
-      'table', format('%I.%I', n.nspname, c.relname),
-      'columns', coalesce({{published_columns}}, '[]'::json),
-      'filter', {{published_filter}})), '[]'::json)
-    FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE r.prpubid = p.oid)
+  'updates', p.pubupdate,
+  'generated', {{published_generated}}
 )::text AS body
 FROM pg_publication p WHERE $1::oid[] IS NULL";
 

@@ -7,7 +7,7 @@ use pgmorph::change_plan;
 use pgmorph::diagnostic::Diagnostic;
 use pgmorph::error::Error;
 use pgmorph::event::{Event, Listener};
-use pgmorph::executor::ledger::{self, PlanRelation, Run};
+use pgmorph::executor::ledger::{self, PlanRelation, Run, RunState};
 use pgmorph::executor::{Executor, Interrupt, Loss, Outcome};
 use pgmorph::plan::{ExecutionPlan, Phase};
 use pgmorph::planner;
@@ -126,7 +126,10 @@ impl<'s> Database<'s> {
         through: Phase,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Outcome, Error> {
-        let run = self.run(plan).await;
+        let run = self
+            .run(plan)
+            .await
+            .filter(|run| run.state != RunState::RolledBack);
         if let Some(run) = &run {
             let relation = ledger::relation(&run.plan.changes, &plan.changes);
             assert_eq!(relation, PlanRelation::Same, "a run of another plan is recorded");

@@ -6,8 +6,10 @@
 mod attached;
 mod constraints;
 mod foreign_keys;
+mod generated;
 mod indexes;
 mod newcomers;
+mod publications;
 mod sequences;
 mod spelling;
 mod views;
@@ -22,8 +24,10 @@ use attached::Attached;
 use constraints::CheckTwin;
 pub use constraints::unproven;
 use foreign_keys::{Incoming, Outgoing};
+use generated::VirtualColumns;
 use indexes::{IndexTwin, Timing};
 use newcomers::Newcomers;
+use publications::Publications;
 use sequences::{IdentityMove, Serial};
 use views::Views;
 
@@ -48,6 +52,8 @@ pub struct Carry {
     attached: Attached,
     views: Views,
     newcomers: Newcomers,
+    publications: Publications,
+    generated: VirtualColumns,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -64,6 +70,8 @@ pub struct Printed<'a> {
 pub struct Questions {
     /// Asked before the column of the clone gets its new type.
     pub before: Vec<Probe>,
+    /// Asked after it.
+    pub retyped: Vec<Probe>,
     pub as_old: Probe,
     pub as_shadow: Probe,
     /// Gives the column its name back.
@@ -72,15 +80,13 @@ pub struct Questions {
 
 impl Questions {
     pub fn new(table_name: &QualifiedName, table: Option<&Table>, column: &str, names: &Names) -> Self {
-        let alter = |after: String| Probe {
-            table: table_name.clone(),
-            before: "ALTER TABLE ".into(),
-            after,
-        };
+        let alter = |after| Self::alter(table_name, after);
         let rename = |from: &str, to: &str| alter(format!(" RENAME COLUMN {} TO {}", ident(from), ident(to)));
         let mut before = Vec::new();
+        let mut retyped = Vec::new();
         if let Some(table) = table {
             before.extend(indexes::probes(table_name, table, column));
+            before.extend(publications::probes(table_name, table));
             let checks = table.constraints.iter().filter(|(_, constraint)| {
                 constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
             });
@@ -95,11 +101,24 @@ impl Questions {
         let as_old = rename(column, &names.old);
         before.push(as_old.clone());
         before.push(rename(&names.old, column));
+        if let Some(table) = table {
+            before.extend(generated::probes_before(table_name, table, column));
+            retyped.extend(generated::probes_after(table_name, table, column));
+        }
         Self {
             before,
+            retyped,
             as_old,
             as_shadow: rename(column, &names.shadow),
             after: rename(&names.shadow, column),
+        }
+    }
+
+    fn alter(table: &QualifiedName, after: String) -> Probe {
+        Probe {
+            table: table.clone(),
+            before: "ALTER TABLE ".into(),
+            after,
         }
     }
 
@@ -137,6 +156,8 @@ impl Carry {
             attached,
             views,
             newcomers,
+            publications: Publications::of(context, subject, &printed, &mut complaints),
+            generated: VirtualColumns::of(context, subject, &mut complaints),
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -211,12 +232,35 @@ impl Carry {
 
     /// What people may notice at the swap because of what is carried.
     pub fn hazards(&self) -> Vec<Hazard> {
-        self.views.hazards()
+        let mut hazards = self.views.hazards();
+        hazards.extend(self.publications.hazard());
+        hazards.extend(self.generated.hazard());
+        hazards
+    }
+
+    /// What people may notice as soon as there is a second column.
+    pub fn hazard_of_adding(&self) -> Option<Hazard> {
+        self.publications.hazard_of_adding()
+    }
+
+    pub fn hazard_of_filling(&self) -> Option<Hazard> {
+        self.publications.hazard_of_filling()
+    }
+
+    /// What keeps the second column from being seen elsewhere.
+    pub fn hide(&self) -> Vec<String> {
+        self.publications.narrow()
+    }
+
+    /// …once there is only one again.
+    pub fn reveal(&self) -> Vec<String> {
+        self.publications.widen()
     }
 
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
-        let mut statements = vec![self.newcomers.refuse()];
+        let mut statements: Vec<String> = self.publications.leave().collect();
+        statements.push(self.newcomers.refuse());
         statements.extend(self.attached.unchanged());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
@@ -235,6 +279,8 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.generated.arrive());
+        statements.extend(self.publications.arrive());
         statements.extend(self.views.arrive(true));
         statements
     }
@@ -256,7 +302,8 @@ impl Carry {
     }
 
     pub fn leave_back(&self) -> Vec<String> {
-        let mut statements = vec![self.newcomers.refuse()];
+        let mut statements: Vec<String> = self.publications.leave().collect();
+        statements.push(self.newcomers.refuse());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.outgoing.iter().map(Outgoing::drop));
@@ -273,6 +320,8 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.generated.arrive());
+        statements.extend(self.publications.arrive());
         statements.extend(self.views.arrive(false));
         statements
     }
@@ -306,6 +355,8 @@ impl Carry {
     pub fn apply(&self, table_name: &QualifiedName, column: &str, catalog: &mut CatalogSnapshot) {
         if let Some(table) = catalog.tables.get_mut(table_name) {
             attached::reorder_statistics(table, column);
+            self.publications.apply(table);
+            self.generated.apply(table);
             for twin in &self.indexes {
                 twin.apply(table);
             }

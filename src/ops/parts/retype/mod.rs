@@ -344,6 +344,7 @@ impl Retype {
         }
         probes.extend(questions.before);
         probes.push(self.type_probe());
+        probes.extend(questions.retyped);
         if let Some([_, back]) = &asked {
             probes.extend(back.probes(self));
         }

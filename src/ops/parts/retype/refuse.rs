@@ -137,11 +137,6 @@ impl Retype {
                 vec![name.to_string()],
             ));
         }
-        let published = dependents::publications(context.catalog, name);
-        found.extend(self.refused(
-            "subscribers of these publications would need the new column first",
-            published,
-        ));
         found.extend(self.trigger_complaints(table, column));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(

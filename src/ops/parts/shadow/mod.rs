@@ -234,6 +234,7 @@ impl Shadow {
             statements.extend(conversion.create(&self.column, &self.new_type));
         }
         let mut expect = vec![self.column_is(&self.shadow(), &self.new_type, None)];
+        statements.extend(self.carry.hide());
         if follows {
             statements.extend(self.follow_statements());
             expect.push(self.trigger_there());
@@ -241,6 +242,7 @@ impl Shadow {
         let mut undo = self.drop_sync("sync");
         undo.insert(0, format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"));
         undo.push(format!("ALTER TABLE {table} DROP COLUMN IF EXISTS {shadow}"));
+        undo.extend(self.carry.reveal());
         undo.extend(self.drop_conversion());
         let absent = Expectation::ColumnAbsent {
             table: table.clone(),
@@ -260,7 +262,12 @@ impl Shadow {
                 self.lock(),
                 expect,
             ),
-            hazards: self.hazards.clone(),
+            hazards: self
+                .hazards
+                .iter()
+                .cloned()
+                .chain(self.carry.hazard_of_adding())
+                .collect(),
             undo: Undo::Work(vec![brief(
                 settings,
                 format!("drop {table}.{shadow} and its trigger"),
@@ -371,7 +378,7 @@ impl Shadow {
                 on_violation: None,
                 guards_values: false,
             },
-            hazards: Vec::new(),
+            hazards: self.carry.hazard_of_filling().into_iter().collect(),
             undo: Undo::NotNeeded {
                 reason: "the column goes away".into(),
             },
@@ -637,6 +644,7 @@ impl Shadow {
         let mut statements = vec![format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")];
         statements.extend(self.drop_sync("back"));
         statements.push(format!("ALTER TABLE {table} DROP COLUMN {old}"));
+        statements.extend(self.carry.reveal());
         statements.extend(self.drop_conversion());
         StepDraft {
             id: "drop_old".into(),
