@@ -208,6 +208,8 @@ pub struct Column {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_labels: Vec<SecurityLabel>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Inherited from a parent table, hence to be changed there.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -216,6 +218,12 @@ pub struct Column {
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SecurityLabel {
+    pub provider: String,
+    pub label: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -70,6 +70,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
             statistics_target: None,
             options: Vec::new(),
             comment: None,
+            security_labels: Vec::new(),
             grants: Vec::new(),
             inherited: false,
         }

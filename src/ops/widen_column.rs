@@ -21,8 +21,8 @@ The lightest safe way is taken:
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
 keys of the table and to it, the sequence of a serial or identity column, views, materialized ones too, at any depth,
-triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, storage and statistics
-settings. Indexes and constraints are built and proven beside the old ones before the cutover; foreign keys of other
+triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, security labels, storage and
+statistics settings. Indexes and constraints are built and proven beside the old ones before the cutover; foreign keys of other
 tables move ahead of it, one by one. What comes to hang on the column after the plan was made, or changes on a view,
 stops the swap, by name, instead of getting lost.
 
@@ -84,7 +84,7 @@ impl Room for Widening {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::model::{Dependent, Trigger};
+    use crate::catalog::model::{Dependent, SecurityLabel, Trigger};
     use crate::ops::testing::{catalog, index, plan_text, table};
 
     const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
@@ -96,6 +96,18 @@ mod tests {
         orders.columns[1].default = Some("1".into());
         orders.columns[1].comment = Some("it's counted".into());
         insta::assert_snapshot!(plan_text(&catalog().with("orders", orders), CHANGE));
+    }
+
+    #[test]
+    fn security_labels_come_over() {
+        let mut orders = table(&["version integer"]);
+        orders.columns[0].security_labels.push(SecurityLabel {
+            provider: "Se Linux".into(),
+            label: "it's:s0".into(),
+        });
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        let statement = "SECURITY LABEL FOR \"Se Linux\" ON COLUMN public.orders.version IS 'it''s:s0'";
+        assert!(text.contains(statement), "{text}");
     }
 
     #[test]

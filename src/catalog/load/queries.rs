@@ -193,6 +193,9 @@ pub const COLUMNS: &str = concat!(
     list!("a.attoptions"),
     ",
   'comment', o.description,
+  'security_labels', (SELECT coalesce(json_agg(json_build_object('provider', l.provider, 'label', l.label)
+      ORDER BY l.provider), '[]'::json) FROM pg_seclabel l
+    WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid AND l.objsubid = a.attnum),
   'grants', ",
     grants!("a.attacl"),
     ",

@@ -8,6 +8,7 @@ mod constraints;
 mod foreign_keys;
 mod generated;
 mod indexes;
+mod labels;
 mod newcomers;
 mod publications;
 mod sequences;
@@ -26,6 +27,7 @@ pub use constraints::unproven;
 use foreign_keys::{Incoming, Outgoing};
 use generated::VirtualColumns;
 use indexes::{IndexTwin, Timing};
+use labels::Labels;
 use newcomers::Newcomers;
 use publications::Publications;
 use sequences::{IdentityMove, Serial};
@@ -54,6 +56,7 @@ pub struct Carry {
     newcomers: Newcomers,
     publications: Publications,
     generated: VirtualColumns,
+    labels: Labels,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -87,6 +90,8 @@ impl Questions {
         if let Some(table) = table {
             before.extend(indexes::probes(table_name, table, column));
             before.extend(publications::probes(table_name, table));
+            let labelled = table.column(column).into_iter();
+            before.extend(labelled.flat_map(|column| labels::probes(table_name, column)));
             let checks = table.constraints.iter().filter(|(_, constraint)| {
                 constraint.kind == ConstraintKind::Check && constraint.columns.iter().any(|it| it == column)
             });
@@ -158,6 +163,7 @@ impl Carry {
             newcomers,
             publications: Publications::of(context, subject, &printed, &mut complaints),
             generated: VirtualColumns::of(context, subject, &mut complaints),
+            labels: Labels::of(context, subject, &mut complaints),
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -281,6 +287,7 @@ impl Carry {
         statements.extend(self.attached.arrive());
         statements.extend(self.generated.arrive());
         statements.extend(self.publications.arrive());
+        statements.extend(self.labels.arrive());
         statements.extend(self.views.arrive(true));
         statements
     }
