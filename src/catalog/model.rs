@@ -39,6 +39,8 @@ pub struct Server {
     /// As `server_version_num`: 150018 is 15.18.
     pub version_num: u32,
     pub time_zone: String,
+    /// Of the session that planned.
+    pub date_style: String,
     pub deadlock_timeout_ms: u64,
     pub in_recovery: bool,
     pub read_only: bool,
@@ -570,6 +572,9 @@ pub struct ProbeOutcome {
     /// Whether the statement rewrote the clone, as it would the table.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rewritten: bool,
+    /// What in its checks is not immutable: functions and other things, by constraint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mutable: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -23,6 +23,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         server: Server {
             version_num: 150_000,
             time_zone: "UTC".into(),
+            date_style: "ISO, MDY".into(),
             deadlock_timeout_ms: 1_000,
             in_recovery: false,
             read_only: false,

@@ -8,6 +8,7 @@ pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_
   'server', pg_catalog.json_build_object(
     'version_num', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
     'time_zone', pg_catalog.current_setting('TimeZone'),
+    'date_style', pg_catalog.current_setting('DateStyle'),
     'deadlock_timeout_ms', (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings
       WHERE name = 'deadlock_timeout'),
     'in_recovery', pg_catalog.pg_is_in_recovery(),

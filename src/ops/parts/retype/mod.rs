@@ -4,6 +4,7 @@ mod conversion;
 mod direct;
 mod refuse;
 mod room;
+mod settled;
 
 pub use room::{Retyping, Room};
 
@@ -239,6 +240,7 @@ impl Retype {
                 "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
             ));
         }
+        hazards.extend(conversion.as_ref().and_then(Conversion::hazard));
         Shadow {
             table: self.table.value.clone(),
             column: column.clone(),
