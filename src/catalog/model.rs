@@ -39,7 +39,8 @@ pub struct Server {
     /// As `server_version_num`: 150018 is 15.18.
     pub version_num: u32,
     pub time_zone: String,
-    /// Of the session that planned.
+    /// Of the session that planned; plans that were recorded earlier do not tell.
+    #[serde(default)]
     pub date_style: String,
     pub deadlock_timeout_ms: u64,
     pub in_recovery: bool,
