@@ -323,6 +323,7 @@ fn label(object: &str, key: &str) -> String {
         ("rules", "rule"),
         ("policies", "policy"),
         ("statistics", "statistics"),
+        ("publications", "publication"),
     ];
     for (collection, singular) in collections {
         if let Some(owner) = object.strip_suffix(&format!(": {collection}")) {

@@ -1,11 +1,13 @@
 //! Reads the catalog of a database into a [`CatalogSnapshot`], in a fixed number of queries.
 
 mod error;
+mod mutable;
 mod objects;
 mod queries;
 mod reader;
 
 pub use error::{LoadError, LoadErrorKind};
+pub(super) use mutable::MUTABLE;
 
 use super::model::{
     CatalogSnapshot, ParsedFunction, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
@@ -219,7 +221,6 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     }
     for publication in publications.values_mut() {
         publication.schemas.sort();
-        publication.tables.sort_by(|a, b| a.table.cmp(&b.table));
     }
     Ok(CatalogSnapshot {
         format: SNAPSHOT_FORMAT,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the JSON form; a snapshot of another version is refused.
-pub const SNAPSHOT_FORMAT: u32 = 1;
+pub const SNAPSHOT_FORMAT: u32 = 2;
 
 /// Everything that planning and verifying need to know about one database.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct Server {
     /// As `server_version_num`: 150018 is 15.18.
     pub version_num: u32,
     pub time_zone: String,
+    /// Of the session that planned; plans that were recorded earlier do not tell.
+    #[serde(default)]
+    pub date_style: String,
     pub deadlock_timeout_ms: u64,
     pub in_recovery: bool,
     pub read_only: bool,
@@ -148,6 +151,9 @@ pub struct Table {
     pub policies: BTreeMap<String, Policy>,
     /// Extended statistics objects on the table; the key is `schema.name`.
     pub statistics: BTreeMap<QualifiedName, ExtendedStatistics>,
+    /// Publications that name the table, and what of it they publish.
+    #[serde(default)]
+    pub publications: BTreeMap<String, Published>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Objects outside the table that depend on it or on a column: views, functions, policies of others….
@@ -205,6 +211,8 @@ pub struct Column {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub comment: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_labels: Vec<SecurityLabel>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<Grant>,
     /// Inherited from a parent table, hence to be changed there.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -216,6 +224,12 @@ pub struct Column {
 
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SecurityLabel {
+    pub provider: String,
+    pub label: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -520,16 +534,20 @@ pub struct UserType {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Publication {
+    pub owner: String,
     pub all_tables: bool,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub schemas: Vec<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tables: Vec<PublishedTable>,
+    /// Whether updates are published, which PostgreSQL refuses where the rows cannot be told apart.
+    pub updates: bool,
+    /// Whether stored generated columns are published without being named in a column list.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub generated: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PublishedTable {
-    pub table: QualifiedName,
+/// What a publication publishes of a table.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Published {
     /// Empty without a column list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
@@ -564,6 +582,9 @@ pub struct ProbeOutcome {
     /// Whether the statement rewrote the clone, as it would the table.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rewritten: bool,
+    /// What in its checks is not immutable: functions and other things, by constraint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mutable: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

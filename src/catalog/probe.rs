@@ -158,7 +158,14 @@ async fn attempt(
         table,
         fast_defaults,
         rewritten: file != file_before,
+        mutable: mutable(client, clone.oid).await?,
     }))
+}
+
+async fn mutable(client: &Client, oid: u32) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
+    let rows = client.query_typed(load::MUTABLE, &[(&oid, Type::OID)]).await;
+    let rows = rows.map_err(|error| LoadError::server("a clone's expressions", error))?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// The columns whose default is kept in the catalog, and the file of the table.

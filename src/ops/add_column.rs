@@ -277,6 +277,7 @@ impl AddColumn {
             statistics_target: None,
             options: Vec::new(),
             comment: None,
+            security_labels: Vec::new(),
             grants: Vec::new(),
             inherited: false,
             local: true,

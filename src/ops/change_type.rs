@@ -19,7 +19,10 @@ integer…. Where every value of the present type has its place in the new one, 
 `using` gives the new value from the present one, `reverse_using` the old value from a new one; both speak of the column
 by its name. Without them values are assigned, as PostgreSQL assigns in INSERT: so varchar(20) → varchar(10) refuses
 what is too long, instead of cutting it off, and numeric(10,4) → numeric(10,2) rounds. The expressions may depend on
-nothing but the column, on no setting such as TimeZone (functions must be IMMUTABLE), and on no other column.
+nothing but the column: they are evaluated in sessions of the application as well as in ours. Functions must be
+IMMUTABLE, but for those of pg_catalog that depend on DateStyle, IntervalStyle, lc_time and lc_numeric at most, or on the
+labels of an enum (text → enum, text → date, to_date, to_char…): these settings are pinned to the functions that convert,
+DateStyle to what it is in the session that plans. Where the time zone matters, name it: day::timestamp AT TIME ZONE 'UTC'.
 `default`, an expression, replaces a default that has no form in the new type.
 
 A shadow column, as `widen_column` describes it, is filled by the expression. Values without a form in the new type are

@@ -229,6 +229,7 @@ pub(crate) mod tests {
             table: clone,
             fast_defaults: Vec::new(),
             rewritten: false,
+            mutable: std::collections::BTreeMap::new(),
         });
         orders.answers.push(ProbeAnswer {
             probe: probe.clone(),

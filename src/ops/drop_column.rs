@@ -180,11 +180,8 @@ impl Obstacles<'_> {
                 self.add("replica_identity", message, help);
             }
         }
-        for (publication_name, publication) in &self.context.catalog.publications {
-            let lists = publication.tables.iter().any(|published| {
-                &published.table == self.name && published.columns.contains(&self.column.name)
-            });
-            if lists {
+        for (publication_name, published) in &self.table.publications {
+            if published.columns.contains(&self.column.name) {
                 let message = format!("publication {} names {}", ident(publication_name), self.shown());
                 self.add(
                     "depended_on",

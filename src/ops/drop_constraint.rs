@@ -2,7 +2,7 @@
 
 use super::parts::constraint::{self, NewConstraint, Reach};
 use super::parts::index_build::Build;
-use super::parts::{brief, locks};
+use super::parts::{brief, dependents, locks};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, ReplicaIdentity, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located};
@@ -86,7 +86,7 @@ impl DropConstraint {
                 format!("first ALTER TABLE {name} REPLICA IDENTITY to another one"),
             );
         }
-        let publication = published(context.catalog, name);
+        let publication = dependents::publications(context.catalog, name).into_iter().next();
         if let Some(publication) = publication
             && constraint.kind == ConstraintKind::PrimaryKey
             && table.replica_identity == ReplicaIdentity::Default
@@ -135,20 +135,6 @@ impl DropConstraint {
             irreversible,
         }
     }
-}
-
-/// A publication that sends changes of the table.
-fn published<'a>(catalog: &'a CatalogSnapshot, table: &QualifiedName) -> Option<&'a str> {
-    let mut publications = catalog.publications.iter();
-    let found = publications.find(|(_, publication)| {
-        publication.all_tables
-            || publication.schemas.contains(&table.schema)
-            || publication
-                .tables
-                .iter()
-                .any(|published| &published.table == table)
-    });
-    found.map(|(name, _)| name.as_str())
 }
 
 /// The index and those of the partitions that are attached to it, each with its table.
@@ -504,9 +490,11 @@ mod tests {
         }
         let mut catalog = catalog().with("orders", orders).with("lines", lines);
         let all = Publication {
+            owner: "postgres".into(),
             all_tables: true,
             schemas: Vec::new(),
-            tables: Vec::new(),
+            updates: true,
+            generated: false,
         };
         catalog.publications.insert("everything".into(), all);
         insta::assert_snapshot!(

@@ -23,6 +23,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         server: Server {
             version_num: 150_000,
             time_zone: "UTC".into(),
+            date_style: "ISO, MDY".into(),
             deadlock_timeout_ms: 1_000,
             in_recovery: false,
             read_only: false,
@@ -70,6 +71,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
             statistics_target: None,
             options: Vec::new(),
             comment: None,
+            security_labels: Vec::new(),
             grants: Vec::new(),
             inherited: false,
             local: true,
@@ -100,6 +102,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         rules: BTreeMap::new(),
         policies: BTreeMap::new(),
         statistics: BTreeMap::new(),
+        publications: BTreeMap::new(),
         grants: Vec::new(),
         dependents: Vec::new(),
         size: TableSize {

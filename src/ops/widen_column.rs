@@ -35,13 +35,15 @@ that would overflow.
 
 What hangs on the column comes over to the shadow: keys, unique constraints and indexes of all kinds, checks, foreign
 keys of the table and to it, the sequence of a serial or identity column, views, materialized ones too, at any depth,
-triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, storage and statistics
-settings. Indexes and constraints are built and proven beside the old ones before the cutover; foreign keys of other
+triggers, rules, policies, functions with SQL bodies, statistics objects, comments, grants, security labels, storage and
+statistics settings. Indexes and constraints are built and proven beside the old ones before the cutover; foreign keys of other
 tables move ahead of it, one by one. What comes to hang on the column after the plan was made, or changes on a view,
 stops the swap, by name, instead of getting lost.
 
 The new index of a deferrable unique constraint is built while the shadow is empty, and followed by the trigger, so that
-it never refuses what the old one would let wait; the backfill then writes that index too.
+it never refuses what the old one would let wait; the backfill then writes that index too. That of a deferrable primary
+key cannot wait before it is the key: it is built right before the cutover, in the same phase, and the plan warns that
+until then writes in which two rows have the same key for a moment fail.
 
 Materialized views come over without anybody waiting for their data: replacements of them, and of the views between
 and above, are built and filled beside the old ones, filled once more right before the cutover, and take the names over.
@@ -56,11 +58,24 @@ as it is small (1 MB, or `small_table`); a larger one stops the swap, by name. A
 What each table has of its own (indexes, keys, defaults, checks, comments, grants) stays its own. From PostgreSQL 18 on a
 key that a partition takes over from an index makes its NOT NULL constraints local ones as well.
 
-Refused for now, by name: a shadow column for a column in a publication, a generated column, a deferrable primary key
-or an exclusion constraint, for a view on which functions, policies, statistics objects or rules of other tables depend,
-for a materialized view whose query groups by the key that moves, for a function with an SQL body that returns rows of
-the table, for a column of a partition key, and on a partitioned table for a deferrable key, a foreign key to itself, and
-one that is NOT VALID.
+Publications go on. A subscriber without a column that is published stops (\"is missing replicated column\"): so a
+publication without a column list gets one together with the shadow, of the columns that were there before, and loses
+it in contract; lists and row filters that name the column name the new one from the cutover on. A subscriber also stops
+at the first value that its own column does not take, and under binary = true at any value of another type: widen the
+column there before the cutover, in the latter case at the same time. It gets the updates of the backfill, too.
+
+Virtual generated columns that read the column (PostgreSQL 18) read the new one from the cutover on, and keep their types.
+
+Refused for now, by name: a shadow column
+- in a table that is published without being named (FOR ALL TABLES, FOR TABLES IN SCHEMA), by a publication of another
+  role, or without a column list before PostgreSQL 15, under REPLICA IDENTITY FULL or after changes of the same plan to
+  its columns;
+- for a column that is generated, in an exclusion constraint, or read by a stored generated column, or by a virtual one
+  that is NOT NULL or in a table with CHECK constraints or publications;
+- for a view on which functions, policies, statistics objects or rules of other tables depend, for a materialized view
+  whose query groups by the key that moves, for a function with an SQL body that returns rows of the table;
+- for a column of a partition key, and on a partitioned table (or one that others inherit from) for a deferrable key, a
+  foreign key to itself, one that is NOT VALID, or a publication.
 
 Prepared statements that return the column fail with 0A000 after the cutover, each time until their session prepares
 them again or ends; those that return * also from expand on, and again after contract. All others go on. In a
@@ -93,7 +108,7 @@ impl Room for Widening {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::model::{Dependent, Trigger};
+    use crate::catalog::model::{Dependent, SecurityLabel, Trigger};
     use crate::ops::testing::{catalog, index, plan_text, table};
 
     const CHANGE: &str = "  - widen_column: {table: orders, column: version, type: bigint, default: 0}\n";
@@ -105,6 +120,18 @@ mod tests {
         orders.columns[1].default = Some("1".into());
         orders.columns[1].comment = Some("it's counted".into());
         insta::assert_snapshot!(plan_text(&catalog().with("orders", orders), CHANGE));
+    }
+
+    #[test]
+    fn security_labels_come_over() {
+        let mut orders = table(&["version integer"]);
+        orders.columns[0].security_labels.push(SecurityLabel {
+            provider: "Se Linux".into(),
+            label: "it's:s0".into(),
+        });
+        let text = plan_text(&catalog().with("orders", orders), CHANGE);
+        let statement = "SECURITY LABEL FOR \"Se Linux\" ON COLUMN public.orders.version IS 'it''s:s0'";
+        assert!(text.contains(statement), "{text}");
     }
 
     #[test]

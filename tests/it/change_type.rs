@@ -43,6 +43,41 @@ fn shows(error: &Error, wanted: &str) {
     assert!(shown.contains(wanted), "{wanted} is not in {error:?}");
 }
 
+const DAY: &str = "
+name: p
+settings: {small_table: 0}
+changes:
+  - change_type: {table: orders, column: day, type: date, using: \"day::date\", reverse_using: \"day::text\"}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_whoever_writes_do_not_matter() {
+    let server = TestServer::start(&[]);
+    let setup = "CREATE TABLE orders (id integer PRIMARY KEY, day text);
+        INSERT INTO orders SELECT i, '01/02/2024' FROM generate_series(1, 500) AS i";
+    let database = Database::create(&server, setup).await;
+    let plan = database.planned(DAY).await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let german =
+        "SET DateStyle = 'German, DMY'; SET lc_time = 'C'; UPDATE orders SET day = '03/04/2024' WHERE id = 7";
+    execute(&database, german).await.unwrap();
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    let days = "SELECT string_agg(DISTINCT to_char(day, 'YYYY-MM-DD'), ' ') FROM orders";
+    assert_eq!(text(&database, days).await.unwrap(), "2024-01-02 2024-03-04");
+    execute(
+        &database,
+        "UPDATE orders SET day = date '2024-05-06' WHERE id = 8",
+    )
+    .await
+    .unwrap();
+    database.rollback(&plan).await.unwrap();
+    let days = "SELECT string_agg(DISTINCT day, ' ' ORDER BY day) FROM orders";
+    assert_eq!(
+        text(&database, days).await.unwrap(),
+        "01/02/2024 03/04/2024 2024-05-06"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_nobody_wrote_go_back_as_they_were() {
     let server = TestServer::start(&[]);

@@ -57,8 +57,8 @@ fn catalog() -> Value {
     let size = json!({"rows": 10, "heap_bytes": 8192, "toast_bytes": 0, "index_bytes": 0});
     let column = json!({"name": "state", "data_type": "text", "not_null": false, "storage": "extended"});
     json!({
-        "format": 1, "database": "app",
-        "server": {"version_num": 150_000, "time_zone": "UTC", "deadlock_timeout_ms": 1_000, "in_recovery": false,
+        "format": 2, "database": "app",
+        "server": {"version_num": 150_000, "time_zone": "UTC", "date_style": "ISO, MDY", "deadlock_timeout_ms": 1_000, "in_recovery": false,
             "read_only": false},
         "role": {"name": "app", "superuser": false, "member_of": ["app"], "may_create_schema": true,
             "may_set_replication_role": false},

@@ -20,6 +20,7 @@ mod harness;
 mod partitions;
 mod portfolio;
 mod prepared;
+mod publications;
 mod refusals;
 mod server_log;
 mod settings;

@@ -8,6 +8,7 @@ pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_
   'server', pg_catalog.json_build_object(
     'version_num', pg_catalog.current_setting('server_version_num')::pg_catalog.int4,
     'time_zone', pg_catalog.current_setting('TimeZone'),
+    'date_style', pg_catalog.current_setting('DateStyle'),
     'deadlock_timeout_ms', (SELECT setting::pg_catalog.int8 FROM pg_catalog.pg_settings
       WHERE name = 'deadlock_timeout'),
     'in_recovery', pg_catalog.pg_is_in_recovery(),
@@ -137,14 +138,11 @@ WHERE (t.typtype IN ('e', 'd', 'r') OR t.typtype = 'c' AND k.relkind = 'c') AND 
 );
 
 pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json_build_object(
+  'owner', pg_get_userbyid(p.pubowner),
   'all_tables', p.puballtables,
   'schemas', coalesce({{published_schemas}}, '[]'::json),
-  'tables', (SELECT coalesce(json_agg(json_build_object(
-      'table', format('%I.%I', n.nspname, c.relname),
-      'columns', coalesce({{published_columns}}, '[]'::json),
-      'filter', {{published_filter}})), '[]'::json)
-    FROM pg_publication_rel r JOIN pg_class c ON c.oid = r.prrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE r.prpubid = p.oid)
+  'updates', p.pubupdate,
+  'generated', {{published_generated}}
 )::text AS body
 FROM pg_publication p WHERE $1::oid[] IS NULL";
 

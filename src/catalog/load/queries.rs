@@ -149,6 +149,9 @@ SELECT c.oid AS id, format('%I.%I', s.nspname, s.relname) AS key, json_build_obj
   'children', (SELECT coalesce(json_agg(format('%I.%I', kn.nspname, k.relname)), '[]'::json)
     FROM pg_inherits h JOIN pg_class k ON k.oid = h.inhrelid JOIN pg_namespace kn ON kn.oid = k.relnamespace
     WHERE h.inhparent = c.oid AND kn.nspname !~ '^pg_'),
+  'publications', (SELECT coalesce(json_object_agg(p.pubname, json_build_object(
+      'columns', coalesce({{published_columns}}, '[]'::json), 'filter', {{published_filter}})), '{}'::json)
+    FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid),
   'grants', ",
     grants!("c.relacl"),
     ",
@@ -190,6 +193,9 @@ pub const COLUMNS: &str = concat!(
     list!("a.attoptions"),
     ",
   'comment', o.description,
+  'security_labels', (SELECT coalesce(json_agg(json_build_object('provider', l.provider, 'label', l.label)
+      ORDER BY l.provider), '[]'::json) FROM pg_seclabel l
+    WHERE l.classoid = 'pg_class'::regclass AND l.objoid = c.oid AND l.objsubid = a.attnum),
   'grants', ",
     grants!("a.attacl"),
     ",
@@ -477,7 +483,13 @@ pub fn for_release(sql: &str, major: u32) -> String {
     } else {
         ("NULL", "NULL", "NULL")
     };
+    let published_generated = if major >= 18 {
+        "p.pubgencols = 's'"
+    } else {
+        "false"
+    };
     sql.replace("{{not_null_constraint}}", not_null)
+        .replace("{{published_generated}}", published_generated)
         .replace("{{nulls_not_distinct}}", nulls_not_distinct)
         .replace("{{internal_clone}}", internal_clone)
         .replace("{{replication_role}}", replication_role)

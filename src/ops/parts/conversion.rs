@@ -4,6 +4,7 @@
 //! then the other column is null, which a comparison of all rows finds before anybody reads it.
 
 use crate::catalog::model::Column;
+use crate::plan::Hazard;
 use crate::sql::{QualifiedName, ident, literal};
 
 /// The expressions are the server's spelling, in terms of the column's own name.
@@ -15,6 +16,8 @@ pub struct Conversion {
     pub refuse: QualifiedName,
     pub forwards: String,
     pub back: String,
+    /// Settings under which they are evaluated, wherever that is; none where they depend on none.
+    pub settings: Vec<(String, String)>,
 }
 
 /// The result within the functions.
@@ -40,7 +43,8 @@ impl Conversion {
                 self.forwards
             );
             format!(
-                "CREATE OR REPLACE FUNCTION {name}({old_type}) RETURNS {returns} LANGUAGE plpgsql IMMUTABLE AS {}",
+                "CREATE OR REPLACE FUNCTION {name}({old_type}) RETURNS {returns} LANGUAGE plpgsql IMMUTABLE{} AS {}",
+                self.under_settings(),
                 literal(&body)
             )
         };
@@ -52,6 +56,29 @@ impl Conversion {
             granted(&self.convert),
             function(&self.refuse, "text", "NULL", "SQLERRM"),
         ]
+    }
+
+    /// Goes into the head of a function.
+    pub fn under_settings(&self) -> String {
+        let settings = self.settings.iter();
+        let clauses = settings.map(|(name, value)| format!(" SET {name} TO {}", literal(value)));
+        clauses.collect()
+    }
+
+    pub fn hazard(&self) -> Option<Hazard> {
+        let settings = self.settings.iter();
+        let settings: Vec<String> = settings
+            .map(|(name, value)| format!("{name} = {}", literal(value)))
+            .collect();
+        (!settings.is_empty()).then(|| {
+            Hazard::new(
+                "pinned_settings",
+                format!(
+                    "whoever writes, values are converted under {}",
+                    settings.join(", ")
+                ),
+            )
+        })
     }
 
     pub fn drop(&self, old_type: &str) -> Vec<String> {

@@ -55,20 +55,14 @@ pub fn incoming(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) 
 }
 
 /// Publications that carry the table.
-pub fn publications(catalog: &CatalogSnapshot, table: &QualifiedName) -> Vec<String> {
-    let carries = |publication: &crate::catalog::model::Publication| {
-        publication.all_tables
-            || publication.schemas.contains(&table.schema)
-            || publication
-                .tables
-                .iter()
-                .any(|published| &published.table == table)
+pub fn publications<'a>(catalog: &'a CatalogSnapshot, table: &QualifiedName) -> Vec<&'a str> {
+    let named = |name: &String| {
+        let table = catalog.tables.get(table);
+        table.is_some_and(|table| table.publications.contains_key(name))
     };
-    let carrying = catalog
-        .publications
-        .iter()
-        .filter(|(_, publication)| carries(publication));
-    carrying
-        .map(|(name, _)| format!("publication {}", ident(name)))
-        .collect()
+    let publications = catalog.publications.iter();
+    let carrying = publications.filter(|(name, publication)| {
+        publication.all_tables || publication.schemas.contains(&table.schema) || named(name)
+    });
+    carrying.map(|(name, _)| name.as_str()).collect()
 }

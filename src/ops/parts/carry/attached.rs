@@ -35,7 +35,8 @@ impl Attached {
         // A trigger may depend on the column twice: by its list of columns and by its condition.
         let dependents: BTreeSet<&Dependent> = of_column(subject.table, &subject.column.name).collect();
         for dependent in dependents {
-            if views.has(&dependent.name) {
+            let elsewhere = ["publication", "generated column"].contains(&dependent.kind.as_str());
+            if elsewhere || views.has(&dependent.name) {
                 continue;
             }
             if let Some((name, trigger)) = cloned(subject, dependent) {

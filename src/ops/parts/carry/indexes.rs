@@ -9,7 +9,7 @@ use crate::ops::parts::index_build::{Build, drop_concurrently, free_index_name};
 use crate::ops::parts::shadow::{Move, Moves, Names};
 use crate::ops::parts::{brief, index, shadow};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
+use crate::plan::{Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, literal};
 
 /// An index of the old column and the one of the new column that takes its place.
@@ -26,6 +26,16 @@ pub struct IndexTwin {
     rebuild: Option<Build>,
     constraint: Option<Constraint>,
     replica_identity: bool,
+}
+
+/// When an index of the new column is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timing {
+    /// Before anything fills the column.
+    Ahead,
+    WhenFilled,
+    /// Right before the swap.
+    Last,
 }
 
 /// Without expressions, which only the server can spell for another column.
@@ -149,11 +159,6 @@ impl IndexTwin {
             .and_then(|name| table.constraints.get(name));
         let deferrable = constraint.is_some_and(|it| it.deferrable);
         let is_primary = constraint.is_some_and(|it| it.kind == ConstraintKind::PrimaryKey);
-        if deferrable && is_primary {
-            return Err(refuse(
-                "its primary key is deferrable, and until the cutover, when only it can become one, the new index could not wait",
-            ));
-        }
         if deferrable && index.nulls_not_distinct {
             return Err(refuse(
                 "its constraint is deferrable and takes nulls for equal, which the new column is full of at first",
@@ -216,9 +221,44 @@ impl IndexTwin {
         })
     }
 
-    /// Whether it must be able to wait for the end of a statement or a transaction.
-    pub fn is_deferrable(&self) -> bool {
-        self.constraint.as_ref().is_some_and(|it| it.deferrable)
+    /// When the index of the new column is built.
+    pub fn timing(&self) -> Timing {
+        let deferrable = self.constraint.as_ref().filter(|it| it.deferrable);
+        match deferrable.map(|it| it.kind) {
+            None => Timing::WhenFilled,
+            Some(ConstraintKind::PrimaryKey) => Timing::Last,
+            Some(_) => Timing::Ahead,
+        }
+    }
+
+    /// What is said of a key that can wait for the end of a statement or a transaction.
+    fn deferral(&self) -> &'static str {
+        match self.constraint.as_ref().filter(|it| it.deferrable) {
+            None => "",
+            Some(constraint) if constraint.initially_deferred => " DEFERRABLE INITIALLY DEFERRED",
+            Some(_) => " DEFERRABLE",
+        }
+    }
+
+    /// A table has one primary key, and until the new index is that it cannot wait: it comes right before the swap, in
+    /// the same phase, so that nobody pauses in between.
+    pub fn steps_last(&self, settings: &Settings) -> Vec<StepDraft> {
+        let moved: Vec<String> = self.moved.iter().map(|it| ident(&it.column)).collect();
+        let mut steps = self.build.steps(Phase::Cutover, "", settings);
+        for step in &mut steps {
+            step.id = "last_index".into();
+            step.hazards = vec![Hazard::new(
+                "key_cannot_wait",
+                format!(
+                    "from here to the end of the cutover, and from the rebuild of the old index to the end of a rollback of \
+                     it, writes to {} in which two rows have the same {} for a moment fail with 23505, although the \
+                     primary key is deferrable",
+                    self.table,
+                    moved.join(", ")
+                ),
+            )];
+        }
+        steps
     }
 
     /// An index can wait only as that of a constraint, and until it is one nobody may write the new column: both are
@@ -229,17 +269,10 @@ impl IndexTwin {
             step.id = "waiting_index".into();
             step.hazards.clear();
         }
-        let Some(constraint) = &self.constraint else {
-            return steps;
-        };
         let twin = ident(&self.twin());
-        let deferred = if constraint.initially_deferred {
-            " INITIALLY DEFERRED"
-        } else {
-            ""
-        };
+        let deferral = self.deferral();
         let lock = || vec![Lock::new(&self.table, LockMode::AccessExclusive)];
-        let add = format!("ADD CONSTRAINT {twin} UNIQUE USING INDEX {twin} DEFERRABLE{deferred}");
+        let add = format!("ADD CONSTRAINT {twin} UNIQUE USING INDEX {twin}{deferral}");
         let remove = format!("DROP CONSTRAINT IF EXISTS {twin}");
         steps.push(StepDraft {
             id: "waiting_key".into(),
@@ -315,11 +348,12 @@ impl IndexTwin {
 
     /// Gives the name, or the constraint, to an index that is there.
     fn take_name(&self, from: &str) -> String {
-        match self.kind().filter(|_| !self.is_deferrable()) {
+        match self.kind().filter(|_| self.timing() != Timing::Ahead) {
             Some(kind) => self.alter(&format!(
-                "ADD CONSTRAINT {} {kind} USING INDEX {}",
+                "ADD CONSTRAINT {} {kind} USING INDEX {}{}",
                 ident(&self.name),
-                ident(from)
+                ident(from),
+                self.deferral()
             )),
             None => self.rename(from, &self.name),
         }

@@ -6,10 +6,13 @@
 mod attached;
 mod constraints;
 mod foreign_keys;
+mod generated;
 mod index_tree;
 mod indexes;
 mod key_tree;
+mod labels;
 mod newcomers;
+mod publications;
 mod sequences;
 mod spelling;
 mod views;
@@ -20,16 +23,19 @@ use crate::catalog::model::{
 };
 use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Expectation, Lock, Settings, Work};
+use crate::plan::{Expectation, Hazard, Lock, Settings, Work};
 use crate::sql::{QualifiedName, ident};
 use attached::Attached;
 use constraints::CheckTwin;
 pub use constraints::unproven;
 use foreign_keys::{Incoming, Outgoing};
+use generated::VirtualColumns;
 use index_tree::IndexTree;
-use indexes::IndexTwin;
+use indexes::{IndexTwin, Timing};
 use key_tree::{KeyTree, Late};
+use labels::Labels;
 use newcomers::Newcomers;
+use publications::Publications;
 use sequences::{IdentityMove, Serial};
 pub use views::Views;
 
@@ -74,6 +80,9 @@ pub struct Carry {
     identity: Option<IdentityMove>,
     attached: Attached,
     newcomers: Newcomers,
+    publications: Publications,
+    generated: VirtualColumns,
+    labels: Labels,
 }
 
 /// The server's own spelling of what hangs on the column, under its three names.
@@ -90,6 +99,8 @@ pub struct Printed<'a> {
 pub struct Questions {
     /// Asked before the columns of the clone get their new type.
     pub before: Vec<Probe>,
+    /// Asked after it.
+    pub retyped: Vec<Probe>,
     /// The last one has the answer, as of the next.
     as_old: Vec<Probe>,
     pub as_shadow: Vec<Probe>,
@@ -99,11 +110,7 @@ pub struct Questions {
 
 impl Questions {
     pub fn new(table_name: &QualifiedName, table: Option<&Table>, moves: &Moves) -> Self {
-        let alter = |after: String| Probe {
-            table: table_name.clone(),
-            before: "ALTER TABLE ".into(),
-            after,
-        };
+        let alter = |after| Self::alter(table_name, after);
         let rename = |from: &str, to: &str| alter(format!(" RENAME COLUMN {} TO {}", ident(from), ident(to)));
         let to = |name: fn(&Names) -> &str| -> Vec<Probe> {
             let moved = moves.of_table(table_name);
@@ -114,8 +121,13 @@ impl Questions {
             moved.map(|it| rename(name(&it.names), &it.column)).collect()
         };
         let mut before = Vec::new();
+        let mut retyped = Vec::new();
         if let Some(table) = table {
             before.extend(indexes::probes(table_name, table, moves));
+            before.extend(publications::probes(table_name, table));
+            let moved = moves.of_table(table_name);
+            let labelled = moved.filter_map(|it| table.column(&it.column));
+            before.extend(labelled.flat_map(|column| labels::probes(table_name, column)));
             before.extend(checks_on(table_name, table, moves).map(|(name, constraint)| {
                 alter(format!(
                     " ADD CONSTRAINT {} {}",
@@ -127,11 +139,26 @@ impl Questions {
         let as_old = to(Names::old);
         before.extend_from_slice(&as_old);
         before.extend(from(Names::old));
+        if let Some(table) = table {
+            for it in moves.of_table(table_name) {
+                before.extend(generated::probes_before(table_name, table, &it.column));
+                retyped.extend(generated::probes_after(table_name, table, &it.column));
+            }
+        }
         Self {
             before,
+            retyped,
             as_old,
             as_shadow: to(Names::shadow),
             after: from(Names::shadow),
+        }
+    }
+
+    fn alter(table: &QualifiedName, after: String) -> Probe {
+        Probe {
+            table: table.clone(),
+            before: "ALTER TABLE ".into(),
+            after,
         }
     }
 
@@ -185,6 +212,9 @@ impl Carry {
             identity,
             attached,
             newcomers,
+            publications: Publications::of(context, subject, &printed, &mut complaints),
+            generated: VirtualColumns::of(context, subject, &mut complaints),
+            labels: Labels::of(context, subject, &mut complaints),
         };
         if complaints.is_empty() {
             Ok(carry)
@@ -195,8 +225,7 @@ impl Carry {
 
     /// Keys of the new column that must be there before anything fills it.
     pub fn ahead(&self, settings: &Settings) -> Vec<StepDraft> {
-        let twins = self.indexes.iter().filter(|twin| twin.is_deferrable());
-        twins.flat_map(|twin| twin.steps_ahead(settings)).collect()
+        self.built(Timing::Ahead, |twin| twin.steps_ahead(settings))
     }
 
     /// What has to be there as soon as the new column is.
@@ -206,14 +235,19 @@ impl Carry {
 
     /// Indexes of the new column, once it is filled.
     pub fn builds(&self, settings: &Settings) -> Vec<StepDraft> {
-        let mut steps: Vec<StepDraft> = self
-            .indexes
-            .iter()
-            .filter(|twin| !twin.is_deferrable())
-            .flat_map(|twin| twin.steps(settings))
-            .collect();
+        let mut steps = self.built(Timing::WhenFilled, |twin| twin.steps(settings));
         steps.extend(self.index_trees.iter().flat_map(|tree| tree.steps(settings)));
         steps
+    }
+
+    /// What must not be there longer than it takes to swap the columns.
+    pub fn last(&self, settings: &Settings) -> Vec<StepDraft> {
+        self.built(Timing::Last, |twin| twin.steps_last(settings))
+    }
+
+    fn built(&self, timing: Timing, steps: impl Fn(&IndexTwin) -> Vec<StepDraft>) -> Vec<StepDraft> {
+        let twins = self.indexes.iter().filter(|twin| twin.timing() == timing);
+        twins.flat_map(steps).collect()
     }
 
     /// Whether there are statistics that only an ANALYZE after the builds gathers.
@@ -276,9 +310,36 @@ impl Carry {
         self.outgoing.iter().filter(|it| !it.is_link())
     }
 
+    /// What people may notice at the swap because of what is carried.
+    pub fn hazards(&self) -> Vec<Hazard> {
+        let mut hazards: Vec<Hazard> = self.publications.hazard().into_iter().collect();
+        hazards.extend(self.generated.hazard());
+        hazards
+    }
+
+    /// What people may notice as soon as there is a second column.
+    pub fn hazard_of_adding(&self) -> Option<Hazard> {
+        self.publications.hazard_of_adding()
+    }
+
+    pub fn hazard_of_filling(&self) -> Option<Hazard> {
+        self.publications.hazard_of_filling()
+    }
+
+    /// What keeps the second column from being seen elsewhere.
+    pub fn hide(&self) -> Vec<String> {
+        self.publications.narrow()
+    }
+
+    /// …once there is only one again.
+    pub fn reveal(&self) -> Vec<String> {
+        self.publications.widen()
+    }
+
     /// Before the columns change names, forwards: what must let go of the old one.
     pub fn leave(&self) -> Vec<String> {
-        let mut statements = vec![self.newcomers.refuse()];
+        let mut statements: Vec<String> = self.publications.leave().collect();
+        statements.push(self.newcomers.refuse());
         statements.extend(self.attached.unchanged());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
@@ -308,6 +369,9 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(true)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(true)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.generated.arrive());
+        statements.extend(self.publications.arrive());
+        statements.extend(self.labels.arrive());
         statements
     }
 
@@ -333,7 +397,8 @@ impl Carry {
     }
 
     pub fn leave_back(&self) -> Vec<String> {
-        let mut statements = vec![self.newcomers.refuse()];
+        let mut statements: Vec<String> = self.publications.leave().collect();
+        statements.push(self.newcomers.refuse());
         statements.extend(self.attached.leave());
         statements.extend(self.identity.iter().flat_map(IdentityMove::leave));
         statements.extend(self.drop_keys());
@@ -354,6 +419,8 @@ impl Carry {
         statements.extend(self.serials.iter().flat_map(|serial| serial.arrive(false)));
         statements.extend(self.identity.iter().flat_map(|it| it.arrive(false)));
         statements.extend(self.attached.arrive());
+        statements.extend(self.generated.arrive());
+        statements.extend(self.publications.arrive());
         statements
     }
 
@@ -387,6 +454,8 @@ impl Carry {
     pub fn apply(&self, column: &str, catalog: &mut CatalogSnapshot) {
         if let Some(table) = catalog.tables.get_mut(&self.table) {
             attached::reorder_statistics(table, column);
+            self.publications.apply(table);
+            self.generated.apply(table);
             for twin in &self.indexes {
                 twin.apply(table);
             }

@@ -48,6 +48,8 @@ impl Newcomers {
             let statistics = facts.statistics.keys();
             known.extend(statistics.map(|it| json!(["statistics object", it.schema, it.name])));
         }
+        let generated = subject.table.columns.iter().filter(|it| it.generated.is_some());
+        known.extend(generated.map(|it| json!(["default value", schema, table, it.name])));
         let sequences = now.sequences.iter();
         known.extend(sequences.filter_map(|(name, facts)| {
             let (owner, of) = facts.owned_by.as_ref()?;

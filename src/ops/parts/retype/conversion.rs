@@ -1,6 +1,6 @@
 //! Asks the server about the expressions of a conversion.
 
-use super::Retype;
+use super::{Retype, settled};
 use crate::catalog::model::{Column, Constraint, ConstraintKind, Probe, ProbeError, ProbeOutcome, Table};
 use crate::catalog::types;
 use crate::diagnostic::{Diagnostic, Located};
@@ -11,6 +11,12 @@ use crate::sql::{QualifiedName, ident};
 
 /// The column of a clone whose expression the server spells.
 const PROBED: &str = "~pgmorph_converted";
+
+/// A check of the clone with the cast that ends the conversion.
+const PROBED_CAST: &str = "~pgmorph_cast";
+
+/// SQLSTATE of an expression that is not immutable.
+const NOT_IMMUTABLE: &str = "42P17";
 
 /// SQLSTATE of a name that is taken.
 const TAKEN: &str = "42P07";
@@ -26,6 +32,15 @@ pub(super) struct Asked {
     /// Cannot succeed, as its name is taken; but what depends on a setting is refused before that is noticed. The
     /// server does not look at the cast that ends a generation expression.
     immutable: Probe,
+    /// Checks may call what is not immutable; their parse trees tell what that is.
+    settled: Probe,
+}
+
+/// An expression as the server spells it.
+struct Spelled {
+    text: String,
+    /// Whether it depends on settings.
+    is_stable: bool,
 }
 
 impl Asked {
@@ -42,13 +57,32 @@ impl Asked {
                 before: format!("CREATE INDEX {} ON ", ident(&table.name)),
                 after: format!(" ((1)) WHERE (({expression})::{data_type}) IS NOT NULL"),
             },
+            settled: retype.altered(format!(
+                "ADD CONSTRAINT {probed} CHECK (({expression}) IS NOT NULL), \
+                 ADD CONSTRAINT {} CHECK ((({expression})::{data_type}) IS NOT NULL)",
+                ident(PROBED_CAST)
+            )),
         }
     }
 
-    pub(super) fn probes(&self, retype: &Retype) -> [Probe; 3] {
-        let probed = ident(PROBED);
-        let drop = format!("DROP CONSTRAINT IF EXISTS {probed}, DROP COLUMN IF EXISTS {probed}");
-        [self.immutable.clone(), self.spelled.clone(), retype.altered(drop)]
+    pub(super) fn probes(&self, retype: &Retype) -> [Probe; 5] {
+        let (probed, cast) = (ident(PROBED), ident(PROBED_CAST));
+        let drop = retype.altered(format!(
+            "DROP CONSTRAINT IF EXISTS {probed}, DROP CONSTRAINT IF EXISTS {cast}, DROP COLUMN IF EXISTS {probed}"
+        ));
+        [
+            self.immutable.clone(),
+            self.spelled.clone(),
+            drop.clone(),
+            self.settled.clone(),
+            drop,
+        ]
+    }
+
+    /// Whether it was refused only for depending on something.
+    fn is_mutable(&self, context: &Context<'_>) -> bool {
+        let refused = |answer: Option<Result<&ProbeOutcome, &ProbeError>>| matches!(answer, Some(Err(error)) if error.sqlstate == NOT_IMMUTABLE);
+        refused(context.answer(&self.immutable)) || refused(context.answer(&self.spelled))
     }
 
     /// `None` where the server was not asked.
@@ -89,11 +123,18 @@ impl Retype {
         };
         let (using, reverse_using) = self.expressions();
         let named = |kind| shadow::function_name(&self.table.value, &column.name, kind);
+        let forwards = self.expression(context, &forwards, "using", using)?;
+        let back = self.expression(context, &back, "reverse_using", reverse_using)?;
+        let settings = match forwards.is_stable || back.is_stable {
+            true => settled::settings(context.catalog),
+            false => Vec::new(),
+        };
         Ok(Conversion {
             convert: named("convert"),
             refuse: named("refuse"),
-            forwards: self.expression(context, &forwards, "using", using)?,
-            back: self.expression(context, &back, "reverse_using", reverse_using)?,
+            forwards: forwards.text,
+            back: back.text,
+            settings,
         })
     }
 
@@ -104,10 +145,15 @@ impl Retype {
         asked: &Asked,
         key: &str,
         given: Option<&Located<String>>,
-    ) -> Result<String, Diagnostic> {
+    ) -> Result<Spelled, Diagnostic> {
         let span = given.map_or(self.data_type.span, |given| given.span);
         let complaint = |message: String| Diagnostic::new("cannot_convert", message).at(span);
-        let outcome = match asked.answer(context) {
+        let is_stable = asked.is_mutable(context);
+        let answer = match is_stable {
+            true => context.answer(&asked.settled),
+            false => asked.answer(context),
+        };
+        let outcome = match answer {
             None => {
                 return Err(
                     complaint("only the server can tell how values are converted".to_owned())
@@ -124,7 +170,7 @@ impl Retype {
                     error.message, error.sqlstate
                 ))
                 .help(format!(
-                    "give an expression over `{}` as `{key}` that depends on no setting and no other column",
+                    "give an expression over `{}` as `{key}` that depends on no other column",
                     self.column.value
                 )));
             }
@@ -139,9 +185,17 @@ impl Retype {
                 others.join(", ")
             )));
         }
+        if is_stable {
+            return self
+                .settled(outcome, key, given)
+                .map_err(|diagnostic| diagnostic.at(span));
+        }
         let generated = outcome.table.column(PROBED).and_then(|it| it.generated.as_ref());
         generated
-            .map(|it| it.expression.clone())
+            .map(|it| Spelled {
+                text: it.expression.clone(),
+                is_stable,
+            })
             .ok_or_else(|| complaint("the server has not told how values are converted".to_owned()))
     }
 
@@ -176,6 +230,49 @@ impl Retype {
         let (torn, whole): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, torn)| *torn);
         let names = |keys: Vec<(String, bool)>| keys.into_iter().map(|(key, _)| key).collect();
         (names(torn), names(whole))
+    }
+
+    /// An expression that is not immutable, if it comes out alike under pinned settings.
+    fn settled(
+        &self,
+        outcome: &ProbeOutcome,
+        key: &str,
+        given: Option<&Located<String>>,
+    ) -> Result<Spelled, Diagnostic> {
+        let what = match given {
+            Some(_) => format!("`{key}`"),
+            None => "the conversion by assignment".to_owned(),
+        };
+        let unsettled = settled::unsettled(outcome, [PROBED, PROBED_CAST]);
+        let text = settled::expression(outcome, PROBED);
+        if let (Some(unsettled), Some(text)) = (&unsettled, text)
+            && unsettled.is_empty()
+        {
+            return Ok(Spelled {
+                text: text.to_owned(),
+                is_stable: true,
+            });
+        }
+        let called: Vec<&str> = unsettled.into_iter().flatten().collect();
+        let zoned = called
+            .iter()
+            .any(|it| it.contains("time zone") || it.contains("timestamptz"));
+        let help = match zoned {
+            true => format!(
+                "name the time zone as `{key}`: {column}::timestamp AT TIME ZONE 'UTC' from a text, {column} AT TIME ZONE 'UTC' \
+                 between timestamp and timestamptz",
+                column = ident(&self.column.value)
+            ),
+            false => format!(
+                "give an expression over `{}` as `{key}` whose value depends on nothing else",
+                self.column.value
+            ),
+        };
+        let message = format!(
+            "{what} may give another value in another session or at another time: {}",
+            called.join(", ")
+        );
+        Err(Diagnostic::new("cannot_convert", message).help(help))
     }
 
     pub(super) fn only_conversion(

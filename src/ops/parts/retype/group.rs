@@ -10,7 +10,7 @@ use crate::ops::Context;
 use crate::ops::parts::carry::Views;
 use crate::ops::parts::shadow::{Group, Moves, Shadow, Spread};
 use crate::plan::Hazard;
-use crate::sql::{QualifiedName, parse_column, spell_column};
+use crate::sql::{QualifiedName, ident, parse_column, spell_column};
 use std::cmp::Reverse;
 
 type ColumnOf = (QualifiedName, String);
@@ -334,6 +334,10 @@ impl Retype {
                 vec![retype.table.value.to_string()],
             ));
         }
+        complaints.extend(retype.refused(
+            "publications and virtual columns of several columns, or tables, at once are not carried yet",
+            several_at_once(context, retype, parts),
+        ));
         let casts = *change != TypeChange::Lossy
             && types::fits_predicate(&column.data_type, &after.data_type, &column.name).is_some();
         let conversion = (!casts)
@@ -435,6 +439,28 @@ impl Retype {
         }
         tables
     }
+}
+
+/// What is carried for a column that changes alone in a table that has none below.
+fn several_at_once(context: &Context<'_>, retype: &Retype, parts: &[Part<'_>]) -> Vec<String> {
+    let name = &retype.table.value;
+    let of_table = parts.iter().filter(|it| it.retype.table.value == *name).count();
+    let tree = context.catalog.tree(name);
+    if of_table == 1 && tree.len() == 1 {
+        return Vec::new();
+    }
+    let tables = tree
+        .iter()
+        .filter_map(|name| Some((name, context.catalog.tables.get(name)?)));
+    let mut found = Vec::new();
+    for (name, table) in tables {
+        let published = table.publications.keys();
+        found.extend(published.map(|publication| format!("publication {} of {name}", ident(publication))));
+        let is_virtual = |column: &&Column| column.generated.as_ref().is_some_and(|it| !it.stored);
+        let columns = table.columns.iter().filter(is_virtual);
+        found.extend(columns.map(|column| format!("virtual column {name}.{}", ident(&column.name))));
+    }
+    found
 }
 
 /// The clone once all columns of the table have their new types.

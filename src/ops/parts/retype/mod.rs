@@ -5,6 +5,7 @@ mod direct;
 mod group;
 mod refuse;
 mod room;
+mod settled;
 mod tree;
 
 pub use room::{Retyping, Room};
@@ -264,6 +265,7 @@ impl Retype {
                 "REPLICA IDENTITY FULL logs whole rows of the backfill".to_owned(),
             ));
         }
+        hazards.extend(conversion.as_ref().and_then(Conversion::hazard));
         Shadow {
             word: String::new(),
             table: self.table.value.clone(),
@@ -363,6 +365,7 @@ impl Retype {
         }
         probes.extend(questions.before);
         probes.extend(members.clone().map(Self::type_probe));
+        probes.extend(questions.retyped);
         for (member, [_, back]) in &asked {
             probes.extend(back.probes(member));
         }

@@ -5,7 +5,7 @@ use crate::catalog::model::{Column, ConstraintKind, Index, Table, TableKind, Tri
 use crate::diagnostic::Diagnostic;
 use crate::ops::Context;
 use crate::ops::parts::{dependents, shadow};
-use crate::sql::{QualifiedName, ident};
+use crate::sql::ident;
 
 impl Retype {
     pub(super) fn refused(&self, why: &str, hanging: Vec<String>) -> Option<Diagnostic> {
@@ -119,7 +119,6 @@ impl Retype {
     pub(super) fn shadow_complaints(
         &self,
         context: &Context<'_>,
-        name: &QualifiedName,
         table: &Table,
         column: &Column,
     ) -> Vec<Diagnostic> {
@@ -127,11 +126,6 @@ impl Retype {
         let foreign = foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee));
         let mut found = Vec::new();
         found.extend(self.refused("a shadow column does not carry these over yet", foreign.collect()));
-        let published = dependents::publications(context.catalog, name);
-        found.extend(self.refused(
-            "subscribers of these publications would need the new column first",
-            published,
-        ));
         found.extend(self.trigger_complaints(table, column));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(

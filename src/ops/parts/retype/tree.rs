@@ -42,6 +42,7 @@ impl Retype {
                 let questions = Questions::new(&table_name, Some(&own), moves);
                 probes.extend(questions.before);
                 probes.push(self.type_probe_on(&table_name));
+                probes.extend(questions.retyped);
                 probes.extend(questions.as_shadow);
                 probes.extend(questions.after);
             }
@@ -94,7 +95,7 @@ impl Retype {
         if below {
             complaints.extend(self.complaints_below(context, (table_name, table), column, top));
         }
-        complaints.extend(self.shadow_complaints(context, table_name, table, column));
+        complaints.extend(self.shadow_complaints(context, table, column));
         let subject = Subject {
             table_name,
             table,

@@ -69,6 +69,7 @@ impl Group {
         steps.extend(self.drafts(|it| it.validate(settings)));
         steps.extend(self.drafts(|it| it.of_each(|carry| carry.constraints(settings))));
         steps.extend(self.views.steps(settings));
+        steps.extend(self.drafts(|it| it.of_each(|carry| carry.last(settings))));
         steps.push(self.swap(settings));
         steps.extend(self.drafts(|it| it.of_each(|carry| carry.proofs(settings))));
         steps.extend(self.drafts(|it| {

@@ -237,6 +237,7 @@ impl Shadow {
             statements.extend(conversion.create(&self.column, &self.new_type));
         }
         let mut expect = vec![self.column_is(&self.shadow(), &self.new_type, None)];
+        statements.extend(self.carries().flat_map(Carry::hide));
         if follows {
             statements.extend(self.follow_statements());
             expect.extend(self.triggers_there());
@@ -244,6 +245,7 @@ impl Shadow {
         let mut undo = vec![lock];
         undo.extend(self.drop_sync("sync"));
         undo.extend(self.drop_columns(&self.shadow(), "IF EXISTS "));
+        undo.extend(self.carries().flat_map(Carry::reveal));
         undo.extend(self.drop_conversion());
         let absent = Expectation::ColumnAbsent {
             table: table.clone(),
@@ -268,6 +270,7 @@ impl Shadow {
                 .iter()
                 .cloned()
                 .chain(self.newcomer_hazard())
+                .chain(self.carries().filter_map(Carry::hazard_of_adding))
                 .collect(),
             undo: Undo::Work(vec![brief(
                 settings,
@@ -426,7 +429,7 @@ impl Shadow {
                 guards_values: false,
                 part: None,
             },
-            hazards: Vec::new(),
+            hazards: member.carry.hazard_of_filling().into_iter().collect(),
             undo: Undo::NotNeeded {
                 reason: "the column goes away".into(),
             },
@@ -708,6 +711,7 @@ impl Shadow {
             ),
         ];
         hazards.extend(self.large_newcomer_hazard(settings));
+        hazards.extend(self.carries().flat_map(Carry::hazards));
         hazards
     }
 
@@ -716,6 +720,7 @@ impl Shadow {
         let mut statements = vec![self.lock_statement(&[])];
         statements.extend(self.drop_sync("back"));
         statements.extend(self.drop_columns(&self.old(), ""));
+        statements.extend(self.carries().flat_map(Carry::reveal));
         statements.extend(self.drop_conversion());
         let mut expect = vec![Expectation::ColumnAbsent {
             table: table.clone(),

@@ -4,7 +4,7 @@ use super::{Member, Shadow};
 use crate::catalog::types;
 use crate::ops::StepDraft;
 use crate::ops::parts::brief;
-use crate::ops::parts::conversion::{self, Strictness, back_body, forward_body};
+use crate::ops::parts::conversion::{self, Conversion, Strictness, back_body, forward_body};
 use crate::plan::{Estimate, Phase, Settings, Undo};
 use crate::sql::{ident, literal};
 
@@ -94,8 +94,12 @@ impl Shadow {
 
     fn function_text(&self, direction: &str, body: &str) -> String {
         format!(
-            "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql AS {}",
+            "CREATE OR REPLACE FUNCTION {}() RETURNS trigger LANGUAGE plpgsql{} AS {}",
             self.function(direction),
+            self.conversion
+                .as_ref()
+                .map(Conversion::under_settings)
+                .unwrap_or_default(),
             literal(body)
         )
     }

@@ -59,17 +59,10 @@ impl Generator {
         }
         if !self.tables[at].partitioned && self.chance.percent(6) {
             let publication = ident(&self.name("pub"));
-            self.tables[at].obstacles.push(format!(
-                "subscribers of these publications would need the new column first: publication {publication}"
-            ));
             let create = format!("CREATE PUBLICATION {publication} FOR TABLE {name}");
             if self.tables[at].primary && self.major >= 15 && self.chance.percent(50) {
                 let all = (0..self.tables[at].columns.len()).collect();
                 let create = format!("{create} ({});", self.tables[at].list());
-                for column in &mut self.tables[at].columns {
-                    let message = "a shadow column cannot carry publication of table";
-                    column.obstacles.push(message.into());
-                }
                 self.hang(
                     at,
                     all,
@@ -78,6 +71,9 @@ impl Generator {
                     format!("DROP PUBLICATION {publication};"),
                 );
             } else {
+                self.tables[at].obstacles.push(format!(
+                    "a shadow column cannot carry what publication {publication} publishes"
+                ));
                 // Otherwise its rows could not be updated without a primary key.
                 say!(self.constrained, "ALTER TABLE {name} REPLICA IDENTITY FULL;");
                 say!(self.constrained, "{create};");

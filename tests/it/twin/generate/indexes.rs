@@ -23,11 +23,6 @@ impl Generator {
                 late = " DEFERRABLE";
                 // Neither a view nor a publication accepts such a one.
                 self.tables[at].primary = false;
-                let message =
-                    format!("a shadow column cannot carry index {quoted}: its primary key is deferrable");
-                for column in &table.key {
-                    self.tables[at].columns[*column].obstacles.push(message.clone());
-                }
                 self.late(at, &table.key);
             }
             say!(
