@@ -352,7 +352,7 @@ impl Carry {
 
     fn drop_keys(&self) -> Vec<String> {
         let mut statements: Vec<String> = self.late.iter().map(Late::drop).collect();
-        statements.extend(self.outgoing.iter().map(Outgoing::drop));
+        statements.extend(self.outgoing().map(Outgoing::drop));
         statements.extend(self.key_trees.iter().filter_map(KeyTree::drop));
         statements
     }
