@@ -4,7 +4,7 @@
 use super::Subject;
 use super::attached::Attached;
 use super::views::Views;
-use crate::catalog::model::CatalogSnapshot;
+use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::ops::parts::shadow::PREFIX;
 use crate::sql::{QualifiedName, ident, literal};
 use serde_json::{Value, json};
@@ -48,7 +48,8 @@ impl Newcomers {
             let statistics = facts.statistics.keys();
             known.extend(statistics.map(|it| json!(["statistics object", it.schema, it.name])));
         }
-        let generated = subject.table.columns.iter().filter(|it| it.generated.is_some());
+        let is_virtual = |it: &&Column| it.generated.as_ref().is_some_and(|it| !it.stored);
+        let generated = subject.table.columns.iter().filter(is_virtual);
         known.extend(generated.map(|it| json!(["default value", schema, table, it.name])));
         let sequences = now.sequences.iter();
         known.extend(sequences.filter_map(|(name, facts)| {
