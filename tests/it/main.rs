@@ -23,6 +23,7 @@ mod refusals;
 mod server_log;
 mod settings;
 mod tidy;
+mod tune;
 mod twin;
 mod types;
 mod views;

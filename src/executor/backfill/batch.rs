@@ -92,6 +92,7 @@ pub(super) fn added(before: Updates, now: Updates, rows: i64) -> Updates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Limits;
     use crate::sql::QualifiedName;
 
     fn backfill(suppress_triggers: bool) -> Backfill {
@@ -100,8 +101,9 @@ mod tests {
             set: "new = old".into(),
             needs: "new IS DISTINCT FROM old".into(),
             suppress_triggers,
+            columns: vec!["new".into()],
             workers: 1,
-            replica_lag_ms: 10_000,
+            limits: Limits::default(),
         }
     }
 

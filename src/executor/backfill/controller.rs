@@ -84,6 +84,18 @@ pub(super) enum Lesson {
     Nothing,
     /// Rows leave their pages in spite of the passes.
     PassesAreUseless,
+    /// They would, for old versions stay.
+    HorizonHeld,
+    HorizonReleased,
+}
+
+/// Why pages are taken whole although passes were planned, and how many passes to go back to.
+#[derive(Debug, Clone, Copy)]
+enum Whole {
+    /// For so many stretches more.
+    Useless { before: i64, left: u32 },
+    /// Until whoever keeps old versions lets go.
+    HorizonHeld { before: i64 },
 }
 
 /// Chooses the shape of the next stretch by what the last ones were like.
@@ -91,13 +103,16 @@ pub(super) enum Lesson {
 pub(super) struct Pacer {
     shape: Shape,
     slices_max: i64,
-    /// How many passes to go back to, and after how many stretches.
-    whole: Option<(i64, u32)>,
+    whole: Option<Whole>,
 }
 
 impl Pacer {
-    pub(super) fn new(rows_per_page: i64, fillfactor: i64) -> Self {
-        let slices_max = SLICES_MAX.min(rows_per_page).max(1);
+    /// `indexed` tells that an index covers what is filled: no update can stay on its page then.
+    pub(super) fn new(rows_per_page: i64, fillfactor: i64, indexed: bool) -> Self {
+        let slices_max = match indexed {
+            true => 1,
+            false => SLICES_MAX.min(rows_per_page).max(1),
+        };
         let slices = slices_for(fillfactor).min(slices_max);
         let pages = PAGES_FIRST.min(pages_max(slices));
         Self {
@@ -119,22 +134,50 @@ impl Pacer {
         let pages = next_pages(seen.shape, &seen.times, seen.overhead);
         let slices = self.shape.slices;
         self.shape.pages = pages;
-        if let Some((before, left)) = self.whole {
+        if let Some(Whole::Useless { before, left }) = self.whole {
             self.whole = match left {
                 0 => self.reshape(before),
-                _ => Some((before, left - 1)),
+                _ => Some(Whole::Useless {
+                    before,
+                    left: left - 1,
+                }),
             };
         } else if slices > 1
             && let Some(share) = seen.later_passes.share()
         {
             if share < HOT_WORTHWHILE {
                 self.reshape(1);
-                self.whole = Some((slices, STRETCHES_WHOLE));
+                self.whole = Some(Whole::Useless {
+                    before: slices,
+                    left: STRETCHES_WHOLE,
+                });
                 return Lesson::PassesAreUseless;
             }
             self.shape.slices = next_slices(slices, self.slices_max, seen.first_pass);
         }
         Lesson::Nothing
+    }
+
+    /// Whether somebody keeps old versions at present.
+    pub(super) fn horizon(&mut self, held: bool) -> Lesson {
+        let slices = self.shape.slices;
+        match self.whole {
+            None if held && slices > 1 => {
+                self.reshape(1);
+                self.whole = Some(Whole::HorizonHeld { before: slices });
+                Lesson::HorizonHeld
+            }
+            Some(Whole::HorizonHeld { before }) if !held => {
+                self.whole = self.reshape(before);
+                Lesson::HorizonReleased
+            }
+            _ => Lesson::Nothing,
+        }
+    }
+
+    /// Rows leave their pages, and a VACUUM would make the room that they leave usable for the next ones.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.shape.slices == 1 && !matches!(self.whole, Some(Whole::HorizonHeld { .. }))
     }
 
     /// A batch met the hard end.
@@ -143,7 +186,7 @@ impl Pacer {
     }
 
     /// Keeps the rows per batch about the same.
-    fn reshape(&mut self, slices: i64) -> Option<(i64, u32)> {
+    fn reshape(&mut self, slices: i64) -> Option<Whole> {
         let pages = self.shape.pages * slices / self.shape.slices;
         self.shape = Shape {
             pages: pages.clamp(1, pages_max(slices)),
@@ -260,7 +303,7 @@ mod tests {
 
     #[test]
     fn passes_follow_the_room_on_the_pages() {
-        let slices = |rows, fillfactor| Pacer::new(rows, fillfactor).shape().slices;
+        let slices = |rows, fillfactor| Pacer::new(rows, fillfactor, false).shape().slices;
         assert_eq!(slices(58, 100), 10);
         assert_eq!(slices(58, 80), 6);
         assert_eq!(slices(58, 50), 3);
@@ -270,7 +313,7 @@ mod tests {
 
     #[test]
     fn passes_follow_what_the_first_one_found() {
-        let mut pacer = Pacer::new(58, 80);
+        let mut pacer = Pacer::new(58, 80, false);
         let _ = pacer.learn(&seen(pacer.shape(), 1_000, 1_000));
         assert_eq!(pacer.shape().slices, 5);
         let _ = pacer.learn(&seen(pacer.shape(), 950, 990));
@@ -281,7 +324,7 @@ mod tests {
 
     #[test]
     fn useless_passes_are_given_up_and_tried_again_later() {
-        let mut pacer = Pacer::new(58, 100);
+        let mut pacer = Pacer::new(58, 100, false);
         let first = pacer.shape();
         assert_eq!(pacer.learn(&seen(first, 0, 100)), Lesson::PassesAreUseless);
         let whole = pacer.shape();
@@ -294,8 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn pages_are_taken_whole_while_old_versions_stay() {
+        let mut pacer = Pacer::new(58, 100, false);
+        let before = pacer.shape();
+        assert_eq!(pacer.horizon(false), Lesson::Nothing);
+        assert_eq!(pacer.horizon(true), Lesson::HorizonHeld);
+        assert_eq!(pacer.horizon(true), Lesson::Nothing);
+        assert_eq!(pacer.shape().slices, 1);
+        assert!(!pacer.leaves_room(), "a VACUUM would remove nothing");
+        assert_eq!(pacer.horizon(false), Lesson::HorizonReleased);
+        assert_eq!(pacer.shape().slices, before.slices);
+    }
+
+    #[test]
+    fn under_an_index_there_are_no_passes_at_all() {
+        let mut pacer = Pacer::new(58, 80, true);
+        assert_eq!(pacer.shape().slices, 1);
+        assert!(pacer.leaves_room());
+        assert_eq!(pacer.learn(&seen(pacer.shape(), 0, 0)), Lesson::Nothing);
+        assert_eq!(pacer.horizon(true), Lesson::Nothing);
+        assert_eq!(pacer.shape().slices, 1);
+    }
+
+    #[test]
     fn what_was_seen_of_another_shape_is_ignored() {
-        let mut pacer = Pacer::new(58, 100);
+        let mut pacer = Pacer::new(58, 100, false);
         let before = pacer.shape();
         let other = Shape { pages: 7, slices: 1 };
         assert_eq!(pacer.learn(&seen(other, 0, 0)), Lesson::Nothing);

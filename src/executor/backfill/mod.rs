@@ -5,11 +5,8 @@
 //! [`slices`]. Pages that meet a locked row are put aside and visited again, instead of waiting in place with other rows
 //! locked.
 
-use super::locks;
 use super::retry::{Reaction, reaction};
-use super::session::{
-    Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, holder_line, interrupted, millis,
-};
+use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, interrupted, millis};
 use super::{Interrupt, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
@@ -17,15 +14,17 @@ use crate::plan::{Backfill, Work};
 use batch::Bounds;
 use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
-use futures_util::future::join_all;
+use futures_util::future::join;
 use ranges::Range;
 use slices::{Visit, visits};
 use std::time::{Duration, Instant};
-use walk::Walk;
+use walk::{Resting, Walk};
 
 mod batch;
 mod controller;
+mod crew;
 mod deferred;
+mod horizon;
 mod ranges;
 mod signals;
 mod slices;
@@ -71,6 +70,8 @@ struct Hand {
     overhead: (Duration, u32),
     /// Who kept its last batch waiting.
     blockers: Vec<Blocker>,
+    /// What its last batch costs it.
+    rest: Resting,
 }
 
 impl Runner {
@@ -109,10 +110,15 @@ impl Runner {
         let mut cursor = self.start_cursor(key, backfill).await?;
         loop {
             let pacer = self.pacer(key, backfill, cursor.end_page).await?;
-            let walk = Walk::new(key, backfill, work, cursor, pacer);
+            let walk = Walk::new(key, backfill, work, &self.plan, cursor, pacer);
             self.look_around(&walk).await;
+            let fills = async {
+                let filled = self.fill(&walk).await;
+                walk.end();
+                filled
+            };
             tokio::select! {
-                filled = self.fill(&walk) => filled?,
+                (filled, ()) = join(fills, self.keep_vacuuming(&walk)) => filled?,
                 () = self.keep_sampling(&walk) => {}
             }
             if !walk.is_stopped() {
@@ -128,28 +134,6 @@ impl Runner {
         }
     }
 
-    async fn fill(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let hands = (0..walk.workers()).map(|_| self.fill_stretches(walk));
-        join_all(hands).await.into_iter().collect::<Result<(), Error>>()?;
-        if walk.is_stopped() {
-            return Ok(());
-        }
-        self.visit_deferred(walk).await
-    }
-
-    /// One worker.
-    async fn fill_stretches(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let result = async {
-            let mut hand = self.hand().await?;
-            while let Some((range, shape)) = walk.take() {
-                self.fill_stretch(walk, &mut hand, range, shape).await?;
-            }
-            Ok(())
-        };
-        // The others end with their batches: their sessions must not be given back at work.
-        result.await.inspect_err(|_| walk.stop())
-    }
-
     async fn hand(&self) -> Result<Hand, Error> {
         let (session, pid) = self.worker().await?;
         Ok(Hand {
@@ -158,6 +142,7 @@ impl Runner {
             counted: Updates::default(),
             overhead: (Duration::ZERO, 0),
             blockers: Vec::new(),
+            rest: Resting::default(),
         })
     }
 
@@ -174,7 +159,7 @@ impl Runner {
             match self.visit_all(walk, hand, range, &mut seen, &mut held).await? {
                 Stretch::Filled => {
                     let lesson = walk.finish(range, &seen);
-                    self.tell_lesson(walk, lesson).await;
+                    self.tell_lesson(walk, lesson);
                     self.tell_progress(walk);
                     return Ok(());
                 }
@@ -202,7 +187,7 @@ impl Runner {
             if held.iter().any(|put_aside| covers(*put_aside, visit.pages)) {
                 continue;
             }
-            self.stand_aside(walk).await?;
+            self.stand_aside(walk, hand).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
             let fills = left.peek().is_none().then_some(range);
             let began = Instant::now();
@@ -285,6 +270,8 @@ impl Runner {
                     );
                     self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
                         .await?;
+                    // Whoever had locked the table may have kept old row versions too.
+                    self.look_around(walk).await;
                 }
             }
         }
@@ -330,6 +317,7 @@ impl Runner {
         };
         let sql = batch::sql(walk.backfill, visit, bounds, record.as_deref());
         hand.blockers.clear();
+        let began = Instant::now();
         let sent = hand.session.simple_query(&sql);
         match self
             .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
@@ -339,7 +327,7 @@ impl Runner {
                 let answer = batch::answer(walk.backfill, &messages);
                 let updates = batch::added(hand.counted, answer.counted, answer.rows);
                 hand.counted = answer.counted;
-                walk.committed(answer.rows, record.is_some());
+                hand.rest = walk.committed(answer.rows, record.is_some(), began.elapsed());
                 Ok(match answer.file_node == Some(walk.file_node) {
                     true => Filled::Rows(updates),
                     false => Filled::Elsewhere,
@@ -378,23 +366,24 @@ impl Runner {
         }
     }
 
-    async fn tell_lesson(&self, walk: &Walk<'_>, lesson: Lesson) {
-        if lesson == Lesson::Nothing {
-            return;
+    /// What the old snapshots do is told when they are seen.
+    fn tell_lesson(&self, walk: &Walk<'_>, lesson: Lesson) {
+        if lesson == Lesson::PassesAreUseless {
+            self.note(walk, leaving("as their HOT updates show"));
         }
-        let holder = match self.observers.get().await {
-            Ok(observer) => locks::horizon_holder(&**observer).await.unwrap_or_default(),
-            Err(_) => None,
-        };
-        let why = match holder {
-            Some(holder) => format!("old row versions are kept for {}", holder_line(&holder)),
-            None => "an index may cover what is filled".into(),
-        };
+    }
+
+    fn note(&self, walk: &Walk<'_>, what: String) {
         self.tell(Event::Noted {
             step: walk.key.step.into(),
-            what: format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}"),
+            what,
         });
     }
+}
+
+/// What it means that passes do not pay, and why they do not.
+fn leaving(why: &str) -> String {
+    format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}")
 }
 
 fn covers(wide: Range, narrow: Range) -> bool {

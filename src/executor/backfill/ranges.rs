@@ -58,6 +58,11 @@ impl Ranges {
         self.next - self.taken.iter().map(|(first, end)| end - first).sum::<i64>()
     }
 
+    /// Pages that nobody has taken.
+    pub(super) fn left(&self) -> i64 {
+        (self.end - self.next).max(0)
+    }
+
     pub(super) fn end(&self) -> i64 {
         self.end
     }
