@@ -2,10 +2,10 @@
 
 use super::{Global, Outcome, input};
 use crate::error::{Error, ErrorKind};
+use crate::executor;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::requests::{self, Requests};
 use crate::executor::ledger::{self, Run, RunState};
-use crate::executor::{self};
 use crate::plan::Settings;
 use crate::report::{out, status, style};
 use clap::Args;

@@ -10,8 +10,8 @@ use pgmorph::plan::{ExecutionPlan, Phase};
 const ROWS: u32 = 60_000;
 
 /// Filling so slowly that there is time to do something meanwhile.
-async fn begun<'s>(server: &'s TestServer) -> (Database<'s>, ExecutionPlan, i64) {
-    let database = database(server, ROWS).await;
+async fn begun(server: &TestServer, rows: u32) -> (Database<'_>, ExecutionPlan, i64) {
+    let database = database(server, rows).await;
     let plan = planned(&database, 1).await;
     database.apply(&plan, Phase::Expand).await.unwrap();
     let run = database.run(&plan).await.unwrap().id;
@@ -21,10 +21,8 @@ async fn begun<'s>(server: &'s TestServer) -> (Database<'s>, ExecutionPlan, i64)
 }
 
 async fn on_its_way(database: &Database<'_>) {
-    until("it is on its way", async || {
-        number(database, UNFILLED).await < i64::from(ROWS)
-    })
-    .await;
+    let begun = "SELECT count(*) FROM orders WHERE \"~pgmorph_version_new\" IS NOT NULL";
+    until("it is on its way", async || number(database, begun).await > 0).await;
 }
 
 fn waits_while_paused(database: &Database<'_>) -> usize {
@@ -35,7 +33,7 @@ fn waits_while_paused(database: &Database<'_>) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_writes_nothing_until_it_is_resumed() {
     let server = TestServer::start(&[]);
-    let (database, plan, run) = begun(&server).await;
+    let (database, plan, run) = begun(&server, ROWS).await;
     let others = async {
         on_its_way(&database).await;
         requests::pause(&database.admin, run).await.unwrap();
@@ -60,7 +58,7 @@ async fn a_paused_run_writes_nothing_until_it_is_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_run_begins_no_step_either() {
     let server = TestServer::start(&[]);
-    let (database, plan, run) = begun(&server).await;
+    let (database, plan, run) = begun(&server, ROWS).await;
     requests::tune(&database.admin, run, None, Some(Brake::Off))
         .await
         .unwrap();
@@ -81,7 +79,7 @@ async fn a_paused_run_begins_no_step_either() {
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_sessions_fill_as_are_asked_for() {
     let server = TestServer::start(&[]);
-    let (database, plan, run) = begun(&server).await;
+    let (database, plan, run) = begun(&server, 3 * ROWS).await;
     let sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
                     AND application_name = 'pgmorph' AND query LIKE '%UPDATE ONLY%'";
     let others = async {
@@ -114,7 +112,7 @@ async fn as_many_sessions_fill_as_are_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_bounds_the_rows_of_all_sessions_together() {
     let server = TestServer::start(&[]);
-    let (database, plan, run) = begun(&server).await;
+    let (database, plan, run) = begun(&server, ROWS).await;
     let rate = Some(Brake::Rate(15_000));
     requests::tune(&database.admin, run, Some(3), rate).await.unwrap();
     let began = std::time::Instant::now();

@@ -29,10 +29,21 @@ const HOT_WORTHWHILE: f64 = 0.3;
 /// What the batches of one stretch of pages have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Pages per batch.
+    /// Pages per batch of the first pass, whose rows leave their pages.
+    pub(super) first: i64,
+    /// Pages per batch of the other passes.
     pub(super) pages: i64,
     /// Passes over each page; 1 takes it whole.
     pub(super) slices: i64,
+}
+
+impl Shape {
+    pub(super) fn pages_in(&self, pass: i64) -> i64 {
+        match pass {
+            0 => self.first,
+            _ => self.pages,
+        }
+    }
 }
 
 /// Updates, and how many of them stayed on their page.
@@ -58,6 +69,7 @@ impl Updates {
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) shape: Shape,
+    /// Of the present pass.
     pub(super) times: Vec<Duration>,
     /// What a batch of no pages takes.
     pub(super) overhead: Duration,
@@ -116,7 +128,11 @@ impl Pacer {
         let slices = slices_for(fillfactor).min(slices_max);
         let pages = PAGES_FIRST.min(pages_max(slices));
         Self {
-            shape: Shape { pages, slices },
+            shape: Shape {
+                first: pages,
+                pages,
+                slices,
+            },
             slices_max,
             whole: None,
         }
@@ -126,14 +142,32 @@ impl Pacer {
         self.shape
     }
 
-    pub(super) fn learn(&mut self, seen: &Seen) -> Lesson {
+    /// After each pass: the next one need not be as wrong. Gives the shape to go on with.
+    pub(super) fn adapt(&mut self, seen: &Seen, pass: i64) -> Shape {
+        let pages = next_pages(seen.shape, pass, &seen.times, seen.overhead);
         // Another worker may have changed the shape meanwhile: what was seen speaks of its own only.
+        let mut shape = seen.shape;
+        for shape in [&mut shape, &mut self.shape] {
+            if shape.slices == seen.shape.slices {
+                match pass {
+                    0 => shape.first = pages,
+                    _ => shape.pages = pages,
+                }
+            }
+        }
+        if shape.slices == 1 {
+            shape.pages = shape.first;
+            self.shape.pages = self.shape.first;
+        }
+        shape
+    }
+
+    /// After a stretch.
+    pub(super) fn learn(&mut self, seen: &Seen) -> Lesson {
         if seen.shape.slices != self.shape.slices {
             return Lesson::Nothing;
         }
-        let pages = next_pages(seen.shape, &seen.times, seen.overhead);
         let slices = self.shape.slices;
-        self.shape.pages = pages;
         if let Some(Whole::Useless { before, left }) = self.whole {
             self.whole = match left {
                 0 => self.reshape(before),
@@ -182,14 +216,16 @@ impl Pacer {
 
     /// A batch met the hard end.
     pub(super) fn shrink(&mut self) {
-        self.shape.pages = shrunk(self.shape).pages;
+        self.shape = shrunk(self.shape);
     }
 
     /// Keeps the rows per batch about the same.
     fn reshape(&mut self, slices: i64) -> Option<Whole> {
-        let pages = self.shape.pages * slices / self.shape.slices;
+        let before = self.shape.slices;
+        let pages = |pages: i64| (pages * slices / before).clamp(1, pages_max(slices));
         self.shape = Shape {
-            pages: pages.clamp(1, pages_max(slices)),
+            first: pages(self.shape.first),
+            pages: pages(self.shape.pages),
             slices,
         };
         None
@@ -203,6 +239,7 @@ pub(super) fn whole_pages(shape: Shape) -> i64 {
 
 pub(super) fn shrunk(shape: Shape) -> Shape {
     Shape {
+        first: (shape.first / 4).max(1),
         pages: (shape.pages / 4).max(1),
         ..shape
     }
@@ -232,19 +269,21 @@ fn next_slices(slices: i64, most: i64, first_pass: Updates) -> i64 {
 /// Towards the target and below the ceiling, growing at most twofold and shrinking at once. On a busy server a batch of
 /// no pages takes more than the target; smaller batches would make nothing shorter, so that part does not count.
 #[allow(clippy::cast_possible_truncation, clippy::cast_precision_loss)]
-fn next_pages(shape: Shape, times: &[Duration], overhead: Duration) -> i64 {
+fn next_pages(shape: Shape, pass: i64, times: &[Duration], overhead: Duration) -> i64 {
     let mut work: Vec<f64> = times
         .iter()
         .map(|took| took.saturating_sub(overhead).as_secs_f64().max(1e-4))
         .collect();
+    let pages = shape.pages_in(pass);
     if work.is_empty() {
-        return shape.pages;
+        return pages;
     }
     work.sort_by(f64::total_cmp);
     let typical = work[work.len() / 2];
-    let worst = work[work.len() * 95 / 100];
+    // One hiccup among several batches says nothing about their size.
+    let worst = work[(work.len() * 95 / 100).min(work.len().saturating_sub(2))];
     let factor = (TARGET.as_secs_f64() / typical).min(CEILING.as_secs_f64() / worst);
-    let wanted = (shape.pages as f64 * factor.clamp(0.1, 2.0)).round() as i64;
+    let wanted = (pages as f64 * factor.clamp(0.1, 2.0)).round() as i64;
     wanted.clamp(1, pages_max(shape.slices))
 }
 
@@ -257,8 +296,12 @@ mod tests {
     }
 
     fn next(pages: i64, list: &[u64], overhead: u64) -> i64 {
-        let shape = Shape { pages, slices: 10 };
-        next_pages(shape, &times(list), Duration::from_millis(overhead))
+        let shape = Shape {
+            first: 1,
+            pages,
+            slices: 10,
+        };
+        next_pages(shape, 1, &times(list), Duration::from_millis(overhead))
     }
 
     fn seen(shape: Shape, first_hot: i64, later_hot: i64) -> Seen {
@@ -299,6 +342,18 @@ mod tests {
         assert_eq!(next(1, &[21; 4], 20), 2);
         assert_eq!(next(16, &[25; 4], 20), 32);
         assert_eq!(next(16, &[40; 4], 20), 8);
+    }
+
+    #[test]
+    fn the_first_pass_has_a_size_of_its_own() {
+        let mut pacer = Pacer::new(58, 100, false);
+        let mut seen = seen(pacer.shape(), 0, 0);
+        seen.times = times(&[20; 4]);
+        seen.shape = pacer.adapt(&seen, 0);
+        seen.times = times(&[5; 4]);
+        seen.shape = pacer.adapt(&seen, 1);
+        assert_eq!((seen.shape.first, seen.shape.pages), (32, 128));
+        assert_eq!(pacer.shape(), seen.shape);
     }
 
     #[test]
@@ -363,7 +418,11 @@ mod tests {
     fn what_was_seen_of_another_shape_is_ignored() {
         let mut pacer = Pacer::new(58, 100, false);
         let before = pacer.shape();
-        let other = Shape { pages: 7, slices: 1 };
+        let other = Shape {
+            first: 7,
+            pages: 7,
+            slices: 1,
+        };
         assert_eq!(pacer.learn(&seen(other, 0, 0)), Lesson::Nothing);
         assert_eq!(pacer.shape(), before);
     }

@@ -4,7 +4,7 @@ use super::Hand;
 use super::walk::Walk;
 use crate::error::{Error, ErrorKind};
 use crate::executor::Runner;
-use crate::executor::session::{Key, WATCH_BRIEF};
+use crate::executor::session::WATCH_BRIEF;
 use crate::units;
 use deadpool_postgres::Object;
 use futures_util::StreamExt;
@@ -137,7 +137,9 @@ impl Runner {
             let Some((range, shape)) = walk.take() else {
                 return Ok(false);
             };
-            self.fill_stretch(walk, hand, range, shape).await?;
+            if self.fill_stretch(walk, hand, range, shape).await? {
+                return Ok(true);
+            }
         }
     }
 
@@ -166,9 +168,8 @@ impl Runner {
         // The indexes are left to the VACUUM after the walk, and truncating would take ACCESS EXCLUSIVE.
         let sql = format!("VACUUM (INDEX_CLEANUP OFF, TRUNCATE OFF, SKIP_LOCKED) {table}");
         let mut blockers = Vec::new();
-        let key = Key { ..walk.key };
         let sent = session.batch_execute(&sql);
-        let mut sent = std::pin::pin!(self.watch(key, pid, WATCH_BRIEF, sent, &mut blockers));
+        let mut sent = std::pin::pin!(self.watch(walk.key, pid, WATCH_BRIEF, sent, &mut blockers));
         tokio::select! {
             result = &mut sent => result.map_err(failed),
             () = walk.ended() => {

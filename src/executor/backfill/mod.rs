@@ -16,7 +16,7 @@ use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
 use futures_util::future::join;
 use ranges::Range;
-use slices::{Visit, visits};
+use slices::{Visit, Visits};
 use std::time::{Duration, Instant};
 use walk::{Resting, Walk};
 
@@ -57,6 +57,8 @@ enum Filled {
 enum Stretch {
     Filled,
     TooLong,
+    /// The worker leaves, for there are more than were asked for.
+    Left,
     Stopped,
 }
 
@@ -146,13 +148,14 @@ impl Runner {
         })
     }
 
+    /// Tells whether the worker has left before its end.
     async fn fill_stretch(
         &self,
         walk: &Walk<'_>,
         hand: &mut Hand,
         range: Range,
         mut shape: Shape,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut held = Vec::new();
         loop {
             let mut seen = Seen::new(shape, hand.overhead.0);
@@ -161,14 +164,18 @@ impl Runner {
                     let lesson = walk.finish(range, &seen);
                     self.tell_lesson(walk, lesson);
                     self.tell_progress(walk);
-                    return Ok(());
+                    return Ok(false);
+                }
+                Stretch::Left => {
+                    walk.give_back(range);
+                    return Ok(true);
                 }
                 // What is filled is filled: it starts over with smaller batches.
                 Stretch::TooLong => {
                     shape = shrunk(shape);
                     walk.shrink();
                 }
-                Stretch::Stopped => return Ok(()),
+                Stretch::Stopped => return Ok(false),
             }
         }
     }
@@ -181,15 +188,11 @@ impl Runner {
         seen: &mut Seen,
         held: &mut Vec<Range>,
     ) -> Result<Stretch, Error> {
-        let mut left = visits(range, seen.shape).peekable();
-        while let Some(visit) = left.next() {
-            // Every further pass would keep the other rows of these pages waiting again.
-            if held.iter().any(|put_aside| covers(*put_aside, visit.pages)) {
-                continue;
-            }
+        let mut visits = Visits::new(range, seen.shape.slices);
+        while let Some(visit) = visits.next(seen.shape, held) {
             self.stand_aside(walk, hand).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
-            let fills = left.peek().is_none().then_some(range);
+            let fills = visits.is_last(&visit).then_some(range);
             let began = Instant::now();
             match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
                 Filled::Rows(updates) => {
@@ -206,10 +209,17 @@ impl Runner {
                 Filled::TooLong => return Ok(Stretch::TooLong),
                 Filled::Elsewhere => walk.stop(),
             }
+            if visits.ends_pass(&visit) {
+                seen.shape = walk.adapt(seen, visit.pass);
+                seen.times.clear();
+            }
             self.tell_progress(walk);
             self.stop_if_wanted()?;
             if walk.is_stopped() {
                 return Ok(Stretch::Stopped);
+            }
+            if fills.is_none() && walk.leave_if_too_many() {
+                return Ok(Stretch::Left);
             }
         }
         Ok(Stretch::Filled)
@@ -384,8 +394,4 @@ impl Runner {
 /// What it means that passes do not pay, and why they do not.
 fn leaving(why: &str) -> String {
     format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}")
-}
-
-fn covers(wide: Range, narrow: Range) -> bool {
-    wide.0 <= narrow.0 && narrow.1 <= wide.1
 }

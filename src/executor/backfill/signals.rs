@@ -20,18 +20,17 @@ const WAL: &str = "\
      CASE WHEN current_setting('archive_mode') = 'off' THEN 0 \
           ELSE coalesce(greatest(floor(w.position / g.size) - a.archived - 1, 0) * g.size, 0) END::bigint AS backlog \
     FROM (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS position) AS w \
-    CROSS JOIN (SELECT setting::numeric AS size FROM pg_catalog.pg_settings WHERE name = 'wal_segment_size') AS g \
+    CROSS JOIN (SELECT pg_size_bytes(current_setting('wal_segment_size'))::numeric AS size) AS g \
     CROSS JOIN LATERAL (SELECT ('x' || substr(f.name, 9, 8))::bit(32)::bigint * (4294967296 / g.size) \
       + ('x' || substr(f.name, 17, 8))::bit(32)::bigint AS archived \
      FROM (SELECT substring(coalesce(last_archived_wal, last_failed_wal) FROM '^[0-9A-F]{24}') AS name \
       FROM pg_catalog.pg_stat_archiver) AS f) AS a \
     LEFT JOIN LATERAL (SELECT r.slot_name::text AS slot, (w.position - (r.restart_lsn - '0/0'))::bigint AS retained, \
-      CASE WHEN r.active AND k.megabytes >= 0 THEN k.megabytes * 1048576 END AS keeps \
+      CASE WHEN r.active AND k.size >= 0 THEN k.size END AS keeps \
      FROM pg_catalog.pg_replication_slots AS r, \
-      (SELECT setting::bigint AS megabytes FROM pg_catalog.pg_settings WHERE name = 'max_slot_wal_keep_size') AS k \
+      (SELECT pg_size_bytes(current_setting('max_slot_wal_keep_size')) AS size) AS k \
      WHERE r.restart_lsn IS NOT NULL \
-     ORDER BY coalesce((w.position - (r.restart_lsn - '0/0')) / nullif(CASE WHEN r.active THEN k.megabytes END * 786432, 0) \
-      > 1, false) DESC, 2 DESC LIMIT 1) AS s ON true";
+     ORDER BY r.active AND k.size >= 0 AND w.position - (r.restart_lsn - '0/0') > k.size / 4 * 3 DESC, 2 DESC LIMIT 1) AS s ON true";
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MS: u64 = 50;

@@ -120,7 +120,8 @@ impl<'a> Walk<'a> {
         let mut state = self.state();
         let wanted = self.wanted(&state).min(state.openable.unwrap_or(u32::MAX));
         let left = state.ranges.left();
-        let stretches = (left + stretch(state.pacer.shape()) - 1) / stretch(state.pacer.shape());
+        let pages = stretch(state.pacer.shape(), left, wanted);
+        let stretches = (left + pages - 1) / pages;
         let useful = state
             .working
             .saturating_add(u32::try_from(stretches).unwrap_or(u32::MAX));
@@ -199,7 +200,8 @@ impl<'a> Walk<'a> {
             return None;
         }
         let shape = state.pacer.shape();
-        let range = state.ranges.take(stretch(shape))?;
+        let pages = stretch(shape, state.ranges.left(), state.working);
+        let range = state.ranges.take(pages)?;
         Some((range, shape))
     }
 
@@ -208,6 +210,15 @@ impl<'a> Walk<'a> {
         let mut state = self.state();
         state.ranges.finish(range);
         state.pacer.learn(seen)
+    }
+
+    /// It is half done, and the worker leaves.
+    pub(super) fn give_back(&self, range: Range) {
+        self.state().ranges.give_back(range);
+    }
+
+    pub(super) fn adapt(&self, seen: &Seen, pass: i64) -> Shape {
+        self.state().pacer.adapt(seen, pass)
     }
 
     pub(super) fn shrink(&self) {
