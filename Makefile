@@ -20,7 +20,7 @@ soak: ## strike running plans at random moments, for about half an hour (rounds 
 	PGMORPH_CRASH_ROUNDS=$(or $(ROUNDS),50) PGMORPH_HOLD_SECONDS=30 \
 		cargo test --locked --test it -- --nocapture --test-threads 2 crash:: portfolio::
 
-bench: ## fill a column beside a bare UPDATE, for about three minutes (arguments: make bench ARGS="--rows 5000000")
+bench: ## fill a column beside a bare UPDATE, for about three minutes (arguments: make bench ARGS="--rows 5000000 --clients 4")
 	@scripts/servers ensure
 	@cargo bench --locked --bench backfill -- $(ARGS)
 

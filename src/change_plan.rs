@@ -215,16 +215,18 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     duration("lock_deadline", &mut settings.lock_deadline_ms);
     duration("statement_timeout", &mut settings.statement_timeout_ms);
     duration("long_statement_timeout", &mut settings.long_statement_timeout_ms);
-    duration("replica_lag", &mut settings.replica_lag_ms);
-    if let Some(text) = inner.optional_text("small_table") {
-        read_unit(
-            &inner,
-            "small_table",
-            &text,
-            size_bytes,
-            &mut settings.small_table_bytes,
-        );
-    }
+    duration("replica_lag", &mut settings.limits.replica_lag_ms);
+    let size = |key: &'static str, value: &mut u64| {
+        if let Some(text) = inner.optional_text(key) {
+            read_unit(&inner, key, &text, size_bytes, value);
+        }
+    };
+    size("small_table", &mut settings.small_table_bytes);
+    size("wal_retained", &mut settings.limits.wal_retained_bytes);
+    size("archive_backlog", &mut settings.limits.archive_backlog_bytes);
+    let mut wal_rate = settings.limits.wal_rate_bytes.unwrap_or(0);
+    size("wal_rate", &mut wal_rate);
+    settings.limits.wal_rate_bytes = Some(wal_rate).filter(|rate| *rate > 0);
     if let Some(text) = inner.optional_text("workers") {
         read_workers(&inner, &text, &mut settings.workers);
     }
@@ -253,6 +255,10 @@ fn read_unit(
     read: fn(&str) -> Option<u64>,
     value: &mut u64,
 ) {
+    let is_size = matches!(
+        key,
+        "small_table" | "wal_rate" | "wal_retained" | "archive_backlog"
+    );
     match read(&text.value) {
         Some(0) if key != "small_table" => fields.report(
             Diagnostic::new(
@@ -265,7 +271,7 @@ fn read_unit(
         None => fields.report(
             Diagnostic::new("invalid_value", format!("`{key}` cannot be {:?}", text.value))
                 .at(text.span)
-                .help(if key == "small_table" {
+                .help(if is_size {
                     "a size carries its unit: 512kB, 8MB, 1GB"
                 } else {
                     "a duration carries its unit: 200ms, 30s, 10min, 6h"
@@ -484,6 +490,7 @@ impl<'de> Visitor<'de> for RawVisitor {
 mod tests {
     use super::*;
     use crate::diagnostic::line_and_column;
+    use crate::plan::Limits;
 
     fn complaints(source: &str) -> Vec<String> {
         let complaints = parse(source).expect_err("the plan has mistakes");
@@ -502,18 +509,23 @@ mod tests {
     #[test]
     fn reads_a_plan() {
         let plan = parse(
-            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
+            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s, wal_rate: 20MB}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
         )
         .unwrap();
+        let limits = Limits {
+            replica_lag_ms: 3_000,
+            wal_rate_bytes: Some(20 << 20),
+            ..Limits::default()
+        };
         assert_eq!(
             (
                 plan.name.as_str(),
                 plan.settings.lock_timeout_ms,
                 plan.settings.workers,
-                plan.settings.replica_lag_ms,
+                plan.settings.limits,
                 plan.changes.len()
             ),
-            ("p", 50, 2, 3_000, 1)
+            ("p", 50, 2, limits, 1)
         );
         assert_eq!(
             plan.changes[0].text,

@@ -211,10 +211,35 @@ pub struct Backfill {
     pub needs: String,
     /// Whether the application's own triggers are kept from firing (`session_replication_role = replica`).
     pub suppress_triggers: bool,
+    /// The columns that SET names.
+    pub columns: Vec<String>,
     /// Sessions that fill at the same time.
     pub workers: u32,
-    /// How far behind a standby may be before nothing is written.
+    pub limits: Limits,
+}
+
+/// What others may have to bear before a backfill stands aside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// How far behind a standby may be.
     pub replica_lag_ms: u64,
+    /// WAL that the whole server writes in a second; `None` is as much as it can.
+    pub wal_rate_bytes: Option<u64>,
+    /// WAL that a replication slot keeps.
+    pub wal_retained_bytes: u64,
+    /// Full WAL segments that still wait for the archiver.
+    pub archive_backlog_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            replica_lag_ms: 10_000,
+            wal_rate_bytes: None,
+            wal_retained_bytes: 16 << 30,
+            archive_backlog_bytes: 1 << 30,
+        }
+    }
 }
 
 /// A query that must return no rows.
@@ -566,8 +591,8 @@ pub struct Settings {
     pub small_table_bytes: u64,
     /// Sessions that fill a table at the same time.
     pub workers: u32,
-    /// A backfill stands aside while a standby is farther behind.
-    pub replica_lag_ms: u64,
+    /// A backfill stands aside beyond these.
+    pub limits: Limits,
 }
 
 impl Settings {
@@ -584,7 +609,7 @@ impl Default for Settings {
             long_statement_timeout_ms: 6 * 3_600_000,
             small_table_bytes: 8 << 20,
             workers: 1,
-            replica_lag_ms: 10_000,
+            limits: Limits::default(),
         }
     }
 }

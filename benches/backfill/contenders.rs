@@ -7,6 +7,7 @@ use pgmorph::executor::{Executor, Interrupt, ledger};
 use pgmorph::plan::{Action, ExecutionPlan, Phase};
 use pgmorph::planner;
 use pgmorph::postgres::settings::ConnectionSettings;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -14,22 +15,36 @@ use tokio_postgres::Client;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Contender {
-    Pgmorph { workers: u32 },
+    Pgmorph {
+        workers: u32,
+    },
     SingleUpdate,
     KeysetLoop,
     AlterType,
+    /// The program of that name, where it is installed.
+    Reshape,
 }
 
 const KEYSET_ROWS: i32 = 1_000;
 
 impl Contender {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Pgmorph { workers: 1 },
         Self::Pgmorph { workers: 2 },
         Self::SingleUpdate,
         Self::KeysetLoop,
         Self::AlterType,
+        Self::Reshape,
     ];
+
+    pub fn is_there(self) -> bool {
+        self != Self::Reshape || Command::new("reshape").arg("--version").output().is_ok()
+    }
+
+    /// Others take as long per row, whatever the size, and the largest tables take their time.
+    pub fn is_compared_in_growth(self) -> bool {
+        matches!(self, Self::Pgmorph { .. } | Self::SingleUpdate)
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -38,6 +53,7 @@ impl Contender {
             Self::SingleUpdate => "single UPDATE",
             Self::KeysetLoop => "UPDATE loop, 1,000 rows each",
             Self::AlterType => "ALTER TYPE (blocks everybody)",
+            Self::Reshape => "reshape migration start",
         }
     }
 
@@ -64,17 +80,19 @@ impl Contender {
                 let sql = "ALTER TABLE orders ALTER COLUMN version TYPE bigint";
                 client.batch_execute(sql).await.unwrap();
             }
+            Self::Reshape => reshape(url).await,
         }
         began.elapsed().as_secs_f64()
     }
 
     /// Every row is filled.
     pub async fn check(self, client: &Client) {
-        let column = match self {
-            Self::Pgmorph { .. } => "\"~pgmorph_version_new\"",
-            Self::SingleUpdate | Self::KeysetLoop => "wide",
-            Self::AlterType => return,
-        };
+        if self == Self::AlterType {
+            return;
+        }
+        let added = "SELECT quote_ident(attname) FROM pg_attribute \
+                     WHERE attrelid = 'orders'::regclass AND attnum > 0 AND atttypid = 'bigint'::regtype";
+        let column: String = client.query_one(added, &[]).await.unwrap().get(0);
         let sql = format!("SELECT count(*) FROM orders WHERE {column} IS DISTINCT FROM version");
         let left: i64 = client.query_one(&sql, &[]).await.unwrap().get(0);
         assert_eq!(left, 0, "{}: rows are not filled", self.name());
@@ -97,6 +115,28 @@ async fn keyset(client: &Client) {
             .unwrap();
         from += KEYSET_ROWS;
     }
+}
+
+/// It fills with the application's transactions as bystanders, as ours does; what it does at `complete` is left out.
+async fn reshape(url: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let migrations = directory.path().join("migrations");
+    std::fs::create_dir(&migrations).unwrap();
+    let migration = "[[actions]]\ntype = \"alter_column\"\ntable = \"orders\"\ncolumn = \"version\"\n\
+                     up = \"version\"\ndown = \"version\"\n\n[actions.changes]\ntype = \"BIGINT\"\n";
+    std::fs::write(migrations.join("1_wide.toml"), migration).unwrap();
+    let mut command = Command::new("reshape");
+    command
+        .args(["migration", "start", "--url", url])
+        .current_dir(directory.path());
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+    let ended = ended.await.unwrap();
+    assert!(
+        ended.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&ended.stdout),
+        String::from_utf8_lossy(&ended.stderr)
+    );
 }
 
 /// Only the step that fills, as it reports it itself: the column and the trigger before it are an instant.

@@ -1,7 +1,8 @@
 //! `integer` → `bigint` on one table: pgmorph beside what people do by hand, on one server of its own, in rotated rounds.
 //!
-//! `cargo bench --bench backfill -- --rows 5000000`, or PGMORPH_BENCH_ROWS; `--help` lists the rest. Figures are medians
-//! of the rounds; ratios are to the single UPDATE of the same run. Sizes are those right after, before any VACUUM.
+//! `make bench ARGS="--rows 5000000 --clients 4 --growth 1000000,5000000,20000000 --json results.json"`, or `--help`.
+//! Figures are medians of the rounds; ratios are to the single UPDATE of the same run. Sizes are those right after, before
+//! any VACUUM. What an application feels is measured in rounds of its own, so that it is no part of the other figures.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,25 +11,21 @@
     reason = "a benchmark fails by panicking and tells on its output what it did"
 )]
 
-use application::Application;
-use clap::{Parser, ValueEnum};
-use comfy_table::{ContentArrangement, Table, presets};
+use application::{Application, Felt};
+use clap::Parser;
 use contenders::Contender;
-use measure::{Figures, medians};
+use measure::{Figures, felt_medians, medians};
 use pgmorph::postgres::embedded::{Installation, Options, Server};
-use serde_json::{Value, json};
+use report::{Growth, Report, Result};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 use tokio_postgres::{Client, NoTls};
 
 mod application;
 mod contenders;
 mod measure;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Human,
-    Json,
-}
+mod report;
 
 /// How fast a column is filled, and what it costs.
 #[derive(Debug, Parser)]
@@ -44,26 +41,36 @@ struct Arguments {
     /// Room that the table leaves on its pages.
     #[arg(long, default_value_t = 100)]
     fillfactor: u32,
-    /// Clients of an application, 200 transactions a second together, whose latency is measured meanwhile.
+    /// Clients of an application, 200 transactions a second together: further rounds measure what they feel.
     #[arg(long, default_value_t = 0)]
     clients: u32,
-    #[arg(long, value_enum, default_value = "human")]
-    format: Format,
+    /// How long the application is watched alone, to compare with.
+    #[arg(long, default_value_t = 10)]
+    idle_seconds: u64,
+    /// Numbers of rows for a second table, on how the time grows with them.
+    #[arg(long, value_delimiter = ',')]
+    growth: Vec<u32>,
+    #[arg(long, default_value_t = 1)]
+    growth_rounds: usize,
+    /// Also writes all figures to this file.
+    #[arg(long)]
+    json: Option<PathBuf>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
-/// The server and the database that every contender gets a copy of.
+/// The server, and how many rows the database has that every contender gets a copy of.
 struct Scene {
     server: Server,
-    arguments: Arguments,
+    rows: u32,
+    fillfactor: u32,
 }
 
 const TEMPLATE: &str = "prepared";
 
 impl Scene {
-    async fn set(arguments: Arguments) -> Self {
+    fn set(arguments: &Arguments) -> Self {
         // Vacuuming and checkpoints by luck would tell about luck.
         let settings = [
             ("autovacuum", "off"),
@@ -78,12 +85,19 @@ impl Scene {
             durable: true,
             ..Options::default()
         };
-        let server = Server::start(&Installation::find(None).unwrap(), &options).unwrap();
-        let scene = Self { server, arguments };
-        scene
-            .sql("postgres", &format!("CREATE DATABASE {TEMPLATE}"))
+        Self {
+            server: Server::start(&Installation::find(None).unwrap(), &options).unwrap(),
+            rows: 0,
+            fillfactor: arguments.fillfactor,
+        }
+    }
+
+    async fn load(&mut self, rows: u32) {
+        self.rows = rows;
+        let fillfactor = self.fillfactor;
+        self.sql("postgres", &format!("DROP DATABASE IF EXISTS {TEMPLATE}"))
             .await;
-        let (rows, fillfactor) = (scene.arguments.rows, scene.arguments.fillfactor);
+        self.sql("postgres", &format!("CREATE DATABASE {TEMPLATE}")).await;
         let load = format!(
             "CREATE TABLE orders (id integer NOT NULL, customer_id integer NOT NULL, version integer NOT NULL, \
              total numeric NOT NULL, created_at timestamptz NOT NULL, note text NOT NULL) WITH (fillfactor = {fillfactor}); \
@@ -91,9 +105,8 @@ impl Scene {
              timestamptz '2020-01-01' + i * interval '1 second', repeat(md5(i::text), 2) FROM generate_series(1, {rows}) AS i; \
              ALTER TABLE orders ADD PRIMARY KEY (id); CREATE INDEX ON orders (created_at)"
         );
-        scene.sql(TEMPLATE, &load).await;
-        scene.sql(TEMPLATE, "VACUUM (ANALYZE, FREEZE) orders").await;
-        scene
+        self.sql(TEMPLATE, &load).await;
+        self.sql(TEMPLATE, "VACUUM (ANALYZE, FREEZE) orders").await;
     }
 
     async fn connect(&self, database: &str) -> Client {
@@ -108,135 +121,148 @@ impl Scene {
         self.connect(database).await.batch_execute(sql).await.unwrap();
     }
 
-    async fn measure(&self, contender: Contender) -> Figures {
-        self.sql(
-            "postgres",
-            &format!("CREATE DATABASE contest TEMPLATE {TEMPLATE}"),
-        )
-        .await;
+    /// A copy of the table in cache, with the same distance to the last checkpoint.
+    async fn copy(&self) -> Client {
+        let copy = format!("CREATE DATABASE contest TEMPLATE {TEMPLATE}");
+        self.sql("postgres", &copy).await;
         let client = self.connect("contest").await;
-        contender.prepare(&client).await;
-        // In cache, and with the same distance to the last checkpoint.
         let warm = "SELECT sum(version) FROM orders; SET enable_seqscan = off; \
                     SELECT count(id) FROM orders; SELECT count(created_at) FROM orders; CHECKPOINT";
         client.batch_execute(warm).await.unwrap();
-        let application = Application::start(self, self.arguments.clients).await;
+        client
+    }
+
+    async fn clear(&self, client: Client) {
+        drop(client);
+        self.sql("postgres", "DROP DATABASE contest WITH (FORCE)").await;
+    }
+
+    async fn measure(&self, contender: Contender) -> Figures {
+        let client = self.copy().await;
+        contender.prepare(&client).await;
         let before = measure::Reading::take(&client, &self.server).await;
         let seconds = contender.run(&client, &self.server.url("contest")).await;
         let after = measure::Reading::take(&client, &self.server).await;
-        let felt = application.stop().await;
         contender.check(&client).await;
-        drop(client);
-        self.sql("postgres", "DROP DATABASE contest WITH (FORCE)").await;
-        Figures::between(&before, &after, seconds, felt)
+        self.clear(client).await;
+        Figures::between(&before, &after, seconds)
+    }
+
+    /// What an application feels of a contender, or of nobody.
+    async fn feel(&self, contender: Option<Contender>, arguments: &Arguments) -> Felt {
+        let client = self.copy().await;
+        if let Some(contender) = contender {
+            contender.prepare(&client).await;
+        }
+        let application = Application::start(self, arguments.clients).await;
+        match contender {
+            Some(contender) => drop(contender.run(&client, &self.server.url("contest")).await),
+            None => tokio::time::sleep(Duration::from_secs(arguments.idle_seconds)).await,
+        }
+        let felt = application.stop().await.unwrap();
+        self.clear(client).await;
+        felt
     }
 }
 
 fn main() {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(Box::pin(compete(arguments)));
+    runtime.block_on(Box::pin(compete(&arguments)));
 }
 
-async fn compete(arguments: Arguments) {
+async fn compete(arguments: &Arguments) {
     let contenders: Vec<Contender> = Contender::ALL
         .into_iter()
         .filter(|one| *one == Contender::SingleUpdate || one.name().contains(&arguments.only))
+        .filter(|one| one.is_there())
         .collect();
-    let scene = Scene::set(arguments).await;
-    let mut results: BTreeMap<Contender, Vec<Figures>> = BTreeMap::new();
-    for round in 0..scene.arguments.rounds {
+    let mut scene = Scene::set(arguments);
+    scene.load(arguments.rows).await;
+    let figures = costs(&scene, &contenders, arguments.rounds).await;
+    let mut felt = match arguments.clients {
+        0 => BTreeMap::new(),
+        _ => feelings(&scene, &contenders, arguments).await,
+    };
+    let idle = felt.remove(&None).flatten();
+    let results = figures.into_iter().map(|(contender, figures)| Result {
+        contender,
+        figures,
+        felt: felt.remove(&Some(contender)).flatten(),
+    });
+    let mut report = Report {
+        postgresql: scene.server.version().to_string(),
+        rows: arguments.rows,
+        rounds: arguments.rounds,
+        fillfactor: arguments.fillfactor,
+        results: results.collect(),
+        idle,
+        growth: Vec::new(),
+    };
+    println!("{}", report.text());
+    for rows in &arguments.growth {
+        scene.load(*rows).await;
+        let growing = contenders
+            .iter()
+            .copied()
+            .filter(|one| one.is_compared_in_growth());
+        let growing: Vec<Contender> = growing.collect();
+        let figures = costs(&scene, &growing, arguments.growth_rounds).await;
+        report.growth.push(Growth {
+            rows: *rows,
+            seconds: figures
+                .into_iter()
+                .map(|(one, figures)| (one, figures.seconds))
+                .collect(),
+        });
+    }
+    if !report.growth.is_empty() {
+        println!("{}", report.growth_table());
+    }
+    if let Some(path) = &arguments.json {
+        std::fs::write(path, format!("{:#}\n", report.json())).unwrap();
+    }
+}
+
+/// The order is another one in each round.
+async fn costs(scene: &Scene, contenders: &[Contender], rounds: usize) -> BTreeMap<Contender, Figures> {
+    let mut all: BTreeMap<Contender, Vec<Figures>> = BTreeMap::new();
+    for round in 0..rounds {
         for position in 0..contenders.len() {
             let contender = contenders[(position + round) % contenders.len()];
             let figures = scene.measure(contender).await;
-            eprintln!("round {}: {}: {figures:?}", round + 1, contender.name());
-            results.entry(contender).or_default().push(figures);
+            eprintln!(
+                "{} rows, round {}: {}: {figures:?}",
+                scene.rows,
+                round + 1,
+                contender.name()
+            );
+            all.entry(contender).or_default().push(figures);
         }
     }
-    let results: Vec<(Contender, Figures)> = results
-        .iter()
+    all.iter()
         .map(|(contender, rounds)| (*contender, medians(rounds)))
-        .collect();
-    match scene.arguments.format {
-        Format::Human => println!("{}", table(&scene, &results)),
-        Format::Json => println!("{:#}", as_json(&scene, &results)),
-    }
+        .collect()
 }
 
-fn single(results: &[(Contender, Figures)]) -> &Figures {
-    let found = results.iter().find(|(one, _)| *one == Contender::SingleUpdate);
-    &found.unwrap().1
-}
-
-fn table(scene: &Scene, results: &[(Contender, Figures)]) -> Table {
-    let base = single(results);
-    let mut table = Table::new();
-    table
-        .load_style(presets::ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    let mut header = vec![
-        "",
-        "time",
-        "ratio",
-        "rows/s",
-        "WAL",
-        "ratio",
-        "server CPU",
-        "ratio",
-        "heap",
-        "indexes",
-    ];
-    if scene.arguments.clients > 0 {
-        header.extend(["statements", "median", "99 %", "slowest", "failed"]);
-    }
-    table.set_header(header);
-    for (contender, figures) in results {
-        let rate = f64::from(scene.arguments.rows) / figures.seconds;
-        let mut cells = vec![
-            contender.name().to_owned(),
-            format!("{:.2} s", figures.seconds),
-            format!("{:.2}", figures.seconds / base.seconds),
-            format!("{rate:.0}"),
-            format!("{:.0} MB", figures.wal_bytes / 1e6),
-            format!("{:.2}", figures.wal_bytes / base.wal_bytes),
-            format!("{:.2} s", figures.cpu_seconds),
-            format!("{:.2}", figures.cpu_seconds / base.cpu_seconds),
-            format!("{:.2}", figures.heap_growth),
-            format!("{:.2}", figures.index_growth),
-        ];
-        if let Some(felt) = &figures.felt {
-            cells.extend([
-                felt.statements.to_string(),
-                format!("{:.1} ms", felt.median_ms),
-                format!("{:.1} ms", felt.p99_ms),
-                format!("{:.1} ms", felt.slowest_ms),
-                felt.failed.to_string(),
-            ]);
+async fn feelings(
+    scene: &Scene,
+    contenders: &[Contender],
+    arguments: &Arguments,
+) -> BTreeMap<Option<Contender>, Option<Felt>> {
+    let mut all: BTreeMap<Option<Contender>, Vec<Felt>> = BTreeMap::new();
+    let mut who: Vec<Option<Contender>> = vec![None];
+    who.extend(contenders.iter().copied().map(Some));
+    for round in 0..arguments.rounds {
+        for position in 0..who.len() {
+            let contender = who[(position + round) % who.len()];
+            let felt = scene.feel(contender, arguments).await;
+            let name = contender.map_or("nobody", Contender::name);
+            eprintln!("application, round {}: {name}: {felt:?}", round + 1);
+            all.entry(contender).or_default().push(felt);
         }
-        table.add_row(cells);
     }
-    table
-}
-
-fn as_json(scene: &Scene, results: &[(Contender, Figures)]) -> Value {
-    let base = single(results);
-    let one = |(contender, figures): &(Contender, Figures)| {
-        json!({
-            "name": contender.name(),
-            "figures": figures,
-            "ratios": {
-                "seconds": figures.seconds / base.seconds,
-                "wal_bytes": figures.wal_bytes / base.wal_bytes,
-                "cpu_seconds": figures.cpu_seconds / base.cpu_seconds,
-            },
-        })
-    };
-    json!({
-        "version": 1,
-        "postgresql": scene.server.version().to_string(),
-        "rows": scene.arguments.rows,
-        "rounds": scene.arguments.rounds,
-        "fillfactor": scene.arguments.fillfactor,
-        "contenders": results.iter().map(one).collect::<Vec<_>>(),
-    })
+    all.iter()
+        .map(|(contender, rounds)| (*contender, felt_medians(rounds)))
+        .collect()
 }

@@ -63,18 +63,16 @@ pub struct Figures {
     /// Size afterwards by size before.
     pub heap_growth: f64,
     pub index_growth: f64,
-    pub felt: Option<Felt>,
 }
 
 impl Figures {
-    pub fn between(before: &Reading, after: &Reading, seconds: f64, felt: Option<Felt>) -> Self {
+    pub fn between(before: &Reading, after: &Reading, seconds: f64) -> Self {
         Self {
             seconds,
             wal_bytes: after.wal_bytes - before.wal_bytes,
             cpu_seconds: after.cpu_seconds - before.cpu_seconds,
             heap_growth: after.heap_bytes / before.heap_bytes,
             index_growth: after.index_bytes / before.index_bytes,
-            felt,
         }
     }
 }
@@ -90,24 +88,27 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     }
 }
 
-/// Of each figure by itself. Of what the application felt, the worst statement and all failures count.
+/// Of each figure by itself.
 pub fn medians(rounds: &[Figures]) -> Figures {
     let of = |figure: fn(&Figures) -> f64| median(rounds.iter().map(figure));
-    let felt: Vec<&Felt> = rounds.iter().filter_map(|round| round.felt.as_ref()).collect();
-    let felt_of = |figure: fn(&Felt) -> f64| median(felt.iter().map(|felt| figure(felt)));
-    let felt = (!felt.is_empty()).then(|| Felt {
-        statements: felt.iter().map(|felt| felt.statements).sum(),
-        failed: felt.iter().map(|felt| felt.failed).sum(),
-        median_ms: felt_of(|felt| felt.median_ms),
-        p99_ms: felt_of(|felt| felt.p99_ms),
-        slowest_ms: felt.iter().map(|felt| felt.slowest_ms).fold(0.0, f64::max),
-    });
     Figures {
         seconds: of(|figures| figures.seconds),
         wal_bytes: of(|figures| figures.wal_bytes),
         cpu_seconds: of(|figures| figures.cpu_seconds),
         heap_growth: of(|figures| figures.heap_growth),
         index_growth: of(|figures| figures.index_growth),
-        felt,
     }
+}
+
+/// The worst statement and all failures count; the rest are medians.
+pub fn felt_medians(rounds: &[Felt]) -> Option<Felt> {
+    let of = |figure: fn(&Felt) -> f64| median(rounds.iter().map(figure));
+    (!rounds.is_empty()).then(|| Felt {
+        statements: rounds.iter().map(|felt| felt.statements).sum(),
+        failed: rounds.iter().map(|felt| felt.failed).sum(),
+        median_ms: of(|felt| felt.median_ms),
+        p99_ms: of(|felt| felt.p99_ms),
+        p999_ms: of(|felt| felt.p999_ms),
+        slowest_ms: rounds.iter().map(|felt| felt.slowest_ms).fold(0.0, f64::max),
+    })
 }

@@ -4,8 +4,9 @@ use super::resolve::{self, Way};
 use super::{Global, Outcome, confirm, input, interrupts};
 use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
+use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, RunState, StepState};
-use crate::plan::{ExecutionPlan, Phase, Step};
+use crate::plan::{ExecutionPlan, Phase, Settings, Step};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{out, plan_human, style};
 use crate::units;
@@ -25,6 +26,13 @@ pub struct Apply {
     /// Go ahead without being asked
     #[arg(long, short)]
     yes: bool,
+    /// Sessions that fill a table at the same time, instead of what the plan says; `tune` changes it later
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Settings::WORKERS_MAX)))]
+    workers: Option<u32>,
+    /// The share of the time that each of them works (`25%`), rows a second of all together (`5000/s`), or `off`;
+    /// `tune` changes it later
+    #[arg(long, value_name = "SHARE|RATE")]
+    throttle: Option<Brake>,
 }
 
 /// A phase on the command line.
@@ -162,7 +170,9 @@ impl Apply {
         let interrupts = interrupts::watch(reporter.clone())?;
         let began = Instant::now();
         let work = async {
-            let executor = Executor::open(settings, reporter.clone(), interrupts).await?;
+            let executor = Executor::open(settings, reporter.clone(), interrupts)
+                .await?
+                .asked(self.workers, self.throttle);
             let run = unchanged(global, settings, task, latest).await?;
             Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await
         };

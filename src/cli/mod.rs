@@ -21,6 +21,7 @@ mod resolve;
 mod rollback;
 mod snapshot;
 mod status;
+mod tune;
 mod verify;
 
 /// Zero-downtime schema changes for PostgreSQL: plan, apply, verify, roll back.
@@ -77,10 +78,13 @@ pub enum Command {
     Completions(completions::Completions),
     Demo(demo::Demo),
     Explain(explain::Explain),
+    Pause(tune::Pause),
     Plan(plan::Plan),
+    Resume(tune::Resume),
     Rollback(rollback::Rollback),
     Snapshot(snapshot::Snapshot),
     Status(status::Status),
+    Tune(tune::Tune),
     Verify(verify::Verify),
 }
 
@@ -149,10 +153,13 @@ impl Command {
             Self::Completions(command) => command.run(),
             Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
+            Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
+            Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
             Self::Snapshot(command) => command.run(global).await,
             Self::Status(command) => command.run(global).await,
+            Self::Tune(command) => command.run(global).await,
             Self::Verify(command) => command.run(global).await,
         }
     }

@@ -1,6 +1,7 @@
 //! `status`: what the ledger knows.
 
 use super::{Global, Outcome, input};
+use crate::executor::ledger::requests::{self, Requests};
 use crate::executor::{self, ledger};
 use crate::report::out;
 use crate::report::status::{self, RunStatus};
@@ -30,7 +31,17 @@ impl Status {
         let mut shown = Vec::new();
         for run in runs {
             let attempts = ledger::attempts(client, run.id).await?;
-            shown.push(RunStatus { run, attempts });
+            let asked = match requests::exist(client).await? {
+                true => requests::requests(client, run.id).await?,
+                false => Requests::default(),
+            };
+            let fills = ledger::cursors(client, run.id).await?;
+            shown.push(RunStatus {
+                run,
+                attempts,
+                asked,
+                fills,
+            });
         }
         let runner = executor::runner(client).await?;
         let now = Timestamp::now();

@@ -9,8 +9,10 @@ use crate::sql::literal;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
+pub mod requests;
+
 /// Version of the ledger's own tables; a newer one is refused.
-pub const LEDGER_VERSION: i32 = 1;
+pub const LEDGER_VERSION: i32 = 2;
 
 /// CREATE SCHEMA IF NOT EXISTS would ask for the right to create schemas even where an administrator made this one.
 const CREATE: &str = "
@@ -66,6 +68,14 @@ CREATE TABLE IF NOT EXISTS pgmorph.backfills (
   batches bigint NOT NULL DEFAULT 0,
   PRIMARY KEY (run_id, step_id)
 );
+CREATE TABLE IF NOT EXISTS pgmorph.requests (
+  run_id bigint PRIMARY KEY REFERENCES pgmorph.runs ON DELETE CASCADE,
+  workers integer,
+  throttle text,
+  paused_at timestamptz,
+  paused_by text
+);
+UPDATE pgmorph.ledger SET version = 2 WHERE version < 2;
 ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,6 +215,11 @@ fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
 /// # Errors
 /// Lost connections, and a ledger written by a newer version.
 pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
+    Ok(version(client).await?.is_some())
+}
+
+/// The version of the ledger that is there.
+async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
     let sql = "SELECT to_regclass('pgmorph.ledger') IS NOT NULL AND to_regclass('pgmorph.runs') IS NOT NULL";
     let there: bool = client
         .query_one(sql, &[])
@@ -212,7 +227,7 @@ pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
         .map_err(failed("looking for the ledger"))?
         .get(0);
     if !there {
-        return Ok(false);
+        return Ok(None);
     }
     let rows = client
         .query("SELECT version FROM pgmorph.ledger", &[])
@@ -224,12 +239,15 @@ pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
             format!("the ledger has version {version}; this pgmorph knows up to {LEDGER_VERSION}"),
         )
         .help("use the pgmorph that wrote it, or a newer one")),
-        _ => Ok(true),
+        version => Ok(Some(version.unwrap_or(0))),
     }
 }
 
-/// Creates the ledger where it is missing. Only the holder of the run lock calls it.
+/// Creates what is missing of the ledger. Only the holder of the run lock calls it.
 pub(super) async fn create(client: &tokio_postgres::Client) -> Result<(), Error> {
+    if version(client).await? == Some(LEDGER_VERSION) {
+        return Ok(());
+    }
     let sql = format!("BEGIN; SET LOCAL client_min_messages = warning; {CREATE} COMMIT");
     if let Err(error) = client.batch_execute(&sql).await {
         let _ = client.batch_execute("ROLLBACK").await;
@@ -514,6 +532,23 @@ pub(super) async fn record_attempt(
     Ok(())
 }
 
+/// Where the backfills of a run stand, by their steps.
+///
+/// # Errors
+/// Lost connections and damaged entries.
+pub async fn cursors(client: &impl GenericClient, run: i64) -> Result<Vec<(String, Cursor)>, Error> {
+    let sql = format!("SELECT step_id, {CURSOR} FROM pgmorph.backfills WHERE run_id = $1 ORDER BY step_id");
+    let rows = client
+        .query(&sql, &[&run])
+        .await
+        .map_err(failed("reading the cursors"))?;
+    rows.iter()
+        .map(|row| Ok((row.get("step_id"), cursor_of(row)?)))
+        .collect()
+}
+
+const CURSOR: &str = "file_node, next_page, end_page, deferred, rows_done, batches";
+
 pub(super) async fn cursor(
     client: &tokio_postgres::Client,
     run: i64,
@@ -521,23 +556,25 @@ pub(super) async fn cursor(
 ) -> Result<Option<Cursor>, Error> {
     let rows = client
         .query(
-            "SELECT file_node, next_page, end_page, deferred, rows_done, batches FROM pgmorph.backfills \
-             WHERE run_id = $1 AND step_id = $2",
+            &format!("SELECT {CURSOR} FROM pgmorph.backfills WHERE run_id = $1 AND step_id = $2"),
             &[&run, &step],
         )
         .await
         .map_err(failed("reading a backfill's cursor"))?;
-    let Some(row) = rows.first() else { return Ok(None) };
+    rows.first().map(cursor_of).transpose()
+}
+
+fn cursor_of(row: &tokio_postgres::Row) -> Result<Cursor, Error> {
     let deferred = serde_json::from_str(row.get("deferred"))
-        .map_err(|error| damaged(format!("the cursor of {step}: {error}")))?;
-    Ok(Some(Cursor {
+        .map_err(|error| damaged(format!("the cursor of a backfill: {error}")))?;
+    Ok(Cursor {
         file_node: row.get("file_node"),
         next_page: row.get("next_page"),
         end_page: row.get("end_page"),
         deferred,
         rows_done: row.get("rows_done"),
         batches: row.get("batches"),
-    }))
+    })
 }
 
 /// Writes a cursor, as text, to be committed with its batch. The rows of that batch itself are not counted yet.

@@ -116,20 +116,44 @@ pub(super) async fn ask_to_yield(observer: &impl GenericClient, pid: i32) -> boo
     matches!(observer.query_opt(sql, &[&pid]).await, Ok(Some(row)) if row.get(0))
 }
 
-/// The transaction that keeps old row versions from being removed, where one does for longer than an instant. Those
-/// of roles that this one may not look at stay unknown.
-pub(super) async fn horizon_holder(observer: &impl GenericClient) -> Result<Option<Blocker>, Error> {
+/// Whatever keeps old row versions of this database longest, sessions that vacuum left out: their snapshots do not
+/// count. What belongs to roles that this one may not look at stays unknown.
+pub(super) async fn oldest(observer: &impl GenericClient) -> Result<Option<Oldest>, Error> {
     let sql = format!(
-        "SELECT {COLUMNS}, '' AS relation FROM pg_catalog.pg_locks l {JOINS} \
-         WHERE l.locktype = 'virtualxid' AND l.granted AND a.backend_xmin IS NOT NULL \
-          AND a.xact_start < clock_timestamp() - interval '1 second' \
-         ORDER BY age(a.backend_xmin) DESC, l.pid LIMIT 1"
+        "SELECT {COLUMNS}, '' AS relation, o.xmin::text AS xmin, o.slot, \
+          coalesce((extract(epoch FROM clock_timestamp() - o.since) * 1000)::bigint, 0) AS held_ms \
+         FROM (SELECT s.pid, NULL::text AS slot, x.xmin, x.since, NULL AS gid \
+                FROM pg_catalog.pg_stat_activity s, LATERAL (VALUES (s.backend_xid, s.xact_start), \
+                 (s.backend_xmin, greatest(s.xact_start, s.query_start))) AS x (xmin, since) \
+                WHERE (s.datname = current_database() OR s.backend_type = 'walsender') AND s.pid <> pg_backend_pid() \
+                 AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_progress_vacuum v WHERE v.pid = s.pid) \
+               UNION ALL SELECT NULL, NULL, q.transaction, q.prepared, q.gid FROM pg_catalog.pg_prepared_xacts q \
+                WHERE q.database = current_database() \
+               UNION ALL SELECT NULL, r.slot_name::text, r.xmin, NULL, NULL FROM pg_catalog.pg_replication_slots r) AS o \
+         LEFT JOIN LATERAL (SELECT o.pid, NULL::text AS mode, NULL::text AS virtualtransaction) AS l ON true \
+         LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = o.pid \
+         LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.gid = o.gid \
+         WHERE o.xmin IS NOT NULL ORDER BY age(o.xmin) DESC, a.backend_xid IS NOT DISTINCT FROM o.xmin DESC, o.pid LIMIT 1"
     );
     let rows = observer
         .query(&sql, &[])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for old snapshots", error))?;
-    Ok(rows.first().map(|row| holder(row).blocker))
+    Ok(rows.first().map(|row| Oldest {
+        blocker: holder(row).blocker,
+        slot: row.get("slot"),
+        xmin: row.get("xmin"),
+        held_ms: row.get("held_ms"),
+    }))
+}
+
+/// The oldest transaction that somebody may still see, and who that is.
+pub(super) struct Oldest {
+    pub(super) blocker: Blocker,
+    /// The replication slot that it is instead of a session.
+    pub(super) slot: Option<String>,
+    pub(super) xmin: String,
+    pub(super) held_ms: i64,
 }
 
 /// Who runs a plan on this database at present: the holder of the run lock.

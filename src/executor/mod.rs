@@ -7,6 +7,7 @@ use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo, Work};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
+use brake::Brake;
 use deadpool_postgres::Pool;
 use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
@@ -16,7 +17,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+mod asked;
 mod backfill;
+pub mod brake;
 mod decide;
 pub mod ledger;
 mod locks;
@@ -58,6 +61,8 @@ pub struct Executor {
     observers: Pool,
     listener: Arc<dyn Listener>,
     interrupts: watch::Receiver<Interrupt>,
+    workers_asked: Option<u32>,
+    throttle_asked: Option<Brake>,
 }
 
 /// One run at work.
@@ -69,6 +74,7 @@ pub(crate) struct Runner {
     interrupts: watch::Receiver<Interrupt>,
     deadline: Duration,
     long_statement_ms: u64,
+    plan: String,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -132,9 +138,7 @@ impl Executor {
             })?;
         refuse_read_only(&lock).await?;
         take_run_lock(&lock).await?;
-        if !ledger::exists(&lock.client).await? {
-            ledger::create(&lock.client).await?;
-        }
+        ledger::create(&lock.client).await?;
         let mut setup = worker_setup();
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
@@ -149,7 +153,19 @@ impl Executor {
             observers,
             listener,
             interrupts,
+            workers_asked: None,
+            throttle_asked: None,
         })
+    }
+
+    /// Asks for these from the beginning, as `tune` would later.
+    #[must_use]
+    pub fn asked(self, workers: Option<u32>, throttle: Option<Brake>) -> Self {
+        Self {
+            workers_asked: workers,
+            throttle_asked: throttle,
+            ..self
+        }
     }
 
     fn runner(self, plan: &ExecutionPlan) -> Runner {
@@ -166,6 +182,7 @@ impl Executor {
             interrupts: self.interrupts,
             deadline: Duration::from_millis(plan.lock_deadline_ms),
             long_statement_ms: longest.unwrap_or(60_000),
+            plan: plan.name.clone(),
         }
     }
 
@@ -179,14 +196,12 @@ impl Executor {
         resume: Option<&Run>,
         through: Phase,
     ) -> Result<Outcome, Error> {
+        let (workers, throttle) = (self.workers_asked, self.throttle_asked);
         let mut runner = self.runner(plan);
-        let run = match resume {
-            Some(run) => run.id,
-            None => {
-                runner.preconditions(plan).await?;
-                ledger::start_run(&mut runner.lock.client, plan).await?
-            }
-        };
+        let run = runner.begin_run(plan, resume).await?;
+        if workers.is_some() || throttle.is_some() {
+            ledger::requests::tune(&runner.lock.client, run, workers, throttle).await?;
+        }
         let states: HashMap<&str, StepState> = resume
             .map(|run| {
                 run.steps
@@ -227,6 +242,7 @@ impl Executor {
                     steps,
                 });
             }
+            runner.stand_still(run, step).await?;
             runner.step(run, step).await?;
         }
         let complete = plan
@@ -309,6 +325,14 @@ impl Executor {
 }
 
 impl Runner {
+    async fn begin_run(&mut self, plan: &ExecutionPlan, resume: Option<&Run>) -> Result<i64, Error> {
+        if let Some(run) = resume {
+            return Ok(run.id);
+        }
+        self.preconditions(plan).await?;
+        ledger::start_run(&mut self.lock.client, plan).await
+    }
+
     /// The tables must be what the plan was made for, and the user's own questions must have no answer.
     async fn preconditions(&self, plan: &ExecutionPlan) -> Result<(), Error> {
         let names: Vec<QualifiedName> = plan.before.tables.keys().cloned().collect();

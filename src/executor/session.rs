@@ -356,7 +356,7 @@ impl Runner {
         });
     }
 
-    async fn cancel(&self, pid: i32) {
+    pub(super) async fn cancel(&self, pid: i32) {
         if let Ok(observer) = self.observers.get().await {
             let _ = observer.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
         }

@@ -15,7 +15,8 @@ The lightest safe way is taken:
 - catalog only, where PostgreSQL neither rewrites the table nor rebuilds an index nor scans for a CHECK;
 - in place, where the table is small (`small_table`, 8 MB by default): one rewrite under the lock;
 - a shadow column otherwise: added with a trigger that keeps it equal, filled in short batches (by as many sessions
-  as `workers` says, while no standby is further behind than `replica_lag`), proven, compared row by row, swapped in
+  as `workers` says, while standbys, slots and the archiver keep up as the settings bound it; `pgmorph tune`, `pause`
+  and `resume` act on it while it runs), proven, compared row by row, swapped in
   by one short transaction (cutover). Until contract the old column follows the new one, so that a rollback loses
   nothing. The column then stands last in the table.
 

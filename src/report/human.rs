@@ -15,6 +15,7 @@ const TICK: Duration = Duration::from_millis(120);
 #[derive(Default)]
 pub struct LineReporter {
     last_passing: Mutex<Option<Instant>>,
+    pace: Mutex<Pace>,
 }
 
 impl LineReporter {
@@ -32,7 +33,7 @@ impl Listener for LineReporter {
     fn tell(&self, event: &Event) {
         if let Some(line) = lasting(event) {
             out::line(&line);
-        } else if let Some(line) = passing(event).filter(|_| self.is_due()) {
+        } else if let Some(line) = with_time_left(event, &self.pace).filter(|_| self.is_due()) {
             out::line(&format!("  {line}"));
         }
     }
@@ -57,6 +58,40 @@ struct Pace {
     since: Option<(Instant, u64)>,
 }
 
+impl Pace {
+    /// Milliseconds until the end at the average rate so far.
+    fn remaining_ms(&mut self, step: &str, done: u64, total: u64) -> Option<u64> {
+        if self.step != step {
+            *self = Self {
+                step: step.to_owned(),
+                since: None,
+            };
+        }
+        let (began, first) = *self.since.get_or_insert_with(|| (Instant::now(), done));
+        remaining_ms(
+            began.elapsed(),
+            done.checked_sub(first)?,
+            total.checked_sub(done)?,
+        )
+    }
+}
+
+/// The line of an event that the next of its kind replaces; of progress, with what is still to come.
+fn with_time_left(event: &Event, pace: &Mutex<Pace>) -> Option<String> {
+    let line = passing(event)?;
+    let Event::Progress {
+        step, done, total, ..
+    } = event
+    else {
+        return Some(line);
+    };
+    let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+    Some(match pace.remaining_ms(step, *done, *total) {
+        Some(left) => format!("{line}, {} left", units::millis(left)),
+        None => line,
+    })
+}
+
 impl BarReporter {
     pub fn new() -> Self {
         let bar = ProgressBar::new_spinner();
@@ -70,23 +105,6 @@ impl BarReporter {
 
     fn print(&self, line: &str) {
         self.bar.suspend(|| out::line(line));
-    }
-
-    /// Milliseconds until the end at the average rate so far.
-    fn remaining_ms(&self, step: &str, done: u64, total: u64) -> Option<u64> {
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
-        if pace.step != step {
-            *pace = Pace {
-                step: step.to_owned(),
-                since: None,
-            };
-        }
-        let (began, first) = *pace.since.get_or_insert_with(|| (Instant::now(), done));
-        remaining_ms(
-            began.elapsed(),
-            done.checked_sub(first)?,
-            total.checked_sub(done)?,
-        )
     }
 }
 
@@ -106,17 +124,13 @@ impl Listener for BarReporter {
                 self.bar.set_prefix(step.clone());
                 self.bar.set_message(summary.clone());
             }
-            Event::Progress {
-                step, done, total, ..
-            } if *total > 0 => {
+            Event::Progress { done, total, .. } if *total > 0 => {
                 self.bar
                     .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
-                let left = self.remaining_ms(step, *done, *total);
-                let left = left.map(|ms| format!(", {} left", units::millis(ms)));
-                let text = passing(event).unwrap_or_default() + &left.unwrap_or_default();
-                self.bar.set_message(text);
+                self.bar
+                    .set_message(with_time_left(event, &self.pace).unwrap_or_default());
             }
             _ => {
                 if let Some(line) = passing(event) {

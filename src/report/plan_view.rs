@@ -130,6 +130,7 @@ pub fn irreversible(step: &Step) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Limits;
 
     #[test]
     fn a_trailing_comment_does_not_swallow_the_semicolon() {
@@ -145,8 +146,9 @@ mod tests {
                 set: "new = old".into(),
                 needs: "new IS NULL".into(),
                 suppress_triggers: true,
+                columns: vec!["new".into()],
                 workers,
-                replica_lag_ms: 10_000,
+                limits: Limits::default(),
             })
         };
         let first_line = |workers| {

@@ -2,7 +2,7 @@
 
 use crate::ops::testing::{catalog, table};
 use crate::plan::{
-    Action, Backfill, Check, Estimate, ExecutionPlan, Hazard, Lock, LockMode, PLAN_FORMAT, Phase,
+    Action, Backfill, Check, Estimate, ExecutionPlan, Hazard, Limits, Lock, LockMode, PLAN_FORMAT, Phase,
     PlannedChange, Settings, Step, Timeouts, Transaction, Undo, Work,
 };
 use crate::sql::QualifiedName;
@@ -69,8 +69,9 @@ fn steps() -> Vec<Step> {
         set: "new = version".into(),
         needs: "new IS DISTINCT FROM version".into(),
         suppress_triggers: true,
+        columns: vec!["new".into()],
         workers: 1,
-        replica_lag_ms: 10_000,
+        limits: Limits::default(),
     });
     let check = Action::Check(Check {
         name: "copies equal".into(),

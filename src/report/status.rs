@@ -2,7 +2,9 @@
 
 use super::{plan_human, style};
 use crate::event::Blocker;
-use crate::executor::ledger::{AttemptRecord, Run, RunState, StepRecord, StepState};
+use crate::executor::brake::Brake;
+use crate::executor::ledger::requests::Requests;
+use crate::executor::ledger::{AttemptRecord, Cursor, Run, RunState, StepRecord, StepState};
 use crate::units;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,6 +15,9 @@ pub struct RunStatus {
     pub run: Run,
     /// Attempts that did not succeed.
     pub attempts: Vec<AttemptRecord>,
+    pub asked: Requests,
+    /// Where its backfills stand, by their steps.
+    pub fills: Vec<(String, Cursor)>,
 }
 
 /// `2026-07-28 10:00:00Z`.
@@ -83,8 +88,52 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, running: bool, no
         time(run.updated_at),
     );
     if steps || matches!(run.state, RunState::Started | RunState::RollingBack) {
+        if run.state == RunState::Started {
+            text.push_str(&asked(&status.asked, &run.plan.name));
+        }
+        fills(text, status);
         steps_table(text, run, running, now);
         attempts(text, &status.attempts);
+    }
+}
+
+/// What is asked of a run, a line each.
+pub fn asked(requests: &Requests, plan: &str) -> String {
+    let mut text = String::new();
+    if let Some(pause) = &requests.paused {
+        let _ = writeln!(
+            text,
+            "  {} since {} by {}; it goes on with: pgmorph resume {plan}",
+            style::careful("paused"),
+            time(pause.since),
+            pause.by
+        );
+    }
+    if let Some(workers) = requests.workers {
+        let _ = writeln!(text, "  workers: {workers}, as asked for");
+    }
+    if requests.throttle != Brake::Off {
+        let _ = writeln!(text, "  throttle: {}", requests.throttle);
+    }
+    text
+}
+
+/// How far the steps are that are being filled.
+fn fills(text: &mut String, status: &RunStatus) {
+    let is_open = |id: &str| {
+        let record = status.run.steps.iter().find(|step| step.id == id);
+        record.is_some_and(|step| step.state != StepState::Done)
+    };
+    for (step, cursor) in status.fills.iter().filter(|(step, _)| is_open(step)) {
+        let count = |number: i64| units::count(u64::try_from(number).unwrap_or(0));
+        let _ = writeln!(
+            text,
+            "  {step}: {} of {} pages ({} %), {} rows filled",
+            count(cursor.next_page),
+            count(cursor.end_page),
+            100 * cursor.next_page / cursor.end_page.max(1),
+            count(cursor.rows_done)
+        );
     }
 }
 
@@ -153,6 +202,7 @@ fn run_json(status: &RunStatus, now: Timestamp) -> Value {
             "error": step.error,
         })
     };
+    let fill = |(step, cursor): &(String, Cursor)| json!({"step": step, "cursor": cursor});
     json!({
         "plan": run.plan.name,
         "digest": run.plan.digest,
@@ -165,5 +215,7 @@ fn run_json(status: &RunStatus, now: Timestamp) -> Value {
         "finished_at": run.finished_at,
         "steps": run.steps.iter().map(step).collect::<Vec<_>>(),
         "attempts": status.attempts,
+        "requests": status.asked.json(),
+        "backfills": status.fills.iter().map(fill).collect::<Vec<_>>(),
     })
 }

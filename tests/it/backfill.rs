@@ -4,11 +4,13 @@ use crate::harness::{Database, TestServer, until};
 use pgmorph::error::ErrorKind;
 use pgmorph::event::Event;
 use pgmorph::executor::Interrupt;
+use pgmorph::executor::brake::Brake;
+use pgmorph::executor::ledger::requests;
 use pgmorph::plan::{ExecutionPlan, Phase};
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
-async fn database(server: &TestServer, rows: u32) -> Database<'_> {
+pub async fn database(server: &TestServer, rows: u32) -> Database<'_> {
     let setup = format!(
         "CREATE TABLE orders (id integer PRIMARY KEY, version integer NOT NULL, created_at timestamptz, note text); \
          INSERT INTO orders SELECT i, i % 1000, timestamptz '2020-01-01' + i * interval '1 s', repeat(md5(i::text), 3) \
@@ -23,7 +25,7 @@ async fn database(server: &TestServer, rows: u32) -> Database<'_> {
     database
 }
 
-async fn planned(database: &Database<'_>, workers: u32) -> ExecutionPlan {
+pub async fn planned(database: &Database<'_>, workers: u32) -> ExecutionPlan {
     planned_with(database, &format!("workers: {workers}")).await
 }
 
@@ -35,11 +37,12 @@ async fn planned_with(database: &Database<'_>, settings: &str) -> ExecutionPlan 
     database.planned(&source).await
 }
 
-async fn number(database: &Database<'_>, sql: &str) -> i64 {
+pub async fn number(database: &Database<'_>, sql: &str) -> i64 {
     database.admin.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-const UNFILLED: &str = "SELECT count(*) FROM orders WHERE \"~pgmorph_version_new\" IS DISTINCT FROM version";
+pub const UNFILLED: &str =
+    "SELECT count(*) FROM orders WHERE \"~pgmorph_version_new\" IS DISTINCT FROM version";
 
 async fn sizes(database: &Database<'_>) -> (i64, i64) {
     (
@@ -61,7 +64,7 @@ fn waits_for(database: &Database<'_>, pid: i32) -> bool {
     })
 }
 
-fn says(database: &Database<'_>, text: &str) -> bool {
+pub fn says(database: &Database<'_>, text: &str) -> bool {
     database.recorder.any(|event| match event {
         Event::Noted { what, .. } => what.contains(text),
         Event::StandingAside { reason, .. } => reason.contains(text),
@@ -320,4 +323,104 @@ async fn a_table_without_rows_is_filled() {
         number(&database, "SELECT end_page FROM pgmorph.backfills").await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_an_index_the_room_is_reclaimed_on_the_way() {
+    let server = TestServer::start(&[]);
+    let database = database(&server, 200_000).await;
+    let plan = planned(&database, 1).await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let index = "CREATE INDEX early ON orders ((\"~pgmorph_version_new\" + 1))";
+    database.admin.batch_execute(index).await.unwrap();
+    let (heap, _) = sizes(&database).await;
+    let fill = plan.steps.iter().find(|step| step.id.ends_with("-fill")).unwrap();
+    let mut plan = plan.clone();
+    let keep = |step: &pgmorph::plan::Step| step.phase <= Phase::Expand || step.id == fill.id;
+    plan.steps.retain(keep);
+    database.apply(&plan, Phase::Backfill).await.unwrap();
+    assert_eq!(number(&database, UNFILLED).await, 0);
+    assert!(says(&database, "index early covers what is filled"));
+    let (heap_after, _) = sizes(&database).await;
+    // Twice as much without.
+    assert!(heap_after * 100 < heap * 165, "{heap} → {heap_after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn once_old_rows_are_not_kept_any_more_passes_begin() {
+    let server = TestServer::start(&[]);
+    let database = database(&server, 60_000).await;
+    let plan = planned(&database, 1).await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let run = database.run(&plan).await.unwrap().id;
+    let slowly = Some(Brake::Share(10));
+    requests::tune(&database.admin, run, None, slowly).await.unwrap();
+    let (reader, _) = session(&database).await;
+    let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders";
+    reader.batch_execute(snapshot).await.unwrap();
+    let others = async {
+        until("it knows who holds them", async || {
+            says(&database, "are kept for pid")
+        })
+        .await;
+        reader.batch_execute("COMMIT").await.unwrap();
+        until("it knows that nobody does", async || {
+            says(&database, "are not kept any more")
+        })
+        .await;
+        requests::tune(&database.admin, run, None, Some(Brake::Off))
+            .await
+            .unwrap();
+    };
+    let (filled, ()) = tokio::join!(database.apply(&plan, Phase::Backfill), others);
+    filled.unwrap();
+    assert_eq!(number(&database, UNFILLED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stands_aside_for_a_slot_that_keeps_much_wal() {
+    let server = TestServer::start(&[]);
+    let database = database(&server, 20_000).await;
+    let slot = "SELECT pg_create_physical_replication_slot('feed', true)";
+    database.admin.query(slot, &[]).await.unwrap();
+    let plan = planned_with(&database, "wal_retained: 8kB").await;
+    let release = async {
+        until("it stands aside", async || {
+            says(&database, "replication slot feed keeps WAL of")
+        })
+        .await;
+        assert_eq!(number(&database, UNFILLED).await, 20_000);
+        let sql = "SELECT pg_drop_replication_slot('feed')";
+        database.admin.query(sql, &[]).await.unwrap();
+    };
+    let (filled, ()) = tokio::join!(database.apply(&plan, Phase::Backfill), release);
+    filled.unwrap();
+    assert_eq!(number(&database, UNFILLED).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stands_aside_for_the_archiver() {
+    let server = TestServer::start(&[("archive_mode", "on"), ("archive_command", "false")]);
+    let database = database(&server, 20_000).await;
+    for _ in 0..4 {
+        let sql = "CREATE TABLE IF NOT EXISTS filler (); SELECT pg_switch_wal(); DROP TABLE filler";
+        database.admin.batch_execute(sql).await.unwrap();
+    }
+    let failed = "SELECT failed_count FROM pg_stat_archiver";
+    until("the archiver fails", async || number(&database, failed).await > 0).await;
+    let plan = planned_with(&database, "archive_backlog: 16MB").await;
+    let release = async {
+        until("it stands aside", async || says(&database, "(archive_backlog)")).await;
+        assert_eq!(number(&database, UNFILLED).await, 20_000);
+        let mend = [
+            "ALTER SYSTEM SET archive_command = 'true'",
+            "SELECT pg_reload_conf()",
+        ];
+        for statement in mend {
+            database.admin.batch_execute(statement).await.unwrap();
+        }
+    };
+    let (filled, ()) = tokio::join!(database.apply(&plan, Phase::Backfill), release);
+    filled.unwrap();
+    assert_eq!(number(&database, UNFILLED).await, 0);
 }

@@ -26,6 +26,7 @@ mod server_log;
 mod settings;
 mod tidy;
 mod together;
+mod tune;
 mod twin;
 mod types;
 mod views;

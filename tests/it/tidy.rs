@@ -95,9 +95,11 @@ const PURE: &[&str] = &[
     "planner.rs",
     "verifier.rs",
     "executor/backfill/controller.rs",
+    "executor/backfill/horizon.rs",
     "executor/backfill/ranges.rs",
     "executor/backfill/slices.rs",
     "executor/backfill/throttle.rs",
+    "executor/brake.rs",
     "executor/decide.rs",
     "executor/retry.rs",
 ];

@@ -14,7 +14,8 @@ pub(super) struct Bounds {
     pub(super) statement_ms: u64,
 }
 
-/// One text: one round trip, one transaction, with the cursor if it moves. It also tells the file node, which changes
+/// One text: one round trip, one transaction, with the cursor if it moves. Only that one waits until it is on disk, and
+/// with it all before it: what a crash of the server loses was not recorded as filled either. It also tells the file node, which changes
 /// when the table is rewritten meanwhile, and how many updates stayed on their page.
 pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
     let Bounds {
@@ -29,14 +30,14 @@ pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Op
     } else {
         ""
     };
-    let record = record.map(|record| format!(" {record};")).unwrap_or_default();
+    let end = record.unwrap_or("SET LOCAL synchronous_commit = off");
     format!(
         "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
          SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
          UPDATE ONLY {table} SET {set} WHERE {} AND ({needs}); \
          /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), \
          pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
-         FROM pg_catalog.to_regclass({}) AS r;{record} COMMIT",
+         FROM pg_catalog.to_regclass({}) AS r; {end}; COMMIT",
         visit.condition(),
         literal(&table.to_string())
     )
@@ -92,6 +93,7 @@ pub(super) fn added(before: Updates, now: Updates, rows: i64) -> Updates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Limits;
     use crate::sql::QualifiedName;
 
     fn backfill(suppress_triggers: bool) -> Backfill {
@@ -100,8 +102,9 @@ mod tests {
             set: "new = old".into(),
             needs: "new IS DISTINCT FROM old".into(),
             suppress_triggers,
+            columns: vec!["new".into()],
             workers: 1,
-            replica_lag_ms: 10_000,
+            limits: Limits::default(),
         }
     }
 

@@ -5,11 +5,8 @@
 //! [`slices`]. Pages that meet a locked row are put aside and visited again, instead of waiting in place with other rows
 //! locked.
 
-use super::locks;
 use super::retry::{Reaction, reaction};
-use super::session::{
-    Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, holder_line, interrupted, millis,
-};
+use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, interrupted, millis};
 use super::{Interrupt, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
@@ -17,15 +14,17 @@ use crate::plan::{Backfill, Work};
 use batch::Bounds;
 use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
-use futures_util::future::join_all;
+use futures_util::future::join;
 use ranges::Range;
-use slices::{Visit, visits};
+use slices::{Visit, Visits};
 use std::time::{Duration, Instant};
-use walk::Walk;
+use walk::{Resting, Walk};
 
 mod batch;
 mod controller;
+mod crew;
 mod deferred;
+mod horizon;
 mod ranges;
 mod signals;
 mod slices;
@@ -58,6 +57,8 @@ enum Filled {
 enum Stretch {
     Filled,
     TooLong,
+    /// The worker leaves, for there are more than were asked for.
+    Left,
     Stopped,
 }
 
@@ -71,6 +72,8 @@ struct Hand {
     overhead: (Duration, u32),
     /// Who kept its last batch waiting.
     blockers: Vec<Blocker>,
+    /// What its last batch costs it.
+    rest: Resting,
 }
 
 impl Runner {
@@ -109,10 +112,15 @@ impl Runner {
         let mut cursor = self.start_cursor(key, backfill).await?;
         loop {
             let pacer = self.pacer(key, backfill, cursor.end_page).await?;
-            let walk = Walk::new(key, backfill, work, cursor, pacer);
+            let walk = Walk::new(key, backfill, work, &self.plan, cursor, pacer);
             self.look_around(&walk).await;
+            let fills = async {
+                let filled = self.fill(&walk).await;
+                walk.end();
+                filled
+            };
             tokio::select! {
-                filled = self.fill(&walk) => filled?,
+                (filled, ()) = join(fills, self.keep_vacuuming(&walk)) => filled?,
                 () = self.keep_sampling(&walk) => {}
             }
             if !walk.is_stopped() {
@@ -128,28 +136,6 @@ impl Runner {
         }
     }
 
-    async fn fill(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let hands = (0..walk.workers()).map(|_| self.fill_stretches(walk));
-        join_all(hands).await.into_iter().collect::<Result<(), Error>>()?;
-        if walk.is_stopped() {
-            return Ok(());
-        }
-        self.visit_deferred(walk).await
-    }
-
-    /// One worker.
-    async fn fill_stretches(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let result = async {
-            let mut hand = self.hand().await?;
-            while let Some((range, shape)) = walk.take() {
-                self.fill_stretch(walk, &mut hand, range, shape).await?;
-            }
-            Ok(())
-        };
-        // The others end with their batches: their sessions must not be given back at work.
-        result.await.inspect_err(|_| walk.stop())
-    }
-
     async fn hand(&self) -> Result<Hand, Error> {
         let (session, pid) = self.worker().await?;
         Ok(Hand {
@@ -158,32 +144,38 @@ impl Runner {
             counted: Updates::default(),
             overhead: (Duration::ZERO, 0),
             blockers: Vec::new(),
+            rest: Resting::default(),
         })
     }
 
+    /// Tells whether the worker has left before its end.
     async fn fill_stretch(
         &self,
         walk: &Walk<'_>,
         hand: &mut Hand,
         range: Range,
         mut shape: Shape,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut held = Vec::new();
         loop {
             let mut seen = Seen::new(shape, hand.overhead.0);
             match self.visit_all(walk, hand, range, &mut seen, &mut held).await? {
                 Stretch::Filled => {
                     let lesson = walk.finish(range, &seen);
-                    self.tell_lesson(walk, lesson).await;
+                    self.tell_lesson(walk, lesson);
                     self.tell_progress(walk);
-                    return Ok(());
+                    return Ok(false);
+                }
+                Stretch::Left => {
+                    walk.give_back(range);
+                    return Ok(true);
                 }
                 // What is filled is filled: it starts over with smaller batches.
                 Stretch::TooLong => {
                     shape = shrunk(shape);
                     walk.shrink();
                 }
-                Stretch::Stopped => return Ok(()),
+                Stretch::Stopped => return Ok(false),
             }
         }
     }
@@ -196,15 +188,11 @@ impl Runner {
         seen: &mut Seen,
         held: &mut Vec<Range>,
     ) -> Result<Stretch, Error> {
-        let mut left = visits(range, seen.shape).peekable();
-        while let Some(visit) = left.next() {
-            // Every further pass would keep the other rows of these pages waiting again.
-            if held.iter().any(|put_aside| covers(*put_aside, visit.pages)) {
-                continue;
-            }
-            self.stand_aside(walk).await?;
+        let mut visits = Visits::new(range, seen.shape.slices);
+        while let Some(visit) = visits.next(seen.shape, held) {
+            self.stand_aside(walk, hand).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
-            let fills = left.peek().is_none().then_some(range);
+            let fills = visits.is_last(&visit).then_some(range);
             let began = Instant::now();
             match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
                 Filled::Rows(updates) => {
@@ -221,10 +209,17 @@ impl Runner {
                 Filled::TooLong => return Ok(Stretch::TooLong),
                 Filled::Elsewhere => walk.stop(),
             }
+            if visits.ends_pass(&visit) {
+                seen.shape = walk.adapt(seen, visit.pass);
+                seen.times.clear();
+            }
             self.tell_progress(walk);
             self.stop_if_wanted()?;
             if walk.is_stopped() {
                 return Ok(Stretch::Stopped);
+            }
+            if fills.is_none() && walk.leave_if_too_many() {
+                return Ok(Stretch::Left);
             }
         }
         Ok(Stretch::Filled)
@@ -285,6 +280,8 @@ impl Runner {
                     );
                     self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
                         .await?;
+                    // Whoever had locked the table may have kept old row versions too.
+                    self.look_around(walk).await;
                 }
             }
         }
@@ -330,6 +327,7 @@ impl Runner {
         };
         let sql = batch::sql(walk.backfill, visit, bounds, record.as_deref());
         hand.blockers.clear();
+        let began = Instant::now();
         let sent = hand.session.simple_query(&sql);
         match self
             .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
@@ -339,7 +337,7 @@ impl Runner {
                 let answer = batch::answer(walk.backfill, &messages);
                 let updates = batch::added(hand.counted, answer.counted, answer.rows);
                 hand.counted = answer.counted;
-                walk.committed(answer.rows, record.is_some());
+                hand.rest = walk.committed(answer.rows, record.is_some(), began.elapsed());
                 Ok(match answer.file_node == Some(walk.file_node) {
                     true => Filled::Rows(updates),
                     false => Filled::Elsewhere,
@@ -378,25 +376,22 @@ impl Runner {
         }
     }
 
-    async fn tell_lesson(&self, walk: &Walk<'_>, lesson: Lesson) {
-        if lesson == Lesson::Nothing {
-            return;
+    /// What the old snapshots do is told when they are seen.
+    fn tell_lesson(&self, walk: &Walk<'_>, lesson: Lesson) {
+        if lesson == Lesson::PassesAreUseless {
+            self.note(walk, leaving("as their HOT updates show"));
         }
-        let holder = match self.observers.get().await {
-            Ok(observer) => locks::horizon_holder(&**observer).await.unwrap_or_default(),
-            Err(_) => None,
-        };
-        let why = match holder {
-            Some(holder) => format!("old row versions are kept for {}", holder_line(&holder)),
-            None => "an index may cover what is filled".into(),
-        };
+    }
+
+    fn note(&self, walk: &Walk<'_>, what: String) {
         self.tell(Event::Noted {
             step: walk.key.step.into(),
-            what: format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}"),
+            what,
         });
     }
 }
 
-fn covers(wide: Range, narrow: Range) -> bool {
-    wide.0 <= narrow.0 && narrow.1 <= wide.1
+/// What it means that passes do not pay, and why they do not.
+fn leaving(why: &str) -> String {
+    format!("updated rows do not stay on their pages, which costs time, WAL and space: {why}")
 }

@@ -11,6 +11,8 @@ pub(super) struct Ranges {
     next: i64,
     end: i64,
     taken: BTreeMap<i64, i64>,
+    /// Of these, what a worker has given back half done.
+    given_back: Vec<Range>,
     /// Met a row that somebody holds; to be visited again.
     deferred: VecDeque<Range>,
     /// Of these, what is being visited at present.
@@ -23,6 +25,7 @@ impl Ranges {
             next,
             end,
             taken: BTreeMap::new(),
+            given_back: Vec::new(),
             deferred: VecDeque::new(),
             revisited: None,
         }
@@ -30,6 +33,9 @@ impl Ranges {
 
     /// The next pages, for one worker alone.
     pub(super) fn take(&mut self, pages: i64) -> Option<Range> {
+        if let Some(range) = self.given_back.pop() {
+            return Some(range);
+        }
         let range = (self.next, (self.next + pages.max(1)).min(self.end));
         if range.0 >= range.1 {
             return None;
@@ -37,6 +43,11 @@ impl Ranges {
         self.next = range.1;
         self.taken.insert(range.0, range.1);
         Some(range)
+    }
+
+    /// For somebody else to go on with: nobody else has it meanwhile, and the watermark waits for it.
+    pub(super) fn give_back(&mut self, range: Range) {
+        self.given_back.push(range);
     }
 
     pub(super) fn finish(&mut self, range: Range) {
@@ -56,6 +67,12 @@ impl Ranges {
     /// Pages that nobody needs to visit any more, or only those put aside.
     pub(super) fn done(&self) -> i64 {
         self.next - self.taken.iter().map(|(first, end)| end - first).sum::<i64>()
+    }
+
+    /// Pages that nobody has in his hands.
+    pub(super) fn left(&self) -> i64 {
+        let given_back: i64 = self.given_back.iter().map(|(first, end)| end - first).sum();
+        (self.end - self.next).max(0) + given_back
     }
 
     pub(super) fn end(&self) -> i64 {
@@ -125,6 +142,18 @@ mod tests {
         ranges.finish(three);
         assert_eq!((ranges.watermark(), ranges.done()), (25, 25));
         assert_eq!(ranges.take(10), None);
+    }
+
+    #[test]
+    fn what_is_given_back_is_taken_first_and_holds_the_watermark() {
+        let mut ranges = Ranges::new(0, 30);
+        let (one, two) = (ranges.take(10).unwrap(), ranges.take(10).unwrap());
+        ranges.give_back(one);
+        ranges.finish(two);
+        assert_eq!((ranges.watermark(), ranges.left(), ranges.done()), (0, 20, 10));
+        assert_eq!(ranges.take(5), Some(one));
+        ranges.finish(one);
+        assert_eq!((ranges.watermark(), ranges.left()), (20, 10));
     }
 
     #[test]

@@ -1,13 +1,36 @@
 //! Asks the server how others are doing, beside the batches: before each of them only the last answer is looked at.
 
+use super::Hand;
+use super::controller::Lesson;
+use super::horizon::Oldest;
 use super::throttle::Signals;
 use super::walk::Walk;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
-use crate::executor::session::millis;
-use crate::executor::{Runner, locks};
+use crate::executor::ledger::requests::{self, Requests};
+use crate::executor::session::{holder_line, millis};
+use crate::executor::{Runner, asked, locks};
 use crate::units;
 use std::time::{Duration, Instant};
+
+/// How far the WAL is, how much of it the archiver has not got yet, and the replication slot that keeps most of it or is
+/// about to lose what it needs. A segment counts once it is full.
+const WAL: &str = "\
+    SELECT w.position::bigint AS position, s.slot, s.retained, s.keeps, \
+     CASE WHEN current_setting('archive_mode') = 'off' THEN 0 \
+          ELSE coalesce(greatest(floor(w.position / g.size) - a.archived - 1, 0) * g.size, 0) END::bigint AS backlog \
+    FROM (SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') AS position) AS w \
+    CROSS JOIN (SELECT pg_size_bytes(current_setting('wal_segment_size'))::numeric AS size) AS g \
+    CROSS JOIN LATERAL (SELECT ('x' || substr(f.name, 9, 8))::bit(32)::bigint * (4294967296 / g.size) \
+      + ('x' || substr(f.name, 17, 8))::bit(32)::bigint AS archived \
+     FROM (SELECT substring(coalesce(last_archived_wal, last_failed_wal) FROM '^[0-9A-F]{24}') AS name \
+      FROM pg_catalog.pg_stat_archiver) AS f) AS a \
+    LEFT JOIN LATERAL (SELECT r.slot_name::text AS slot, (w.position - (r.restart_lsn - '0/0'))::bigint AS retained, \
+      CASE WHEN r.active AND k.size >= 0 THEN k.size END AS keeps \
+     FROM pg_catalog.pg_replication_slots AS r, \
+      (SELECT pg_size_bytes(current_setting('max_slot_wal_keep_size')) AS size) AS k \
+     WHERE r.restart_lsn IS NOT NULL \
+     ORDER BY r.active AND k.size >= 0 AND w.position - (r.restart_lsn - '0/0') > k.size / 4 * 3 DESC, 2 DESC LIMIT 1) AS s ON true";
 
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 const LOOK_EVERY_MS: u64 = 50;
@@ -40,12 +63,33 @@ impl Runner {
 
     /// A reading that fails is none: the last one gets old.
     pub(super) async fn look_around(&self, walk: &Walk<'_>) {
-        if let Ok(signals) = self.sample(walk).await {
-            walk.sampled(signals);
+        let Ok((signals, asked)) = self.sample(walk).await else {
+            return;
+        };
+        let who = signals.oldest.as_ref().map(|oldest| oldest.who.clone());
+        let (known, lesson) = walk.sampled(signals, asked.clone());
+        for what in asked::news(&known, &asked, walk.backfill.workers, &self.plan) {
+            self.note(walk, what);
+        }
+        match lesson {
+            Lesson::HorizonHeld => self.note(
+                walk,
+                super::leaving(&format!(
+                    "old row versions are kept for {}",
+                    who.unwrap_or_default()
+                )),
+            ),
+            Lesson::HorizonReleased => {
+                self.note(
+                    walk,
+                    "old row versions are not kept any more: updated rows stay on their pages".into(),
+                );
+            }
+            Lesson::Nothing | Lesson::PassesAreUseless => {}
         }
     }
 
-    async fn sample(&self, walk: &Walk<'_>) -> Result<Signals, Error> {
+    async fn sample(&self, walk: &Walk<'_>) -> Result<(Signals, Requests), Error> {
         let failed = |error| Error::postgres(ErrorKind::Connection, "asking how others are doing", error);
         let observer = self
             .observers
@@ -72,20 +116,43 @@ impl Runner {
                         coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
                         FROM pg_catalog.pg_stat_replication WHERE state = 'streaming' ORDER BY 2 DESC, 3 DESC LIMIT 1";
         let standby = observer.query_opt(standbys, &[]).await.map_err(failed)?;
-        Ok(Signals {
+        let wal = observer.query_one(WAL, &[]).await.map_err(failed)?;
+        let oldest = locks::oldest(&**observer).await?.map(|oldest| Oldest {
+            who: match &oldest.slot {
+                Some(slot) => format!("replication slot {slot}"),
+                None => holder_line(&oldest.blocker),
+            },
+            xmin: oldest.xmin,
+            held_ms: oldest.held_ms,
+        });
+        let asked = requests::requests(&**observer, walk.key.run).await?;
+        let signals = Signals {
             waited_ms: row.get(0),
             standby: standby.as_ref().map(|row| row.get(0)).unwrap_or_default(),
             delay_ms: standby.as_ref().map_or(0, |row| row.get(1)),
             distance_bytes: standby.as_ref().map_or(0, |row| row.get(2)),
-        })
+            wal_position: wal.get("position"),
+            archive_backlog_bytes: wal.get("backlog"),
+            slot: wal.get::<_, Option<String>>("slot").unwrap_or_default(),
+            retained_bytes: wal.get::<_, Option<i64>>("retained").unwrap_or(0),
+            slot_keeps_bytes: wal.get("keeps"),
+            oldest,
+        };
+        Ok((signals, asked))
     }
 
-    /// Waits until nothing speaks against writing; at the deadline the run stops, and can go on later.
-    pub(super) async fn stand_aside(&self, walk: &Walk<'_>) -> Result<(), Error> {
-        let began = Instant::now();
+    /// Waits until nothing speaks against writing; at the deadline the run stops, and can go on later. A pause has none.
+    pub(super) async fn stand_aside(&self, walk: &Walk<'_>, hand: &Hand) -> Result<(), Error> {
+        while let Some(left) = walk.rest_left(&hand.rest) {
+            self.pause(millis(left).clamp(1, LOOK_EVERY_MS)).await?;
+        }
+        let mut began = Instant::now();
         while let Some(reason) = walk.hindrance() {
             if walk.is_stopped() {
                 return Ok(());
+            }
+            if walk.is_paused() {
+                began = Instant::now();
             }
             if began.elapsed() >= self.deadline {
                 let message = format!(

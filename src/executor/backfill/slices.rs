@@ -11,6 +11,9 @@ use super::ranges::Range;
 /// So many batches of pages alternate.
 const ABREAST: i64 = 4;
 
+/// Long enough for batches to find their size among the passes of the first stretch.
+const STRETCH_MIN: i64 = 1_024;
+
 /// One batch of a stretch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Visit {
@@ -48,21 +51,80 @@ impl Visit {
     }
 }
 
-/// Pages per stretch.
-pub(super) fn stretch(shape: Shape) -> i64 {
-    shape.pages * ABREAST
+/// Pages per stretch, where so many are left for so many workers: towards the end they get fewer, so that all of them
+/// end at about the same time.
+pub(super) fn stretch(shape: Shape, left: i64, workers: u32) -> i64 {
+    let batches = shape.pages.max(shape.first) * ABREAST;
+    let share = left / (2 * i64::from(workers.max(1)));
+    share.clamp(batches.min(STRETCH_MIN / 4), batches.max(STRETCH_MIN))
 }
 
 /// The batches that fill a stretch, in order.
-pub(super) fn visits((first, end): Range, shape: Shape) -> impl Iterator<Item = Visit> {
-    (0..shape.slices).flat_map(move |pass| {
-        let step = usize::try_from(shape.pages).unwrap_or(1).max(1);
-        (first..end).step_by(step).map(move |page| Visit {
-            pages: (page, (page + shape.pages).min(end)),
-            pass,
-            passes: shape.slices,
-        })
-    })
+#[derive(Debug)]
+pub(super) struct Visits {
+    range: Range,
+    passes: i64,
+    pass: i64,
+    page: i64,
+}
+
+impl Visits {
+    pub(super) fn new(range: Range, passes: i64) -> Self {
+        Self {
+            range,
+            passes,
+            pass: 0,
+            page: range.0,
+        }
+    }
+
+    /// The next one, of so many pages as the shape says by now, and of none that were put aside: every further pass
+    /// would keep the other rows of these waiting again.
+    pub(super) fn next(&mut self, shape: Shape, put_aside: &[Range]) -> Option<Visit> {
+        self.skip(put_aside);
+        if self.pass >= self.passes || self.page >= self.range.1 {
+            return None;
+        }
+        let whole = (self.page + shape.pages_in(self.pass).max(1)).min(self.range.1);
+        let starts = put_aside.iter().map(|range| range.0);
+        let upto = starts.filter(|start| *start > self.page).fold(whole, i64::min);
+        let visit = Visit {
+            pages: (self.page, upto),
+            pass: self.pass,
+            passes: self.passes,
+        };
+        self.page = upto;
+        self.skip(put_aside);
+        Some(visit)
+    }
+
+    /// To a page that is to be visited, in the next pass if there is none left in this one.
+    fn skip(&mut self, put_aside: &[Range]) {
+        let holds = |page: i64| {
+            put_aside
+                .iter()
+                .find(move |(first, end)| *first <= page && page < *end)
+        };
+        while let Some((_, end)) = holds(self.page) {
+            self.page = *end;
+        }
+        if self.page >= self.range.1 && self.pass < self.passes {
+            self.page = self.range.0;
+            self.pass += 1;
+            while let Some((_, end)) = holds(self.page) {
+                self.page = *end;
+            }
+        }
+    }
+
+    pub(super) fn ends_pass(&self, visit: &Visit) -> bool {
+        self.pass > visit.pass
+    }
+
+    /// Whether all rows of the stretch are filled with it.
+    pub(super) fn is_last(&self, visit: &Visit) -> bool {
+        visit.is_last() && self.ends_pass(visit)
+    }
 }
 
 #[cfg(test)]
@@ -70,7 +132,58 @@ mod tests {
     use super::*;
 
     fn shape(pages: i64, slices: i64) -> Shape {
-        Shape { pages, slices }
+        Shape {
+            first: pages,
+            pages,
+            slices,
+        }
+    }
+
+    fn visits(range: Range, shape: Shape) -> impl Iterator<Item = Visit> {
+        let mut visits = Visits::new(range, shape.slices);
+        std::iter::from_fn(move || visits.next(shape, &[]))
+    }
+
+    #[test]
+    fn batches_change_their_size_between_passes() {
+        let mut visits = Visits::new((0, 10), 2);
+        let mut next = |pages| {
+            visits
+                .next(shape(pages, 2), &[])
+                .map(|visit| (visit.pass, visit.pages))
+        };
+        assert_eq!(next(6), Some((0, (0, 6))));
+        assert_eq!(next(6), Some((0, (6, 10))));
+        assert_eq!(next(8), Some((1, (0, 8))));
+        assert_eq!(next(1), Some((1, (8, 9))));
+        assert_eq!(next(1), Some((1, (9, 10))));
+        assert_eq!(next(1), None);
+    }
+
+    #[test]
+    fn pages_that_were_put_aside_are_left_out() {
+        let mut visits = Visits::new((0, 20), 2);
+        let mut next = |held: &[Range]| {
+            let visit = visits.next(shape(8, 2), held)?;
+            Some((visit.pass, visit.pages, visits.is_last(&visit)))
+        };
+        assert_eq!(next(&[]), Some((0, (0, 8), false)));
+        assert_eq!(next(&[(0, 4)]), Some((0, (8, 16), false)));
+        let held = [(0, 4), (10, 12), (18, 20)];
+        assert_eq!(next(&held), Some((0, (16, 18), false)));
+        assert_eq!(next(&held), Some((1, (4, 10), false)));
+        assert_eq!(next(&held), Some((1, (12, 18), true)));
+        assert_eq!(next(&held), None);
+        assert_eq!(Visits::new((0, 9), 3).next(shape(4, 3), &[(0, 9)]), None);
+    }
+
+    #[test]
+    fn several_workers_end_together() {
+        assert_eq!(stretch(shape(64, 10), 100_000, 1), 1_024);
+        assert_eq!(stretch(shape(512, 10), 100_000, 1), 2_048);
+        assert_eq!(stretch(shape(8, 10), 10, 1), 32);
+        let of_two = |left| stretch(shape(64, 10), left, 2);
+        assert_eq!((of_two(100_000), of_two(2_000), of_two(100)), (1_024, 500, 256));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Where a backfill begins: the table's file and size, what its pages are like, and how far an earlier run came.
 
 use super::controller::Pacer;
-use super::{ROW_LOCK_TIMEOUT_MS, batch};
+use super::{ROW_LOCK_TIMEOUT_MS, batch, leaving};
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::executor::Runner;
 use crate::executor::ledger::{self, Cursor};
 use crate::executor::retry::{Reaction, reaction};
@@ -52,8 +53,40 @@ impl Runner {
         }
     }
 
+    /// An index, ours or not, that must get an entry for every row that is filled, if there is one. From PostgreSQL 16 on
+    /// a BRIN index lets updates stay on their pages.
+    pub(super) async fn index_in_the_way(
+        &self,
+        key: Key<'_>,
+        backfill: &Backfill,
+    ) -> Result<Option<String>, Error> {
+        let columns: Vec<String> = backfill.columns.iter().map(|column| literal(column)).collect();
+        let sql = format!(
+            "SELECT min(i.indexrelid::pg_catalog.regclass::pg_catalog.text), NULL \
+             FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid \
+             JOIN pg_catalog.pg_am AS m ON m.oid = c.relam \
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attname = ANY (ARRAY[{}]) \
+             WHERE i.indrelid = pg_catalog.to_regclass({}) AND i.indislive \
+              AND NOT (m.amname = 'brin' AND pg_catalog.current_setting('server_version_num')::pg_catalog.int4 >= 160000) \
+              AND (a.attnum = ANY (i.indkey) OR EXISTS (SELECT FROM pg_catalog.pg_depend AS d \
+               WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = i.indexrelid \
+                AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = i.indrelid \
+                AND d.refobjsubid = a.attnum))",
+            columns.join(", "),
+            literal(&backfill.table.to_string())
+        );
+        Ok(self.ask(key, backfill, &sql).await?.0)
+    }
+
     /// Looks at some pages in the middle, and how full pages are to be.
     pub(super) async fn pacer(&self, key: Key<'_>, backfill: &Backfill, pages: i64) -> Result<Pacer, Error> {
+        let index = self.index_in_the_way(key, backfill).await?;
+        if let Some(index) = &index {
+            self.tell(Event::Noted {
+                step: key.step.into(),
+                what: leaving(&format!("index {index} covers what is filled")),
+            });
+        }
         let first = (pages - SAMPLE_PAGES).max(0) / 2;
         let end = (first + SAMPLE_PAGES).min(pages);
         let sql = format!(
@@ -66,7 +99,11 @@ impl Runner {
         );
         let (fillfactor, rows) = self.ask(key, backfill, &sql).await?;
         let fillfactor = fillfactor.and_then(|text| text.parse().ok()).unwrap_or(100);
-        Ok(Pacer::new(rows.unwrap_or(0) / (end - first).max(1), fillfactor))
+        Ok(Pacer::new(
+            rows.unwrap_or(0) / (end - first).max(1),
+            fillfactor,
+            index.is_some(),
+        ))
     }
 
     /// A row of two about the table, as soon as nobody has it locked for himself.

@@ -1,17 +1,27 @@
 //! What the workers of a backfill share: the pages, the counts, and when to tell and to record them.
 
 use super::controller::{Lesson, Pacer, Seen, Shape, whole_pages};
+use super::horizon::Horizon;
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
 use super::throttle::{Signals, Throttle};
 use crate::event::{Event, Unit};
+use crate::executor::asked::paused;
+use crate::executor::brake::{Brake, Rest};
+use crate::executor::ledger::requests::Requests;
 use crate::executor::ledger::{self, Cursor};
 use crate::executor::session::{Key, millis};
-use crate::plan::{Backfill, Work};
+use crate::plan::{Backfill, Settings, Work};
+use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+
+/// Where rows leave their pages, so many times in a walk the room they leave is made usable.
+const VACUUMS: i64 = 10;
+const VACUUM_PAGES_MIN: i64 = 256;
 
 /// One walk over one file of a table.
 pub(super) struct Walk<'a> {
@@ -20,14 +30,34 @@ pub(super) struct Walk<'a> {
     pub(super) work: &'a Work,
     pub(super) file_node: u32,
     rows_before: i64,
+    plan: &'a str,
     began: Instant,
     state: Mutex<State>,
+    over: watch::Sender<bool>,
+}
+
+/// Until when a session stays idle, unless something else is asked for meanwhile.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Resting {
+    until: Duration,
+    brake: Brake,
 }
 
 struct State {
     ranges: Ranges,
     pacer: Pacer,
     throttle: Throttle,
+    horizon: Horizon,
+    asked: Requests,
+    rest: Rest,
+    /// Sessions that fill.
+    working: u32,
+    /// Of these, whose sessions are open.
+    opened: u32,
+    /// No more can be opened, for the time being.
+    openable: Option<u32>,
+    /// How many pages were filled when it was last vacuumed.
+    vacuumed: i64,
     rows: i64,
     batches: i64,
     /// The table is elsewhere, or a worker failed.
@@ -41,6 +71,7 @@ impl<'a> Walk<'a> {
         key: Key<'a>,
         backfill: &'a Backfill,
         work: &'a Work,
+        plan: &'a str,
         cursor: Cursor,
         pacer: Pacer,
     ) -> Self {
@@ -51,9 +82,16 @@ impl<'a> Walk<'a> {
             ranges.defer(range, pages);
         }
         let state = State {
+            vacuumed: ranges.done(),
             ranges,
             pacer,
-            throttle: Throttle::new(backfill.replica_lag_ms),
+            throttle: Throttle::new(backfill.limits),
+            horizon: Horizon::default(),
+            asked: Requests::default(),
+            rest: Rest::default(),
+            working: 0,
+            opened: 0,
+            openable: None,
             rows: cursor.rows_done,
             batches: cursor.batches,
             stopped: false,
@@ -66,8 +104,10 @@ impl<'a> Walk<'a> {
             work,
             file_node: cursor.file_node,
             rows_before: cursor.rows_done,
+            plan,
             began: now,
             state: Mutex::new(state),
+            over: watch::channel(false).0,
         }
     }
 
@@ -75,13 +115,82 @@ impl<'a> Walk<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// No more than there are stretches.
-    pub(super) fn workers(&self) -> u32 {
-        let state = self.state();
-        let stretches = state.ranges.end() / stretch(state.pacer.shape()) + 1;
-        self.backfill
-            .workers
-            .min(u32::try_from(stretches).unwrap_or(u32::MAX))
+    /// Whether one more session may begin: as many as were asked for, but no more than there is work for.
+    pub(super) fn join(&self) -> bool {
+        let mut state = self.state();
+        let wanted = self.wanted(&state).min(state.openable.unwrap_or(u32::MAX));
+        let left = state.ranges.left();
+        let pages = stretch(state.pacer.shape(), left, wanted);
+        let stretches = (left + pages - 1) / pages;
+        let useful = state
+            .working
+            .saturating_add(u32::try_from(stretches).unwrap_or(u32::MAX));
+        if state.stopped || state.working >= wanted.min(useful) {
+            return false;
+        }
+        state.working += 1;
+        true
+    }
+
+    /// Its session is open.
+    pub(super) fn joined(&self) {
+        self.state().opened += 1;
+    }
+
+    pub(super) fn opened(&self) -> u32 {
+        self.state().opened
+    }
+
+    fn wanted(&self, state: &State) -> u32 {
+        let wanted = state.asked.workers.unwrap_or(self.backfill.workers);
+        wanted.clamp(1, Settings::WORKERS_MAX)
+    }
+
+    /// Whether one of the sessions should end for there are more than were asked for. It counts as gone then.
+    pub(super) fn leave_if_too_many(&self) -> bool {
+        let mut state = self.state();
+        let too_many = state.working > self.wanted(&state);
+        state.working -= u32::from(too_many);
+        state.opened -= u32::from(too_many);
+        too_many
+    }
+
+    /// One ended by itself.
+    pub(super) fn leave(&self) {
+        let mut state = self.state();
+        state.working -= 1;
+        state.opened -= 1;
+    }
+
+    /// One that was to join could not be opened.
+    pub(super) fn stay_away(&self) {
+        self.state().working -= 1;
+    }
+
+    /// So many is all that can be opened.
+    pub(super) fn limit_to(&self, openable: Option<u32>) {
+        self.state().openable = openable;
+    }
+
+    pub(super) fn end(&self) {
+        self.over.send_replace(true);
+    }
+
+    pub(super) async fn ended(&self) {
+        let mut over = self.over.subscribe();
+        let _ = over.wait_for(|over| *over).await;
+    }
+
+    /// Rows have left their pages, and it is time to make their room usable.
+    pub(super) fn vacuum_is_due(&self) -> bool {
+        let mut state = self.state();
+        let done = state.ranges.done();
+        let every = (state.ranges.end() / VACUUMS).max(VACUUM_PAGES_MIN);
+        let due = state.pacer.leaves_room() && done - state.vacuumed >= every && done < state.ranges.end();
+        if due {
+            state.vacuumed = done;
+        }
+        due
     }
 
     /// Pages for one worker, and how to visit them.
@@ -91,7 +200,8 @@ impl<'a> Walk<'a> {
             return None;
         }
         let shape = state.pacer.shape();
-        let range = state.ranges.take(stretch(shape))?;
+        let pages = stretch(shape, state.ranges.left(), state.working);
+        let range = state.ranges.take(pages)?;
         Some((range, shape))
     }
 
@@ -100,6 +210,15 @@ impl<'a> Walk<'a> {
         let mut state = self.state();
         state.ranges.finish(range);
         state.pacer.learn(seen)
+    }
+
+    /// It is half done, and the worker leaves.
+    pub(super) fn give_back(&self, range: Range) {
+        self.state().ranges.give_back(range);
+    }
+
+    pub(super) fn adapt(&self, seen: &Seen, pass: i64) -> Shape {
+        self.state().pacer.adapt(seen, pass)
     }
 
     pub(super) fn shrink(&self) {
@@ -161,20 +280,49 @@ impl<'a> Walk<'a> {
         ledger::cursor_sql(self.key.run, self.key.step, &cursor)
     }
 
-    pub(super) fn committed(&self, rows: i64, recorded: bool) {
+    /// Gives how long the session is to rest.
+    pub(super) fn committed(&self, rows: i64, recorded: bool, took: Duration) -> Resting {
         let mut state = self.state();
         state.rows += rows;
         if recorded {
             state.recorded = Instant::now();
         }
+        let brake = state.asked.throttle;
+        let until = state.rest.after(brake, self.began.elapsed(), took, rows);
+        Resting { until, brake }
     }
 
-    pub(super) fn sampled(&self, signals: Signals) {
-        self.state().throttle.sampled(self.began.elapsed(), signals);
+    /// `None` once it is over, or the throttle was changed meanwhile.
+    pub(super) fn rest_left(&self, resting: &Resting) -> Option<Duration> {
+        let state = self.state();
+        let left = resting.until.checked_sub(self.began.elapsed())?;
+        let lasts = !left.is_zero() && !state.stopped && state.asked.throttle == resting.brake;
+        lasts.then_some(left)
+    }
+
+    /// Gives what was asked for before, and what the signals say about passes.
+    pub(super) fn sampled(&self, signals: Signals, asked: Requests) -> (Requests, Lesson) {
+        let now = self.began.elapsed();
+        let mut state = self.state();
+        let held = state.horizon.sampled(now, signals.oldest.as_ref()).is_some();
+        let lesson = state.pacer.horizon(held);
+        state.throttle.sampled(now, signals);
+        if state.asked.throttle != asked.throttle {
+            state.rest = Rest::default();
+        }
+        (std::mem::replace(&mut state.asked, asked), lesson)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.state().asked.paused.is_some()
     }
 
     pub(super) fn hindrance(&self) -> Option<String> {
-        self.state().throttle.hindrance(self.began.elapsed())
+        let state = self.state();
+        let pause = state.asked.paused.as_ref();
+        pause
+            .map(|pause| paused(pause, self.plan))
+            .or_else(|| state.throttle.hindrance(self.began.elapsed()))
     }
 
     /// How far it is, now and then and at the end.
@@ -189,7 +337,7 @@ impl<'a> Walk<'a> {
         let seconds = millis(self.began.elapsed()).max(1) as f64 / 1_000.0;
         Some(Event::Progress {
             step: self.key.step.into(),
-            stage: "filling rows".into(),
+            stage: stage(state.opened, state.asked.throttle),
             unit: Unit::Pages,
             done: u64::try_from(done).unwrap_or(0),
             total: u64::try_from(total).unwrap_or(0),
@@ -197,4 +345,15 @@ impl<'a> Walk<'a> {
             per_second: (state.rows - self.rows_before) as f64 / seconds,
         })
     }
+}
+
+fn stage(workers: u32, throttle: Brake) -> String {
+    let mut stage = String::from("filling rows");
+    if workers > 1 {
+        let _ = write!(stage, " by {workers} workers");
+    }
+    if throttle != Brake::Off {
+        let _ = write!(stage, ", throttled to {throttle}");
+    }
+    stage
 }

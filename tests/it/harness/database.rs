@@ -169,7 +169,7 @@ impl<'s> Database<'s> {
                    WHERE pronamespace = to_regnamespace('pgmorph') \
                    UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class \
                    WHERE relnamespace = to_regnamespace('pgmorph') AND relkind = 'r' \
-                    AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills') \
+                    AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills', 'requests') \
                    UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index \
                    WHERE NOT indisvalid OR NOT indisready \
                    UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger \
