@@ -199,7 +199,8 @@ mod tests {
         let changed = text.replace("SET DEFAULT 1", "SET DEFAULT 2");
         let error = saved("x", &changed).unwrap_err();
         assert!(error.message.contains("changed after it was saved"), "{error}");
-        let newer = text.replacen("\"format\":1", "\"format\":2", 1);
-        assert!(saved("x", &newer).unwrap_err().message.contains("format 2"));
+        let this = format!("\"format\":{PLAN_FORMAT}");
+        let newer = text.replacen(&this, "\"format\":99", 1);
+        assert!(saved("x", &newer).unwrap_err().message.contains("format 99"));
     }
 }

@@ -67,7 +67,9 @@ impl Generator {
             let generated = table.columns[it.1].uses.contains("generated column");
             table.partitioned || violated || generated || loses(&type_of(it), &wide.sql())
         };
-        if found.is_empty() || found.iter().any(awkward) || self.chance.percent(30) {
+        // The columns of a partitioned table change alone.
+        let alone = self.tables[at].partitioned || found.iter().any(awkward);
+        if found.is_empty() || alone || self.chance.percent(30) {
             return Vec::new();
         }
         found

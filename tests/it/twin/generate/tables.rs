@@ -229,8 +229,6 @@ impl Generator {
         let list = definitions.join(",\n  ");
         let name = &table.name;
         if table.partitioned {
-            let message = format!("not possible yet on partitioned or inherited tables: {name}");
-            self.tables[at].obstacles.push(message);
             for column in &mut self.tables[at].columns {
                 column.uses.insert("partitions");
             }
