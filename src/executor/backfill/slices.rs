@@ -78,6 +78,12 @@ impl Visits {
         }
     }
 
+    /// Where there are several passes, others are to come between two batches over the same pages.
+    fn most(&self) -> i64 {
+        let pages = self.range.1 - self.range.0;
+        if self.passes > 1 { pages / ABREAST } else { pages }
+    }
+
     /// The next one, of so many pages as the shape says by now, and of none that were put aside: every further pass
     /// would keep the other rows of these waiting again.
     pub(super) fn next(&mut self, shape: Shape, put_aside: &[Range]) -> Option<Visit> {
@@ -85,7 +91,8 @@ impl Visits {
         if self.pass >= self.passes || self.page >= self.range.1 {
             return None;
         }
-        let whole = (self.page + shape.pages_in(self.pass).max(1)).min(self.range.1);
+        let pages = shape.pages_in(self.pass).min(self.most()).max(1);
+        let whole = (self.page + pages).min(self.range.1);
         let starts = put_aside.iter().map(|range| range.0);
         let upto = starts.filter(|start| *start > self.page).fold(whole, i64::min);
         let visit = Visit {
@@ -146,18 +153,20 @@ mod tests {
 
     #[test]
     fn batches_change_their_size_between_passes() {
-        let mut visits = Visits::new((0, 10), 2);
+        let mut visits = Visits::new((0, 24), 2);
         let mut next = |pages| {
             visits
                 .next(shape(pages, 2), &[])
                 .map(|visit| (visit.pass, visit.pages))
         };
-        assert_eq!(next(6), Some((0, (0, 6))));
-        assert_eq!(next(6), Some((0, (6, 10))));
-        assert_eq!(next(8), Some((1, (0, 8))));
-        assert_eq!(next(1), Some((1, (8, 9))));
-        assert_eq!(next(1), Some((1, (9, 10))));
-        assert_eq!(next(1), None);
+        assert_eq!(next(4), Some((0, (0, 4))));
+        // A quarter of the stretch at most.
+        assert_eq!(next(9), Some((0, (4, 10))));
+        assert_eq!(next(6), Some((0, (10, 16))));
+        assert_eq!(next(6), Some((0, (16, 22))));
+        assert_eq!(next(6), Some((0, (22, 24))));
+        assert_eq!(next(6), Some((1, (0, 6))));
+        assert_eq!(next(1), Some((1, (6, 7))));
     }
 
     #[test]
@@ -167,12 +176,15 @@ mod tests {
             let visit = visits.next(shape(8, 2), held)?;
             Some((visit.pass, visit.pages, visits.is_last(&visit)))
         };
-        assert_eq!(next(&[]), Some((0, (0, 8), false)));
-        assert_eq!(next(&[(0, 4)]), Some((0, (8, 16), false)));
+        assert_eq!(next(&[]), Some((0, (0, 5), false)));
+        assert_eq!(next(&[(0, 4)]), Some((0, (5, 10), false)));
         let held = [(0, 4), (10, 12), (18, 20)];
-        assert_eq!(next(&held), Some((0, (16, 18), false)));
-        assert_eq!(next(&held), Some((1, (4, 10), false)));
-        assert_eq!(next(&held), Some((1, (12, 18), true)));
+        assert_eq!(next(&held), Some((0, (12, 17), false)));
+        assert_eq!(next(&held), Some((0, (17, 18), false)));
+        assert_eq!(next(&held), Some((1, (4, 9), false)));
+        assert_eq!(next(&held), Some((1, (9, 10), false)));
+        assert_eq!(next(&held), Some((1, (12, 17), false)));
+        assert_eq!(next(&held), Some((1, (17, 18), true)));
         assert_eq!(next(&held), None);
         assert_eq!(Visits::new((0, 9), 3).next(shape(4, 3), &[(0, 9)]), None);
     }
@@ -188,16 +200,20 @@ mod tests {
 
     #[test]
     fn passes_alternate_between_the_batches() {
-        let order: Vec<_> = visits((10, 25), shape(10, 2))
+        let order: Vec<_> = visits((10, 26), shape(10, 2))
             .map(|visit| (visit.pages, visit.pass, visit.is_last()))
             .collect();
         assert_eq!(
             order,
             [
-                ((10, 20), 0, false),
-                ((20, 25), 0, false),
-                ((10, 20), 1, true),
-                ((20, 25), 1, true)
+                ((10, 14), 0, false),
+                ((14, 18), 0, false),
+                ((18, 22), 0, false),
+                ((22, 26), 0, false),
+                ((10, 14), 1, true),
+                ((14, 18), 1, true),
+                ((18, 22), 1, true),
+                ((22, 26), 1, true)
             ]
         );
     }
