@@ -155,3 +155,25 @@ async fn verify_takes_partitions_as_they_come() {
     );
     assert!(!found.stdout.contains("events_5"), "{}", found.stdout);
 }
+
+const MANY: &str = "
+CREATE TABLE events (id integer, at integer, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+DO 'BEGIN FOR i IN 1..60 LOOP
+  EXECUTE format(''CREATE TABLE events_%s PARTITION OF events FOR VALUES FROM (%s) TO (%s)'', i, i, i + 1);
+END LOOP; END';
+CREATE TABLE lines (event integer, at integer, FOREIGN KEY (event, at) REFERENCES events);
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_takes_long_is_announced() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, MANY).await;
+    let plan = database.planned(WIDER).await;
+    let swap = plan.steps.iter().find(|step| step.id.ends_with("-swap")).unwrap();
+    let long = swap.hazards.iter().find(|hazard| hazard.code == "long_swap");
+    let message = &long.unwrap().message;
+    assert!(
+        message.contains("61 tables, and for each of these 1 foreign key to it"),
+        "{message}"
+    );
+}

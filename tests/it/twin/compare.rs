@@ -67,8 +67,9 @@ const FACTS: &[&str] = &[
      FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid \
      LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
      WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind <> 'S' AND c.relnamespace = ANY (SELECT oid FROM ours)",
+    // A partition's key that was an index before cannot be inherited, which says nothing of a key.
     "SELECT format('constraint %I on %s: %s', k.conname, k.conrelid::regclass, concat_ws(' ', k.contype, k.convalidated OR k.conparentid <> 0, \
-       k.condeferrable, k.condeferred, k.connoinherit, k.conislocal, k.coninhcount, k.confupdtype, k.confdeltype, \
+       k.condeferrable, k.condeferred, k.connoinherit AND k.conparentid = 0, k.conislocal, k.coninhcount, k.confupdtype, k.confdeltype, \
        k.confmatchtype, k.conindid::regclass, CASE WHEN k.conparentid = 0 THEN pg_get_constraintdef(k.oid) \
        ELSE regexp_replace(pg_get_constraintdef(k.oid), ' NOT VALID$', '') END, obj_description(k.oid, 'pg_constraint'))) \
      FROM pg_constraint AS k WHERE k.connamespace = ANY (SELECT oid FROM ours)",

@@ -276,6 +276,11 @@ impl Carry {
         steps
     }
 
+    /// Foreign keys that move while the tables are locked.
+    pub fn keys_within_swap(&self) -> u64 {
+        u64::try_from(self.late.len()).unwrap_or(u64::MAX)
+    }
+
     /// What is proven once the columns have been swapped.
     pub fn proofs(&self, settings: &Settings) -> Vec<StepDraft> {
         self.late.iter().filter_map(|late| late.step(settings)).collect()

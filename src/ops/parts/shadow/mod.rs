@@ -711,6 +711,7 @@ impl Shadow {
                 ),
             ),
         ];
+        hazards.extend(self.long_swap_hazard(settings));
         hazards.extend(self.large_newcomer_hazard(settings));
         hazards.extend(self.carries().flat_map(Carry::hazards));
         hazards
