@@ -322,8 +322,8 @@ impl Generator {
             let create = format!(
                 "ALTER TABLE {t} ADD COLUMN {name} boolean GENERATED ALWAYS AS ({c} IS NULL) STORED;"
             );
-            let refusal = "cannot alter type of a column used by a generated column";
-            self.tables[at].columns[position].refusals.push(refusal.into());
+            let obstacle = format!("a shadow column cannot carry generated column {name}: it is stored");
+            self.tables[at].columns[position].obstacles.push(obstacle);
             let drop = format!("ALTER TABLE {t} DROP COLUMN {name};");
             self.hang(at, vec![position], "generated column", create, drop);
         }

@@ -67,8 +67,15 @@ impl Generator {
             let generated = table.columns[it.1].uses.contains("generated column");
             table.partitioned || violated || generated || loses(&type_of(it), &wide.sql())
         };
-        // The columns of a partitioned table change alone.
-        let alone = self.tables[at].partitioned || found.iter().any(awkward);
+        // The columns of a partitioned table change alone, and those of a published one not together.
+        let target = (at, position);
+        let together = |it: &(usize, usize)| {
+            let published = self.tables[it.0].columns.iter();
+            let mut published = published.filter(|column| column.uses.contains("publication"));
+            let same = found.iter().chain([&target]).filter(|other| other.0 == it.0);
+            same.count() > 1 && published.next().is_some()
+        };
+        let alone = self.tables[at].partitioned || found.iter().any(|it| awkward(it) || together(it));
         if found.is_empty() || alone || self.chance.percent(30) {
             return Vec::new();
         }

@@ -23,7 +23,7 @@ impl Generator {
                 late = " DEFERRABLE";
                 // Neither a view nor a publication accepts such a one.
                 self.tables[at].primary = false;
-                self.late(at, &table.key);
+                self.late(at, &table.key, &quoted);
             }
             say!(
                 self.constrained,
@@ -58,9 +58,15 @@ impl Generator {
     }
 
     /// Only where no two values can fall together may its index be there before the column is filled.
-    fn late(&mut self, at: usize, columns: &[usize]) {
+    fn late(&mut self, at: usize, columns: &[usize], name: &str) {
+        let partitioned = self.tables[at].partitioned;
         for column in columns {
             let column = &mut self.tables[at].columns[*column];
+            if partitioned {
+                let message =
+                    format!("a shadow column cannot carry index {name}: its constraint is deferrable");
+                column.obstacles.push(message);
+            }
             if column.data_type.family() == Family::Array {
                 column.obstacles.push("these keys can wait".into());
             }
@@ -126,7 +132,7 @@ impl Generator {
                 } else {
                     &[position]
                 };
-                self.late(at, columns);
+                self.late(at, columns, &name);
             }
             say!(
                 self.constrained,
