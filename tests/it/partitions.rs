@@ -3,6 +3,7 @@
 use crate::harness::{Database, TestServer, pgmorph};
 use ::pgmorph::plan::Phase;
 
+/// One of the names is a keyword in some releases only.
 const EVENTS: &str = "
 CREATE TABLE events (
   id integer NOT NULL,
@@ -15,7 +16,7 @@ CREATE INDEX events_note_idx ON events (note, id);
 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
 CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
 CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');
-CREATE TABLE events_4 PARTITION OF events FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');
+CREATE TABLE \"system_user\" PARTITION OF events FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');
 INSERT INTO events SELECT i, date '2026-01-01' + i % 120, 'note ' || i FROM generate_series(1, 2000) AS i;
 CREATE TABLE lines (event integer, at date, CONSTRAINT lines_fkey FOREIGN KEY (event, at) REFERENCES events);
 INSERT INTO lines SELECT id, at FROM events WHERE id % 3 = 0 AND at >= '2026-04-01';
@@ -71,8 +72,8 @@ async fn partitions_come_and_go_beside_the_plan() {
         assert_eq!(text(&database, TYPES).await, "id bigint", "{moment}");
         assert_eq!(
             text(&database, NAMES).await,
-            "events_3_note_id_idx events_3_pkey events_4_note_id_idx events_4_pkey events_5_note_id_idx \
-             events_5_pkey events_note_idx events_pkey"
+            "events_3_note_id_idx events_3_pkey events_5_note_id_idx events_5_pkey events_note_idx \
+             events_pkey system_user_note_id_idx system_user_pkey"
         );
         assert_eq!(count(&database, "events WHERE id > 3000").await, "300");
         execute(
@@ -98,8 +99,8 @@ async fn a_rollback_does_without_partitions_that_are_gone() {
         assert_eq!(text(&database, TYPES).await, "id integer", "{moment}");
         assert_eq!(
             text(&database, NAMES).await,
-            "events_3_note_id_idx events_3_pkey events_4_note_id_idx events_4_pkey events_5_note_id_idx \
-             events_5_pkey events_note_idx events_pkey"
+            "events_3_note_id_idx events_3_pkey events_5_note_id_idx events_5_pkey events_note_idx \
+             events_pkey system_user_note_id_idx system_user_pkey"
         );
         assert_eq!(
             count(

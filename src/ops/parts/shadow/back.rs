@@ -76,7 +76,7 @@ impl Shadow {
         (summary, condition): (String, &str),
     ) -> Work {
         let name = ident(name);
-        let mut statements = vec![self.lock_statement(&[])];
+        let mut statements = vec![self.lock_statement()];
         statements.extend([
             format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}"),
             format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"),

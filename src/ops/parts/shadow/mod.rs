@@ -229,7 +229,7 @@ impl Shadow {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
         let collation = self.collation.as_ref();
         let collate = collation.map(|it| format!(" COLLATE {it}")).unwrap_or_default();
-        let lock = self.lock_statement(&[]);
+        let lock = self.lock_statement();
         let mut statements = vec![lock.clone()];
         statements.extend(self.same_tables());
         statements.extend(self.add_columns(&collate));
@@ -329,7 +329,7 @@ impl Shadow {
     /// everybody who wrote before.
     fn insist(&self, settings: &Settings) -> Option<StepDraft> {
         let (table, column) = (&self.table, ident(&self.column.name));
-        let lock = self.lock_statement(&[]);
+        let lock = self.lock_statement();
         let mut statements = vec![lock.clone()];
         statements.push(self.forward_function(Strictness::Strict)?);
         let mut undo = vec![lock];
@@ -719,7 +719,7 @@ impl Shadow {
 
     fn drop_old(&self, settings: &Settings) -> StepDraft {
         let (table, old) = (&self.table, ident(&self.old()));
-        let mut statements = vec![self.lock_statement(&[])];
+        let mut statements = vec![self.lock_statement()];
         statements.extend(self.drop_sync("back"));
         statements.extend(self.drop_columns(&self.old(), ""));
         statements.extend(self.carries().flat_map(Carry::reveal));

@@ -135,7 +135,7 @@ impl Shadow {
     /// The trigger in a step of its own.
     pub(super) fn follow(&self, settings: &Settings) -> StepDraft {
         let (table, shadow) = (&self.table, ident(&self.shadow()));
-        let lock = self.lock_statement(&[]);
+        let lock = self.lock_statement();
         let mut statements = vec![lock.clone()];
         statements.extend(self.follow_statements());
         let mut undo = vec![lock];

@@ -6,8 +6,9 @@ use super::{Shadow, storage};
 use crate::catalog::model::Column;
 use crate::ops::StepDraft;
 use crate::ops::parts::carry::{self, Carry};
+use crate::ops::parts::{key_list, lock_statement};
 use crate::plan::{Expectation, Hazard, Lock, LockMode, Part, Settings, Undo, Work};
-use crate::sql::{QualifiedName, ident, idents, literal};
+use crate::sql::{QualifiedName, ident, literal};
 use crate::units;
 
 /// Up to this size the key of a new partition is built in no time.
@@ -49,6 +50,12 @@ pub struct Member {
     pub bytes: i64,
 }
 
+impl Member {
+    fn is_not_null_top(&self) -> bool {
+        self.column.not_null && !self.not_null_above
+    }
+}
+
 impl Shadow {
     pub(super) fn alone(&self) -> bool {
         self.spread == Spread::Alone
@@ -70,10 +77,7 @@ impl Shadow {
         if self.key.is_empty() && !self.alone() {
             return "tableoid::pg_catalog.regclass AS tableoid, ctid::text AS ctid".to_owned();
         }
-        if self.key.is_empty() {
-            return "ctid::text AS ctid".to_owned();
-        }
-        idents(&self.key)
+        key_list(&self.key)
     }
 
     pub(super) fn carries(&self) -> impl Iterator<Item = &Carry> {
@@ -89,24 +93,23 @@ impl Shadow {
 
     /// Those to which nothing passes NOT NULL on, but which do.
     pub(super) fn not_null_tops(&self) -> impl Iterator<Item = &Member> {
-        let members = self.members.iter();
-        members.filter(|member| member.column.not_null && !member.not_null_above)
+        self.members.iter().filter(|member| member.is_not_null_top())
     }
 
     pub(super) fn for_tops(&self, statement: impl Fn(&Member) -> String) -> Vec<String> {
         self.for_each(|member| {
-            let is_top = member.column.not_null && !member.not_null_above;
-            is_top.then(|| statement(member)).into_iter().collect()
+            let statement = member.is_not_null_top().then(|| statement(member));
+            statement.into_iter().collect()
         })
     }
 
     /// Those that must be given a trigger.
     pub(super) fn triggered(&self) -> impl Iterator<Item = &Member> {
-        let all = self.spread == Spread::Inheritance;
-        self.members
-            .iter()
-            .enumerate()
-            .filter_map(move |(position, member)| (all || position == 0).then_some(member))
+        let count = match self.spread {
+            Spread::Inheritance => self.members.len(),
+            Spread::Alone | Spread::Partitions => 1,
+        };
+        self.members.iter().take(count)
     }
 
     pub(super) fn lock(&self) -> Vec<Lock> {
@@ -116,15 +119,9 @@ impl Shadow {
             .collect()
     }
 
-    /// In one statement, whose own time is bounded: who waits for the first table must not wait for the others in
-    /// turn. What is below is locked along.
-    pub(super) fn lock_statement(&self, others: &[Lock]) -> String {
-        let others = others.iter().map(|lock| &lock.relation);
-        let tables: Vec<String> = std::iter::once(&self.table)
-            .chain(others)
-            .map(ToString::to_string)
-            .collect();
-        format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", tables.join(", "))
+    /// What is below is locked along, by the one statement.
+    pub(super) fn lock_statement(&self) -> String {
+        lock_statement(std::slice::from_ref(&self.table))
     }
 
     /// Fails where tables came below since the plan was made; those up to a size may be let in.
@@ -135,14 +132,14 @@ impl Shadow {
             .map(|member| literal(&member.table.to_string()))
             .collect();
         let size = up_to_bytes
-            .map(|bytes| format!(" AND pg_catalog.pg_total_relation_size(c.oid) > {bytes}"))
+            .map(|bytes| format!(" AND pg_catalog.pg_total_relation_size(t.oid) > {bytes}"))
             .unwrap_or_default();
         let body = format!(
             "DECLARE found text; BEGIN WITH RECURSIVE tree (oid) AS (SELECT {root}::pg_catalog.regclass::pg_catalog.oid \
              UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree AS t ON t.oid = i.inhparent) \
-             SELECT pg_catalog.string_agg(c.oid::pg_catalog.regclass::text, ', ') INTO found FROM tree AS t \
-             JOIN pg_catalog.pg_class AS c ON c.oid = t.oid JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-             WHERE pg_catalog.format('%I.%I', n.nspname, c.relname) <> ALL (ARRAY[{known}]){size}; \
+             SELECT pg_catalog.string_agg(t.oid::pg_catalog.regclass::text, ', ') INTO found FROM tree AS t \
+             WHERE t.oid <> ALL (ARRAY(SELECT k.oid FROM (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid \
+             FROM pg_catalog.unnest(ARRAY[{known}]) AS n (name)) AS k (oid) WHERE k.oid IS NOT NULL)){size}; \
              IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {message} || found, \
              HINT = {hint}; END IF; END",
             root = literal(&self.table.to_string()),
