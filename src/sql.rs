@@ -218,20 +218,20 @@ pub fn literal(text: &str) -> String {
 /// Joins the parts with `_` into a name of at most 63 bytes, shortening the longest part first, as the server
 /// does for the names that it makes up.
 pub fn derived_name(parts: &[&str], suffix: &str) -> String {
-    let mut parts: Vec<&str> = parts.to_vec();
+    let mut bytes: Vec<usize> = parts.iter().map(|part| part.len()).collect();
     let overhead = suffix.len() + parts.len();
-    while overhead + parts.iter().map(|part| part.len()).sum::<usize>() > IDENTIFIER_BYTES_MAX {
-        let Some(longest) = parts.iter_mut().max_by_key(|part| part.len()) else {
-            break;
-        };
-        if longest.is_empty() {
-            break;
+    while overhead + bytes.iter().sum::<usize>() > IDENTIFIER_BYTES_MAX {
+        match bytes.iter_mut().max() {
+            Some(longest) if *longest > 0 => *longest -= 1,
+            _ => break,
         }
-        let shorter = longest.floor_char_boundary(longest.len() - 1);
-        *longest = &longest[..shorter];
     }
-    parts.push(suffix);
-    parts.join("_")
+    let cut = parts.iter().zip(bytes);
+    let mut cut: Vec<&str> = cut
+        .map(|(part, bytes)| &part[..part.floor_char_boundary(bytes)])
+        .collect();
+    cut.push(suffix);
+    cut.join("_")
 }
 
 /// A schema and a name in it. `Display` quotes; [`FromStr`] reads what `Display` wrote.

@@ -92,6 +92,14 @@ async fn as_many_sessions_fill_as_are_asked_for() {
                 number(&database, sessions).await == i64::from(wanted)
             })
             .await;
+            // It is told once a second.
+            let workers = match wanted {
+                1 => String::new(),
+                _ => format!(" by {wanted} workers"),
+            };
+            let stage = format!("filling rows{workers}, throttled to 3%");
+            let told = |event: &Event| matches!(event, Event::Progress { stage: it, .. } if *it == stage);
+            until("it is told", async || database.recorder.any(told)).await;
         }
         assert!(number(&database, UNFILLED).await > 0);
         let fast = Some(Brake::Off);
@@ -100,12 +108,6 @@ async fn as_many_sessions_fill_as_are_asked_for() {
     let (filled, ()) = tokio::join!(database.apply(&plan, Phase::Backfill), others);
     filled.unwrap();
     assert!(says(&database, "workers, as asked for: 3 instead of 1"));
-    let stage = |wanted: &'static str| move |event: &Event| matches!(event, Event::Progress { stage, .. } if stage == wanted);
-    assert!(
-        database
-            .recorder
-            .any(stage("filling rows by 3 workers, throttled to 3%"))
-    );
     assert_eq!(number(&database, UNFILLED).await, 0);
 }
 

@@ -5,7 +5,7 @@ use super::constraints::{add_again, drop, expectation, prove_again, refusal, tak
 use crate::catalog::model::{Constraint, ConstraintKind, Reference, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::constraint::{self, NewConstraint};
-use crate::ops::parts::shadow::{Move, Names};
+use crate::ops::parts::shadow::Names;
 use crate::ops::parts::{brief, shadow};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
@@ -58,8 +58,6 @@ pub struct Outgoing {
     twin: NewConstraint,
     /// Whether the far end is.
     partitioned: bool,
-    /// The columns in it that move.
-    moved: Vec<Move>,
     is_link: bool,
 }
 
@@ -119,7 +117,6 @@ impl Outgoing {
             before: before.clone(),
             twin: constraint::foreign_key(context, subject.table_name, subject.table, &twin_name, twin),
             partitioned: target.kind == TableKind::Partitioned,
-            moved: subject.moved(|column| before.columns.iter().any(|it| it == column)),
             is_link: moves.end(before),
         })
     }
@@ -149,29 +146,39 @@ impl Outgoing {
         statements
     }
 
-    /// One constraint for each partition of the far end, named by the server after the columns of its time: it shows
-    /// in the error that a DELETE there meets.
+    /// One constraint for each partition of the far end, named by the server after the columns of its time (from
+    /// version 18 on, after the constraint): it shows in the error that a DELETE there meets.
     fn rename_below(&self) -> String {
-        const NUMBER: &str = "00000";
-        let stem = derived_name(&[&self.name], NUMBER);
-        let renamed = self.moved.iter().fold("name".to_owned(), |renamed, it| {
-            let (shadow, column) = (literal(&it.names.shadow), literal(&it.column));
-            format!("pg_catalog.replace({renamed}, {shadow}, {column})")
-        });
+        const DIGITS: usize = 5;
+        let zeros = |count: usize| "0".repeat(count);
+        let stem = |parts: &[&str], label: &str, digits: usize| {
+            let name = derived_name(parts, &format!("{label}{}", zeros(digits)));
+            literal(&name[..name.len() - digits])
+        };
+        let columns = self.before.columns.join("_");
+        let by_columns: Vec<String> = (0..=DIGITS)
+            .map(|digits| stem(&[&self.table.name, &columns], "fkey", digits))
+            .collect();
         let body = format!(
-            "DECLARE subject CONSTANT pg_catalog.oid := {table}::pg_catalog.regclass; number int := 0; \
-             name text; wanted text; BEGIN \
+            "DECLARE subject CONSTANT pg_catalog.oid := {table}::pg_catalog.regclass; \
+             by_columns CONSTANT boolean := pg_catalog.current_setting('server_version_num')::int < 180000; \
+             space pg_catalog.oid; number int := 0; name text; wanted text; BEGIN \
+             SELECT c.relnamespace INTO space FROM pg_catalog.pg_class AS c WHERE c.oid = subject; \
              FOR name IN SELECT c.conname FROM pg_catalog.pg_constraint AS c WHERE c.conrelid = subject \
              AND c.conparentid <> 0 AND pg_catalog.strpos(c.conname, {ours}) > 0 ORDER BY c.oid LOOP \
-             wanted := {renamed}; \
-             WHILE pg_catalog.strpos(wanted, {ours}) > 0 OR EXISTS (SELECT FROM pg_catalog.pg_constraint AS c \
-             WHERE c.conrelid = subject AND c.conname = wanted) LOOP \
-             number := number + 1; wanted := {stem} || number; END LOOP; \
+             LOOP wanted := CASE WHEN NOT by_columns THEN {by_name} || (number + 1) \
+             WHEN number = 0 THEN {first} \
+             ELSE (ARRAY[{others}])[pg_catalog.length(number::text)] || number END; \
+             EXIT WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_constraint AS c WHERE c.conname = wanted \
+             AND CASE WHEN by_columns THEN c.connamespace = space ELSE c.conrelid = subject END); \
+             number := number + 1; END LOOP; \
              EXECUTE pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', {table}, name, wanted); \
              END LOOP; END",
             table = literal(&self.table.to_string()),
             ours = literal(shadow::PREFIX),
-            stem = literal(stem.strip_suffix(NUMBER).unwrap_or(&stem)),
+            by_name = stem(&[&self.name], "", DIGITS),
+            first = by_columns[0],
+            others = by_columns[1..].join(", "),
         );
         format!("DO {}", literal(&body))
     }
@@ -187,6 +194,38 @@ impl Outgoing {
     pub fn expect(&self) -> Expectation {
         expectation(&self.table, &self.name, &self.before)
     }
+}
+
+pub(super) fn described(from: &QualifiedName, name: &str) -> String {
+    format!("foreign key {} of {from}", ident(name))
+}
+
+/// The foreign keys that end in the column, by the table that they are of. One that an earlier change of the plan drops
+/// in contract is still there at the cutover, and would hold the column back.
+pub(super) fn ending<'a>(
+    context: &Context<'a>,
+    subject: &Subject<'_>,
+    complaints: &mut Vec<Diagnostic>,
+) -> Vec<(&'a QualifiedName, &'a str, &'a Constraint)> {
+    let ends_here = |constraint: &Constraint| {
+        let reference = constraint.references.as_ref();
+        reference
+            .is_some_and(|reference| subject.leads(|it| reference.columns.iter().any(|column| column == it)))
+    };
+    let still = context.now.incoming_foreign_keys(subject.table_name);
+    for (from, name, _) in still.into_iter().filter(|(_, _, it)| ends_here(it)) {
+        let kept = context.catalog.tables.get(from);
+        if kept.is_some_and(|table| !table.constraints.contains_key(name)) {
+            let why = "an earlier change of this plan drops it in contract only";
+            complaints.push(
+                refusal(subject, &described(from, name), why)
+                    .help("drop it in a plan of its own that runs before"),
+            );
+        }
+    }
+    let mut all = context.catalog.incoming_foreign_keys(subject.table_name);
+    all.retain(|(_, _, it)| ends_here(it));
+    all
 }
 
 /// A foreign key that ends in the column, of another table or of its own.
@@ -206,35 +245,15 @@ pub struct Incoming {
 
 impl Incoming {
     pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
-        let all = context.catalog.incoming_foreign_keys(subject.table_name);
-        let ends_here = |constraint: &Constraint| {
-            let reference = constraint.references.as_ref();
-            reference.is_some_and(|reference| {
-                subject.leads(|it| reference.columns.iter().any(|column| column == it))
-            })
-        };
-        let mut found = Vec::new();
-        let still = context.now.incoming_foreign_keys(subject.table_name);
-        for (from, name, _) in still.into_iter().filter(|(_, _, it)| ends_here(it)) {
-            let kept = context.catalog.tables.get(from);
-            if kept.is_some_and(|table| !table.constraints.contains_key(name)) {
-                let what = format!("foreign key {} of {from}", ident(name));
-                let why = "an earlier change of this plan drops it in contract only";
-                complaints
-                    .push(refusal(subject, &what, why).help("drop it in a plan of its own that runs before"));
-            }
-        }
         let moves = |from: &QualifiedName, it: &Constraint| subject.moves.touch(from, &it.columns);
-        for (from, name, constraint) in all
+        let mut found = Vec::new();
+        for (from, name, constraint) in ending(context, subject, complaints)
             .into_iter()
-            .filter(|(from, _, it)| ends_here(it) && !moves(from, it))
+            .filter(|(from, _, it)| !moves(from, it))
         {
             match Self::of(context, subject, from, name, constraint) {
                 Ok(twin) => found.push(twin),
-                Err(why) => {
-                    let what = format!("foreign key {} of {from}", ident(name));
-                    complaints.push(refusal(subject, &what, why));
-                }
+                Err(why) => complaints.push(refusal(subject, &described(from, name), why)),
             }
         }
         found

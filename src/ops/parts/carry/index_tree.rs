@@ -6,6 +6,7 @@
 //! are attached to an index of the table that is there, without theirs, from the beginning, so that partitions made in
 //! the meantime get one, too.
 
+use super::dressed::Dressed;
 use super::indexes::{plain, renamed, spelled, twin_of};
 use super::{Printed, Subject};
 use crate::catalog::model::{
@@ -476,24 +477,8 @@ impl IndexTree {
 
     /// The topmost is valid only while no partition lacks its own.
     pub fn expect(&self) -> Vec<Expectation> {
-        let mut expect = Vec::new();
-        for node in self.nodes.iter().take(1) {
-            expect.push(Expectation::Index {
-                table: node.table.clone(),
-                name: node.name.clone(),
-                exact: true,
-                index: Box::new(node.after.clone()),
-            });
-            if let Some(constraint) = &node.constraint {
-                expect.push(Expectation::Constraint {
-                    table: node.table.clone(),
-                    name: node.name.clone(),
-                    exact: true,
-                    constraint: Box::new(constraint.clone()),
-                });
-            }
-        }
-        expect
+        let root = self.nodes.iter().take(1);
+        root.flat_map(|node| node.dressed(&node.after).expect()).collect()
     }
 
     pub fn apply(&self, catalog: &mut CatalogSnapshot) {
@@ -510,27 +495,20 @@ impl Node {
         self.table.sibling(self.name.clone())
     }
 
+    fn dressed<'a>(&'a self, index: &'a Index) -> Dressed<'a> {
+        Dressed {
+            table: &self.table,
+            name: &self.name,
+            index,
+            constraint: self.constraint.as_ref(),
+            replica_identity: self.replica_identity,
+        }
+    }
+
     fn marks(&self) -> Vec<String> {
-        let mut statements = Vec::new();
-        let (name, index) = (ident(&self.name), self.qualified());
-        statements.extend(self.before.set_statistics(&index));
-        if self.before.clustered {
-            statements.push(alter(&self.table, &format!("CLUSTER ON {name}")));
-        }
-        if self.replica_identity {
-            let identity = format!("REPLICA IDENTITY USING INDEX {name}");
-            statements.push(alter(&self.table, &identity));
-        }
-        if let Some(comment) = &self.before.comment {
-            statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
-        }
-        if let Some(comment) = self.constraint.as_ref().and_then(|it| it.comment.as_ref()) {
-            statements.push(format!(
-                "COMMENT ON CONSTRAINT {name} ON {} IS {}",
-                self.table,
-                literal(comment)
-            ));
-        }
+        let dressed = self.dressed(&self.before);
+        let mut statements = dressed.marks();
+        statements.extend(dressed.comments());
         statements
     }
 

@@ -1,5 +1,6 @@
 //! Indexes that mention the column, those of keys among them.
 
+use super::dressed::Dressed;
 use super::{Printed, Subject};
 use crate::catalog::model::{
     Constraint, ConstraintKind, Index, Probe, ProbeOutcome, ReplicaIdentity, Table, TableKind,
@@ -10,7 +11,7 @@ use crate::ops::parts::shadow::{Move, Moves, Names};
 use crate::ops::parts::{brief, index, shadow};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
-use crate::sql::{QualifiedName, ident, literal};
+use crate::sql::{QualifiedName, ident};
 
 /// An index of the old column and the one of the new column that takes its place.
 #[derive(Debug, Clone)]
@@ -375,41 +376,22 @@ impl IndexTwin {
         named.map(rename).collect()
     }
 
-    fn marks(&self) -> Vec<String> {
-        let name = ident(&self.name);
-        let index = self.table.sibling(self.name.clone());
-        let mut statements: Vec<String> = self.before.set_statistics(&index).collect();
-        if self.before.clustered {
-            statements.push(self.alter(&format!("CLUSTER ON {name}")));
+    fn dressed<'a>(&'a self, index: &'a Index) -> Dressed<'a> {
+        Dressed {
+            table: &self.table,
+            name: &self.name,
+            index,
+            constraint: self.constraint.as_ref(),
+            replica_identity: self.replica_identity,
         }
-        if self.replica_identity {
-            statements.push(self.alter(&format!("REPLICA IDENTITY USING INDEX {name}")));
-        }
-        statements
-    }
-
-    fn comments(&self) -> Vec<String> {
-        let mut statements = Vec::new();
-        if let Some(comment) = &self.before.comment {
-            let index = self.table.sibling(self.name.clone());
-            statements.push(format!("COMMENT ON INDEX {index} IS {}", literal(comment)));
-        }
-        if let Some(comment) = self.constraint.as_ref().and_then(|it| it.comment.as_ref()) {
-            statements.push(format!(
-                "COMMENT ON CONSTRAINT {} ON {} IS {}",
-                ident(&self.name),
-                self.table,
-                literal(comment)
-            ));
-        }
-        statements
     }
 
     pub fn arrive(&self) -> Vec<String> {
         let mut statements = vec![self.take_name(&self.twin())];
         statements.extend(self.rename_columns(Names::shadow));
-        statements.extend(self.marks());
-        statements.extend(self.comments());
+        let dressed = self.dressed(&self.before);
+        statements.extend(dressed.marks());
+        statements.extend(dressed.comments());
         statements
     }
 
@@ -427,34 +409,21 @@ impl IndexTwin {
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
+        let dressed = self.dressed(&self.before);
         let mut statements = Vec::new();
         if self.rebuild.is_some() {
             statements.push(self.take_name(&self.old()));
             statements.extend(self.rename_columns(Names::old));
-            statements.extend(self.comments());
+            statements.extend(dressed.comments());
         } else {
             statements.push(self.rename(&self.old(), &self.name));
         }
-        statements.extend(self.marks());
+        statements.extend(dressed.marks());
         statements
     }
 
     pub fn expect(&self) -> Vec<Expectation> {
-        let mut expect = vec![Expectation::Index {
-            table: self.table.clone(),
-            name: self.name.clone(),
-            exact: true,
-            index: Box::new(self.after.clone()),
-        }];
-        if let Some(constraint) = &self.constraint {
-            expect.push(Expectation::Constraint {
-                table: self.table.clone(),
-                name: self.name.clone(),
-                exact: true,
-                constraint: Box::new(constraint.clone()),
-            });
-        }
-        expect
+        self.dressed(&self.after).expect()
     }
 
     /// That of a constraint goes with its column.

@@ -6,7 +6,7 @@
 
 use super::Subject;
 use super::constraints::{add_again, comment, drop, expectation, prove_again, refusal};
-use super::foreign_keys::Outgoing;
+use super::foreign_keys::{Outgoing, described, ending};
 use crate::catalog::model::{Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::brief;
@@ -251,19 +251,11 @@ pub struct Late {
 
 impl Late {
     pub fn all(context: &Context<'_>, subject: &Subject<'_>, complaints: &mut Vec<Diagnostic>) -> Vec<Self> {
-        let incoming = context.catalog.incoming_foreign_keys(subject.table_name);
-        let ends_here = incoming.into_iter().filter(|(_, _, constraint)| {
-            let reference = constraint.references.as_ref();
-            reference.is_some_and(|reference| reference.columns.contains(&subject.column.name))
-        });
         let mut found = Vec::new();
-        for (from, name, constraint) in ends_here {
+        for (from, name, constraint) in ending(context, subject, complaints) {
             match Self::of(context, subject, from, name, constraint) {
                 Ok(late) => found.push(late),
-                Err(why) => {
-                    let what = format!("foreign key {} of {from}", ident(name));
-                    complaints.push(refusal(subject, &what, why));
-                }
+                Err(why) => complaints.push(refusal(subject, &described(from, name), why)),
             }
         }
         found

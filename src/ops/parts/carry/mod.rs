@@ -5,6 +5,7 @@
 
 mod attached;
 mod constraints;
+mod dressed;
 mod foreign_keys;
 mod generated;
 mod index_tree;
