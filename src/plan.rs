@@ -199,6 +199,14 @@ pub enum Action {
     Backfill(Backfill),
     /// A read-only question that must have no rows as answer.
     Check(Check),
+    Compare(Comparison),
+}
+
+/// A check whose offending rows are filled again, once; after that there must be none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    pub check: Check,
+    pub mend: Vec<Backfill>,
 }
 
 /// Fills rows of one table in short transactions, walking its pages; restartable at any batch.

@@ -564,6 +564,20 @@ pub(super) async fn cursor(
     rows.first().map(cursor_of).transpose()
 }
 
+/// So that a backfill begins at the first page.
+pub(super) async fn forget_cursor(
+    client: &tokio_postgres::Client,
+    run: i64,
+    step: &str,
+) -> Result<(), Error> {
+    let sql = "DELETE FROM pgmorph.backfills WHERE run_id = $1 AND step_id = $2";
+    client
+        .execute(sql, &[&run, &step])
+        .await
+        .map(|_| ())
+        .map_err(failed("forgetting a backfill's cursor"))
+}
+
 fn cursor_of(row: &tokio_postgres::Row) -> Result<Cursor, Error> {
     let deferred = serde_json::from_str(row.get("deferred"))
         .map_err(|error| damaged(format!("the cursor of a backfill: {error}")))?;

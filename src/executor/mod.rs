@@ -20,6 +20,7 @@ use tokio::sync::watch;
 mod asked;
 mod backfill;
 pub mod brake;
+mod compare;
 mod decide;
 pub mod ledger;
 mod locks;

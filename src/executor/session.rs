@@ -34,6 +34,17 @@ const WATCH_LONG: Duration = Duration::from_millis(500);
 /// Offending rows shown at most.
 const SAMPLE_ROWS: usize = 10;
 
+pub(super) fn how_many(offending: &[String]) -> String {
+    let shown = units::counted(offending.len().min(SAMPLE_ROWS), "row");
+    let more = offending.len() > SAMPLE_ROWS;
+    format!("{shown}{}", if more { " (the first ones)" } else { "" })
+}
+
+pub(super) fn sample(mut offending: Vec<String>) -> Vec<String> {
+    offending.truncate(SAMPLE_ROWS);
+    offending
+}
+
 /// Which part of which step is at work.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Key<'a> {
@@ -107,7 +118,16 @@ impl Runner {
                 self.record(key).await?;
                 Ok(1)
             }
-            (Action::Backfill(backfill), _) => self.backfill(key, backfill, work).await,
+            (Action::Compare(comparison), _) => {
+                let attempts = self.compare(key, comparison, work).await?;
+                self.record(key).await?;
+                Ok(attempts)
+            }
+            (Action::Backfill(backfill), _) => {
+                let attempts = self.backfill(key, backfill, work).await?;
+                self.record(key).await?;
+                Ok(attempts)
+            }
             (Action::Sql(statements), Transaction::Single) => {
                 self.in_transaction(key, work, statements).await
             }
@@ -674,18 +694,9 @@ impl Runner {
         if rows.is_empty() {
             return Ok(());
         }
-        let more = if rows.len() > SAMPLE_ROWS {
-            " (the first ones)"
-        } else {
-            ""
-        };
-        let message = format!(
-            "{}: the check found {} rows{more}",
-            check.name,
-            rows.len().min(SAMPLE_ROWS)
-        );
+        let message = format!("{}: the check found {}", check.name, how_many(&rows));
         Err(Error::new(ErrorKind::StepFailed, message)
-            .details(rows.into_iter().take(SAMPLE_ROWS))
+            .details(sample(rows))
             .help(if check.help.is_empty() {
                 "repair these rows, then run again"
             } else {
@@ -693,7 +704,7 @@ impl Runner {
             }))
     }
 
-    async fn offending_rows(&self, check: &Check) -> Result<Vec<String>, Error> {
+    pub(super) async fn offending_rows(&self, check: &Check) -> Result<Vec<String>, Error> {
         let (session, pid) = self.worker().await?;
         let failed =
             |error| Error::postgres(ErrorKind::StepFailed, format!("checking {}", check.name), error);
@@ -740,7 +751,7 @@ impl Runner {
             .or_else(|| error.sqlstate.as_deref().and_then(remedy))
             .unwrap_or_default()
             .to_owned();
-        let error = error.details(rows.into_iter().take(SAMPLE_ROWS));
+        let error = error.details(sample(rows));
         if help.is_empty() { error } else { error.help(help) }
     }
 }

@@ -280,6 +280,14 @@ fn work_text(text: &mut String, indent: &str, work: &Work) {
             );
         }
         Action::Check(check) => drop(writeln!(text, "{indent}check {}: {}", check.name, check.query)),
+        Action::Compare(it) => {
+            let (check, fills) = (&it.check, it.mend.len());
+            let _ = writeln!(
+                text,
+                "{indent}compare {}: {} ({fills} to fill again)",
+                check.name, check.query
+            );
+        }
     }
     let locks: Vec<_> = work
         .locks

@@ -12,12 +12,14 @@ numeric(10,2) → numeric(12,2), real → double precision…. The default may c
 ```
 
 The lightest safe way is taken:
-- catalog only, where PostgreSQL neither rewrites the table nor rebuilds an index nor scans for a CHECK;
+- catalog only, where PostgreSQL neither rewrites the table nor builds an index (as it does for those with an
+  expression or a predicate): a CHECK, for which it would scan, is dropped and added NOT VALID in the same transaction,
+  and proven behind it; foreign keys are kept without a look at the rows;
 - in place, where the table is small (`small_table`, 8 MB by default): one rewrite under the lock;
 - a shadow column otherwise: added with a trigger that keeps it equal, filled in short batches (by as many sessions
   as `workers` says, while standbys, slots and the archiver keep up as the settings bound it; `pgmorph tune`, `pause`
-  and `resume` act on it while it runs), proven, compared row by row, swapped in
-  by one short transaction (cutover). Until contract the old column follows the new one, so that a rollback loses
+  and `resume` act on it while it runs), compared row by row (what was written past the triggers is filled again, and
+  all are compared once more), proven, swapped in by one short transaction (cutover). Until contract the old column follows the new one, so that a rollback loses
   nothing. The column then stands last in the table.
 
 Columns that refer to it by foreign keys, directly or through others, can get the type by the same cutover: those that
@@ -86,7 +88,7 @@ transaction what follows fails, too. The cure is to recycle connection pools aft
 - psycopg 3 forgets its statements after a rollback, but in autocommit it fails on and on: set prepare_threshold=None.
 
 Locks: ACCESS EXCLUSIVE on the table for an instant (add, checks, cutover, contract; in place: while it is rewritten),
-with a foreign key also on the other table, at the cutover on the tables of all columns; SHARE UPDATE EXCLUSIVE while
+with a foreign key also on the other table; at the cutover on the tables of all columns; SHARE UPDATE EXCLUSIVE while
 indexes are built and constraints proven, which blocks neither reads nor writes.
 Undo: the old columns come back; refused, with the keys, when rows hold values that they cannot, unless the rollback is
 given --accept-loss. Where going back would

@@ -2,7 +2,7 @@
 //! resuming, throttling).
 
 use super::plan_view;
-use crate::plan::{Action, Backfill, Check, ExecutionPlan, Phase, Step, Transaction, Work};
+use crate::plan::{Action, Backfill, Check, Comparison, ExecutionPlan, Phase, Step, Transaction, Work};
 use crate::sql::literal;
 use crate::units;
 use std::fmt::Write;
@@ -115,7 +115,7 @@ fn work(text: &mut String, work: &Work) {
             }
         }
         Action::Backfill(action) => backfill(text, action),
-        Action::Check(check) => raise_on_rows(text, check),
+        Action::Check(check) | Action::Compare(Comparison { check, .. }) => raise_on_rows(text, check),
     }
     text.push_str(close);
 }

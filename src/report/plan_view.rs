@@ -73,6 +73,10 @@ pub fn sql(action: &Action) -> Vec<String> {
             batch(backfill, "")
         )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+        Action::Compare(comparison) => vec![format!(
+            "-- must return no rows; where it does, they are filled again, and it is asked once more\n{}",
+            terminated(&comparison.check.query)
+        )],
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::harness::{Database, TestServer, difference};
 use pgmorph::executor::timeouts_sql;
-use pgmorph::plan::{Action, ExecutionPlan, Phase, Transaction, Work};
+use pgmorph::plan::{Action, Comparison, ExecutionPlan, Phase, Transaction, Work};
 
 /// The texts that our working sessions sent, in order.
 fn sent(log: &str) -> Vec<String> {
@@ -100,7 +100,7 @@ fn expected_of(work: &Work) -> Vec<String> {
             texts.extend(statements.iter().cloned());
             texts
         }
-        (Action::Check(check), _) => vec![format!(
+        (Action::Check(check) | Action::Compare(Comparison { check, .. }), _) => vec![format!(
             "SELECT row_to_json(q)::text FROM ({}\n) AS q LIMIT 11",
             check.query
         )],

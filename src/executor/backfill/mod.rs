@@ -77,6 +77,7 @@ struct Hand {
 }
 
 impl Runner {
+    /// Goes on where an earlier run came to, but does not record the step as done. Gives the number of attempts.
     pub(super) async fn backfill(
         &self,
         key: Key<'_>,
@@ -89,7 +90,7 @@ impl Runner {
         loop {
             attempts += 1;
             match self.walk(key, backfill, work).await {
-                Ok(()) => break,
+                Ok(()) => return Ok(attempts),
                 Err(error) if error.kind == ErrorKind::Connection => {
                     self.check_run_lock()?;
                     let cursor = ledger::cursor(&self.lock.client, key.run, key.step).await?;
@@ -104,8 +105,6 @@ impl Runner {
                 Err(error) => return Err(error),
             }
         }
-        self.record(key).await?;
-        Ok(attempts)
     }
 
     async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {

@@ -41,19 +41,6 @@ fn kind_name(kind: ConstraintKind) -> &'static str {
     }
 }
 
-/// Foreign keys of other tables, or of this one, that reference the column.
-pub fn incoming(catalog: &CatalogSnapshot, table: &QualifiedName, column: &str) -> Vec<String> {
-    catalog
-        .incoming_foreign_keys(table)
-        .into_iter()
-        .filter(|(_, _, constraint)| {
-            let reference = constraint.references.as_ref();
-            reference.is_some_and(|reference| reference.columns.iter().any(|name| name == column))
-        })
-        .map(|(from, name, _)| format!("foreign key {} of {from}", ident(name)))
-        .collect()
-}
-
 /// Publications that carry the table.
 pub fn publications<'a>(catalog: &'a CatalogSnapshot, table: &QualifiedName) -> Vec<&'a str> {
     let named = |name: &String| {

@@ -1,6 +1,6 @@
 //! Expected texts beside the fixtures, and the plan as such a text.
 
-use pgmorph::plan::{Action, ExecutionPlan, Step, Timeouts, Transaction, Undo, Work};
+use pgmorph::plan::{Action, Backfill, Comparison, ExecutionPlan, Step, Timeouts, Transaction, Undo, Work};
 use pgmorph::verifier;
 use similar::TextDiff;
 use std::fmt::Write;
@@ -88,6 +88,15 @@ fn render_work(text: &mut String, indent: &str, work: &Work) {
             .unwrap();
         }
         Action::Check(check) => writeln!(text, "{indent}> no rows from {}", check.query).unwrap(),
+        Action::Compare(Comparison { check, mend }) => {
+            writeln!(text, "{indent}> no rows from {}", check.query).unwrap();
+            for mend in mend {
+                let Backfill {
+                    table, set, needs, ..
+                } = mend;
+                writeln!(text, "{indent}> else fill {table}: {set} where {needs}").unwrap();
+            }
+        }
     }
     let locks: Vec<String> = work
         .locks

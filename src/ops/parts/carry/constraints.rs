@@ -18,7 +18,7 @@ fn alter(table: &QualifiedName, what: &str) -> String {
     format!("ALTER TABLE {table} {what}")
 }
 
-pub(super) fn drop(table: &QualifiedName, name: &str) -> String {
+pub(in crate::ops::parts) fn drop(table: &QualifiedName, name: &str) -> String {
     alter(table, &format!("DROP CONSTRAINT {}", ident(name)))
 }
 
@@ -44,7 +44,11 @@ pub(super) fn comment(table: &QualifiedName, name: &str, constraint: &Constraint
     ))
 }
 
-pub(super) fn add_again(table: &QualifiedName, name: &str, constraint: &Constraint) -> Vec<String> {
+pub(in crate::ops::parts) fn add_again(
+    table: &QualifiedName,
+    name: &str,
+    constraint: &Constraint,
+) -> Vec<String> {
     let add = format!(
         "ADD CONSTRAINT {} {} NOT VALID",
         ident(name),
@@ -56,7 +60,7 @@ pub(super) fn add_again(table: &QualifiedName, name: &str, constraint: &Constrai
 }
 
 /// Its rows were never let go, so this finds nothing; but PostgreSQL has to see for itself.
-pub(super) fn prove_again(
+pub(in crate::ops::parts) fn prove_again(
     table: &QualifiedName,
     name: &str,
     constraint: &Constraint,

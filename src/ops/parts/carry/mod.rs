@@ -4,7 +4,7 @@
 //! other tables move one by one ahead of the swap, so that the swap itself locks as few tables as it can.
 
 mod attached;
-mod constraints;
+pub(super) mod constraints;
 mod dressed;
 mod foreign_keys;
 mod generated;

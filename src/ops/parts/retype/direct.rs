@@ -1,8 +1,10 @@
 //! One ALTER TABLE does it: because nothing but the catalog changes, or because the table is small.
+use super::around::Around;
 use super::{Retype, Target, Way};
-use crate::catalog::model::{CatalogSnapshot, Column, Table, TableKind};
+use crate::catalog::model::{CatalogSnapshot, Column, Constraint, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
-use crate::ops::parts::{brief, key_list, shadow, storage};
+use crate::ops::parts::carry::{self, constraints};
+use crate::ops::parts::{brief, key_list, lock_statement, shadow, storage};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
@@ -22,10 +24,21 @@ pub(super) struct Direct {
     pub(super) small: bool,
     /// Statistics targets of what PostgreSQL builds anew.
     again: Vec<String>,
+    /// Checks that are proven behind it; with the definitions of before and after.
+    checks: Vec<ReplacedCheck>,
+    /// Those of and to the column, and what is locked for their sake.
+    keys: Vec<(QualifiedName, String, Constraint)>,
+    far_ends: Vec<QualifiedName>,
     /// Of the role's own, whose cached plans have the type of before.
     trigger_functions: BTreeSet<String>,
     /// The table with checks and expressions as the server spells them for the new type.
     pub(super) retyped: Option<Box<Table>>,
+}
+
+struct ReplacedCheck {
+    name: String,
+    before: Constraint,
+    after: Constraint,
 }
 
 /// The column in one table of the tree.
@@ -53,6 +66,7 @@ impl Retype {
         table: &Table,
         column: &Column,
         after: &Column,
+        around: Around,
     ) -> Direct {
         let name = &self.table.value;
         let names = context.catalog.tree(name);
@@ -99,8 +113,19 @@ impl Retype {
         let trigger_functions = tables
             .flat_map(|table| super::trigger_functions(table, |it| it.function_owned))
             .collect();
+        let spelled = |name: &str| answer.and_then(|outcome| outcome.table.constraints.get(name));
+        let checks = around.checks.into_iter().map(|(name, before)| {
+            let mut after = before.clone();
+            if let Some(spelled) = spelled(&name) {
+                after.definition.clone_from(&spelled.definition);
+            }
+            ReplacedCheck { name, before, after }
+        });
         Direct {
             again,
+            checks: checks.collect(),
+            keys: around.keys,
+            far_ends: around.far_ends,
             trigger_functions,
             retyped: answer.map(|outcome| Box::new(outcome.table.clone())),
             tree: names.into_iter().filter_map(member).collect(),
@@ -171,7 +196,7 @@ impl Target {
                 ),
             ));
         }
-        let mut statements = vec![self.lock_statement()];
+        let mut statements = vec![self.lock_statement(direct)];
         if in_place {
             let hint = "plan again: pgmorph then takes a shadow column";
             statements.push(self.still_small(direct, settings, hint));
@@ -209,14 +234,41 @@ impl Target {
         }
     }
 
-    fn lock_statement(&self) -> String {
-        format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", self.table)
+    fn lock_statement(&self, direct: &Direct) -> String {
+        let tables: Vec<QualifiedName> = std::iter::once(&self.table)
+            .chain(&direct.far_ends)
+            .cloned()
+            .collect();
+        lock_statement(&tables)
+    }
+
+    /// Of the checks that the alteration has put up again.
+    pub(super) fn proofs(&self, direct: &Direct, phase: Phase, settings: &Settings) -> Vec<StepDraft> {
+        let proofs = direct
+            .checks
+            .iter()
+            .filter_map(|check| constraints::prove_again(&self.table, &check.name, &check.after, settings));
+        let mut steps: Vec<StepDraft> = proofs
+            .map(|work| StepDraft {
+                id: "validate".into(),
+                phase,
+                work,
+                hazards: Vec::new(),
+                undo: Undo::NotNeeded {
+                    reason: "going back puts the check up again".into(),
+                },
+                estimate: Estimate::scan(direct.rows, direct.bytes, 0),
+            })
+            .collect();
+        carry::number(&mut steps);
+        steps
     }
 
     fn locks(direct: &Direct) -> Vec<Lock> {
-        let members = direct.tree.iter();
+        let members = direct.tree.iter().map(|member| &member.table);
         members
-            .map(|member| Lock::new(&member.table, LockMode::AccessExclusive))
+            .chain(&direct.far_ends)
+            .map(|table| Lock::new(table, LockMode::AccessExclusive))
             .collect()
     }
 
@@ -236,7 +288,7 @@ impl Target {
         let (table, column, old_type) = (&self.table, ident(&self.column.name), &self.column.data_type);
         let new_type = &self.printed.data_type;
         let mut works = Vec::new();
-        let mut statements = vec![self.lock_statement()];
+        let mut statements = vec![self.lock_statement(direct)];
         let mut lost = None;
         if rewrites {
             let hint = "the wider type does no harm: keep it, or go back in a maintenance window of your own";
@@ -268,7 +320,14 @@ impl Target {
             ));
             lost = Some(check);
         }
+        // A rewrite would prove them again while it holds both tables.
+        let keys = direct.keys.iter().filter(|_| rewrites);
+        statements.extend(keys.clone().map(|(of, name, _)| constraints::drop(of, name)));
         statements.extend(self.alter_statements(direct, false));
+        statements.extend(
+            keys.clone()
+                .flat_map(|(of, name, it)| constraints::add_again(of, name, it)),
+        );
         let mut undo = brief(
             settings,
             format!("make {table}.{column} {old_type} again"),
@@ -281,6 +340,13 @@ impl Target {
         }
         undo.on_violation = lost;
         works.push(undo);
+        works.extend(
+            direct
+                .checks
+                .iter()
+                .filter_map(|it| constraints::prove_again(table, &it.name, &it.before, settings)),
+        );
+        works.extend(keys.filter_map(|(of, name, it)| constraints::prove_again(of, name, it, settings)));
         works
     }
 
@@ -325,7 +391,8 @@ impl Target {
         let alter = |member: &Member, what: String| {
             format!("ALTER TABLE {only}{} ALTER COLUMN {column} {what}", member.table)
         };
-        let mut statements = Vec::new();
+        let drop = |check: &ReplacedCheck| constraints::drop(table, &check.name);
+        let mut statements: Vec<String> = direct.checks.iter().map(drop).collect();
         for member in direct.tree.iter().filter(|member| member.default_changes) {
             if if forwards { &member.before } else { &member.after }
                 .default
@@ -348,6 +415,10 @@ impl Target {
             }
             let kept = storage::settings(&member.before, data_type);
             statements.extend(kept.into_iter().map(|what| alter(member, what)));
+        }
+        for check in &direct.checks {
+            let constraint = if forwards { &check.after } else { &check.before };
+            statements.extend(constraints::add_again(table, &check.name, constraint));
         }
         if ["smallint", "integer", "bigint"].contains(&data_type) {
             let alter = |sequence| format!("ALTER SEQUENCE {sequence} AS {data_type}");

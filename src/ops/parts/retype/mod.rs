@@ -1,5 +1,6 @@
 //! Another type for a column, by the lightest safe way.
 
+mod around;
 mod conversion;
 mod direct;
 mod group;
@@ -13,10 +14,9 @@ pub use room::{Retyping, Room};
 use super::carry::{self, Questions};
 use super::conversion::Conversion;
 use super::shadow::{Group, Member, Moves, Names, Shadow};
-use super::{dependents, storage};
+use super::storage;
 use crate::catalog::model::{
-    CatalogSnapshot, Column, ConstraintKind, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table,
-    TableKind,
+    CatalogSnapshot, Column, Persistence, Probe, ProbeOutcome, ReplicaIdentity, Table, TableKind,
 };
 use crate::catalog::types::{self, TypeChange};
 use crate::diagnostic::{Diagnostic, Located};
@@ -24,6 +24,7 @@ use crate::document::Fields;
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Hazard, Settings};
 use crate::sql::{QualifiedName, ident};
+use around::Around;
 use direct::Direct;
 use group::{Part, Together};
 use std::collections::BTreeSet;
@@ -308,22 +309,20 @@ impl Retype {
             return Err(complaints);
         }
         let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
-        let direct = self.direct(context, table, column, &part.after);
-        // PostgreSQL proves each key again while it holds both tables, and refuses where other objects use the column.
-        let mut held =
-            dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::ForeignKey);
-        held.extend(dependents::incoming(
-            context.catalog,
-            &self.table.value,
-            &column.name,
-        ));
-        held.extend(dependents::outside(table, &column.name));
-        let heavy = Self::heavy_under_lock(table, column, partitioned);
-        if part.change == TypeChange::CatalogOnly && heavy.is_empty() && held.is_empty() {
-            return Ok(Way::CatalogOnly(direct));
-        }
         let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
-        if part.change != TypeChange::Lossy && direct.small && alone && held.is_empty() {
+        let around = Around::of(context, &self.table.value, &column.name);
+        if part.change == TypeChange::CatalogOnly && around.is_light(alone) {
+            return Ok(Way::CatalogOnly(self.direct(
+                context,
+                table,
+                column,
+                &part.after,
+                around,
+            )));
+        }
+        let held = around.holds();
+        let direct = self.direct(context, table, column, &part.after, Around::default());
+        if part.change != TypeChange::Lossy && direct.small && alone && !held {
             return Ok(Way::InPlace(direct));
         }
         let group = self.group(context, part, others)?;
@@ -401,7 +400,10 @@ impl Target {
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
         match &self.way {
             Way::CatalogOnly(direct) => {
-                vec![self.alter(direct, settings, "catalog only", Estimate::INSTANT)]
+                let mut steps = vec![self.alter(direct, settings, "catalog only", Estimate::INSTANT)];
+                let phase = steps[0].phase;
+                steps.extend(self.proofs(direct, phase, settings));
+                steps
             }
             Way::InPlace(direct) => {
                 let estimate = Estimate::scan(direct.rows, direct.bytes, direct.bytes);

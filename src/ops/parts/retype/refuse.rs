@@ -1,7 +1,7 @@
 //! What stops a column from getting another type, by name.
 
 use super::Retype;
-use crate::catalog::model::{Column, ConstraintKind, Index, Table, TableKind, Trigger};
+use crate::catalog::model::{Column, ConstraintKind, Table, TableKind, Trigger};
 use crate::diagnostic::Diagnostic;
 use crate::ops::Context;
 use crate::ops::parts::{dependents, shadow};
@@ -60,29 +60,6 @@ impl Retype {
         found.extend(self.refused("these constraints hang on the column", exclusions));
         let stored = table.row_type_used_by.clone();
         found.extend(self.refused("these columns store rows of the table", stored));
-        found
-    }
-
-    /// What would make the catalog-only way rebuild or scan under the lock.
-    pub(super) fn heavy_under_lock(table: &Table, column: &Column, partitioned: bool) -> Vec<String> {
-        let rebuilt = |index: &Index| {
-            partitioned
-                || index.predicate.is_some()
-                || index.expression_columns.contains(&column.name)
-                || index.keys.iter().any(|key| key.expression.is_some())
-        };
-        let mut found: Vec<String> = table
-            .indexes
-            .iter()
-            .filter(|(_, index)| index.mentions(&column.name) && rebuilt(index))
-            .map(|(name, _)| format!("index {} would be rebuilt", ident(name)))
-            .collect();
-        let checks = dependents::constraints(table, &column.name, |kind| kind == ConstraintKind::Check);
-        found.extend(
-            checks
-                .into_iter()
-                .map(|check| format!("{check} would be scanned for")),
-        );
         found
     }
 
