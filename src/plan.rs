@@ -206,7 +206,16 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Comparison {
     pub check: Check,
-    pub mend: Vec<Backfill>,
+    pub mend: Vec<Mend>,
+}
+
+/// Filling the rows of one table again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Mend {
+    /// Left out where it is none any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    pub fill: Backfill,
 }
 
 /// Fills rows of one table in short transactions, walking its pages; restartable at any batch.

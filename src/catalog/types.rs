@@ -134,6 +134,17 @@ pub fn canonical(type_text: &str) -> Option<DataType> {
     (parser.at == parser.tokens.len()).then_some(DataType { base, array })
 }
 
+/// Whether two types differ in their modifiers at most.
+pub fn differ_in_modifiers(one: &str, other: &str) -> bool {
+    match (canonical(one), canonical(other)) {
+        (Some(one), Some(other)) => match (one.base, other.base) {
+            (Base::Plain(one), Base::Plain(other)) => one == other,
+            (one, other) => std::mem::discriminant(&one) == std::mem::discriminant(&other),
+        },
+        _ => one == other,
+    }
+}
+
 /// Whether a column of the type may have a COLLATE clause; user-defined types count as those that may not.
 pub fn is_collatable(type_text: &str) -> bool {
     canonical(type_text).is_some_and(|known| {

@@ -3,7 +3,7 @@
 use super::Runner;
 use super::ledger;
 use super::session::{Key, how_many, sample};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::plan::{Comparison, Work};
 
@@ -28,12 +28,30 @@ impl Runner {
                 sample(rows).join(", ")
             ),
         });
+        let failed = match self.mend(key, comparison, work).await {
+            Err(error) if error.kind == ErrorKind::StepFailed => Some(error.to_string()),
+            mended => mended.map(|()| None)?,
+        };
+        match self.check(&comparison.check).await {
+            Err(error) if error.kind == ErrorKind::StepFailed => {
+                let why = failed.map(|failed| format!("they could not be filled again: {failed}"));
+                Err(error.details(why))
+            }
+            checked => checked.map(|()| 2),
+        }
+    }
+
+    async fn mend(&self, key: Key<'_>, comparison: &Comparison, work: &Work) -> Result<(), Error> {
         for mend in &comparison.mend {
+            if let Some(part) = &mend.part
+                && !self.is_part(part).await?
+            {
+                continue;
+            }
             // Those of several tables have one cursor, and that of an earlier try is at its end.
             ledger::forget_cursor(&self.lock.client, key.run, key.step).await?;
-            self.backfill(key, mend, work).await?;
+            self.backfill(key, &mend.fill, work).await?;
         }
-        self.check(&comparison.check).await?;
-        Ok(2)
+        Ok(())
     }
 }

@@ -135,7 +135,7 @@ impl Runner {
         }
     }
 
-    async fn is_part(&self, part: &Part) -> Result<bool, Error> {
+    pub(super) async fn is_part(&self, part: &Part) -> Result<bool, Error> {
         let sql = format!("SELECT {}", part.condition());
         let row = self.lock.client.query_one(&sql, &[]).await;
         row.map(|row| row.get(0)).map_err(|error| {
@@ -316,10 +316,13 @@ impl Runner {
         let mut statement = std::pin::pin!(statement);
         loop {
             tokio::select! {
+                // Sent before anything can be cancelled.
+                biased;
                 result = &mut statement => return result,
                 _ = ticks.tick() => {
-                    // Without the run lock another runner may begin: what runs now must not go on beside it.
-                    if !cancelled && self.check_run_lock().is_err() {
+                    // Without the run lock another runner may begin: what runs now must not go on beside it. A server that
+                    // was not at work yet has ignored the first try.
+                    if self.interrupted() == Interrupt::Now || self.check_run_lock().is_err() {
                         cancelled = true;
                         self.cancel(pid).await;
                     }
@@ -705,6 +708,24 @@ impl Runner {
     }
 
     pub(super) async fn offending_rows(&self, check: &Check) -> Result<Vec<String>, Error> {
+        let key = Key {
+            run: 0,
+            step: &check.name,
+            token: 0,
+            undo: None,
+        };
+        let mut tries = Tries::new(self.deadline);
+        loop {
+            match self.asked_for_rows(key, check).await {
+                Err(error) if error.kind == ErrorKind::Connection => {
+                    self.reconnect(key, &mut tries, error).await?;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn asked_for_rows(&self, key: Key<'_>, check: &Check) -> Result<Vec<String>, Error> {
         let (session, pid) = self.worker().await?;
         let failed =
             |error| Error::postgres(ErrorKind::StepFailed, format!("checking {}", check.name), error);
@@ -720,12 +741,6 @@ impl Runner {
             check.query,
             SAMPLE_ROWS + 1
         );
-        let key = Key {
-            run: 0,
-            step: &check.name,
-            token: 0,
-            undo: None,
-        };
         let result = self
             .watch(key, pid, WATCH_LONG, session.query(&sql, &[]), &mut Vec::new())
             .await;
@@ -813,6 +828,11 @@ impl Tries {
             backoff: Backoff::new(50, 5_000),
             first_seen: HashMap::new(),
         }
+    }
+
+    /// What somebody asked for, or stood aside for others, is nothing that was in the way.
+    pub(super) fn stood_aside(&mut self, time: Duration) {
+        self.hindered = self.hindered.and_then(|since| since.checked_add(time));
     }
 
     /// How long something has been in the way.

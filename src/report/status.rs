@@ -122,7 +122,7 @@ pub fn asked(requests: &Requests, plan: &str) -> String {
 fn fills(text: &mut String, status: &RunStatus) {
     let is_open = |id: &str| {
         let record = status.run.steps.iter().find(|step| step.id == id);
-        record.is_some_and(|step| step.state != StepState::Done)
+        record.is_some_and(|step| matches!(step.state, StepState::Running | StepState::Failed))
     };
     for (step, cursor) in status.fills.iter().filter(|(step, _)| is_open(step)) {
         let count = |number: i64| units::count(u64::try_from(number).unwrap_or(0));

@@ -6,10 +6,10 @@ use ::pgmorph::plan::Phase;
 /// One of the names is a keyword in some releases only.
 const EVENTS: &str = "
 CREATE TABLE events (
-  id integer NOT NULL,
+  id integer NOT NULL DEFAULT 77777,
   at date NOT NULL,
   note text,
-  CONSTRAINT events_pkey PRIMARY KEY (id, at),
+  CONSTRAINT events_pkey PRIMARY KEY (id, at) WITH (fillfactor = 80),
   CHECK (id > 0)
 ) PARTITION BY RANGE (at);
 CREATE INDEX events_note_idx ON events (note, id);
@@ -18,6 +18,8 @@ CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM ('2026-02-01') TO ('20
 CREATE TABLE events_3 PARTITION OF events FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');
 CREATE TABLE \"system_user\" PARTITION OF events FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');
 INSERT INTO events SELECT i, date '2026-01-01' + i % 120, 'note ' || i FROM generate_series(1, 2000) AS i;
+COMMENT ON CONSTRAINT events_id_check ON events_1 IS 'of the first';
+COMMENT ON CONSTRAINT events_id_check ON events_3 IS 'of the third';
 CREATE TABLE lines (event integer, at date, CONSTRAINT lines_fkey FOREIGN KEY (event, at) REFERENCES events);
 INSERT INTO lines SELECT id, at FROM events WHERE id % 3 = 0 AND at >= '2026-04-01';
 ";
@@ -35,7 +37,15 @@ ALTER TABLE events DETACH PARTITION events_2;
 CREATE TABLE events_5 PARTITION OF events FOR VALUES FROM ('2026-05-01') TO ('2026-06-01');
 INSERT INTO events (id, at, note) SELECT i, date '2026-05-01' + i % 20, 'newer' FROM generate_series(3001, 3300) AS i;
 INSERT INTO lines SELECT id, at FROM events_5 WHERE id % 2 = 0;
+CREATE TABLE \"events of the sixth month of the year two thousand twenty-six\"
+  PARTITION OF events FOR VALUES FROM ('2026-06-01') TO ('2026-07-01');
 ";
+
+/// What is left of ours, on partitions that were detached, too.
+const LEFT: &str = "SELECT coalesce(string_agg(name, ', '), '') FROM (
+  SELECT attrelid::regclass || '.' || attname FROM pg_attribute WHERE attname LIKE '%~pgmorph%' AND NOT attisdropped
+  UNION ALL SELECT relname::text FROM pg_class WHERE relname LIKE '%~pgmorph%'
+  UNION ALL SELECT conname::text FROM pg_constraint WHERE conname LIKE '%~pgmorph%') AS t (name)";
 
 async fn execute(database: &Database<'_>, sql: &str) {
     database.admin.batch_execute(sql).await.unwrap();
@@ -52,7 +62,7 @@ async fn count(database: &Database<'_>, table: &str) -> String {
 const NAMES: &str =
     "SELECT string_agg(c.relname || CASE WHEN i.indisvalid THEN '' ELSE '?' END, ' ' ORDER BY c.relname)
     FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-    WHERE i.indrelid IN (SELECT relid FROM pg_partition_tree('events'))";
+    WHERE i.indrelid IN (SELECT relid FROM pg_partition_tree('events')) AND c.relname NOT LIKE 'events of %'";
 
 /// Of all columns of all that is left.
 const TYPES: &str =
@@ -75,7 +85,13 @@ async fn partitions_come_and_go_beside_the_plan() {
             "events_3_note_id_idx events_3_pkey events_5_note_id_idx events_5_pkey events_note_idx \
              events_pkey system_user_note_id_idx system_user_pkey"
         );
+        assert_eq!(text(&database, LEFT).await, "", "{moment}");
         assert_eq!(count(&database, "events WHERE id > 3000").await, "300");
+        let by_default = "INSERT INTO events (at) VALUES ('2026-05-06'), ('2026-06-06'), ('2026-03-06')";
+        execute(&database, by_default).await;
+        assert_eq!(count(&database, "events WHERE id = 77777").await, "3");
+        let options = "SELECT reloptions::text FROM pg_class WHERE relname = 'events_pkey'";
+        assert_eq!(text(&database, options).await, "{fillfactor=80}");
         execute(
             &database,
             "INSERT INTO events (id, at) VALUES (3000000000, '2026-05-05')",
@@ -97,6 +113,8 @@ async fn a_rollback_does_without_partitions_that_are_gone() {
         execute(&database, COME_AND_GO).await;
         database.rollback(&plan).await.unwrap();
         assert_eq!(text(&database, TYPES).await, "id integer", "{moment}");
+        assert_eq!(text(&database, LEFT).await, "", "{moment}");
+        execute(&database, "INSERT INTO events (at) VALUES ('2026-05-06')").await;
         assert_eq!(
             text(&database, NAMES).await,
             "events_3_note_id_idx events_3_pkey events_5_note_id_idx events_5_pkey events_note_idx \
@@ -177,4 +195,87 @@ async fn a_swap_that_takes_long_is_announced() {
         message.contains("61 tables, and for each of these 1 foreign key to it"),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_new_partitions_have_of_their_own_stops_the_swap() {
+    let server = TestServer::start(&[]);
+    let database = Database::create(&server, EVENTS).await;
+    let plan = database.planned(WIDER).await;
+    database.apply(&plan, Phase::Backfill).await.unwrap();
+    let own = "CREATE TABLE events_5 PARTITION OF events FOR VALUES FROM ('2026-05-01') TO ('2026-06-01'); \
+               CREATE INDEX \"My index\" ON events_5 (id); ALTER TABLE events_5 ADD CONSTRAINT small CHECK (id < 900)";
+    execute(&database, own).await;
+    let error = database.apply(&plan, Phase::Cutover).await.unwrap_err();
+    let wanted =
+        "id of new tables below public.events: constraint small on table events_5, index \"My index\"";
+    assert!(error.message.contains(wanted), "{error:#?}");
+    execute(
+        &database,
+        "DROP INDEX \"My index\"; ALTER TABLE events_5 DROP CONSTRAINT small",
+    )
+    .await;
+    database.apply(&plan, Phase::Cutover).await.unwrap();
+    execute(&database, "CREATE INDEX \"My index\" ON events_5 (id)").await;
+    let error = database.rollback(&plan).await.unwrap_err();
+    assert!(error.message.contains("index \"My index\""), "{error:#?}");
+    execute(&database, "DROP INDEX \"My index\"").await;
+    database.apply(&plan, Phase::Contract).await.unwrap();
+    assert_eq!(text(&database, LEFT).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_would_stay_invalid_stops_the_swap() {
+    let server = TestServer::start(&[]);
+    let setup = "CREATE TABLE events (id integer, at integer) PARTITION BY RANGE (at); CREATE INDEX ON events (id); \
+                 CREATE TABLE events_1 PARTITION OF events FOR VALUES FROM (1) TO (2)";
+    let database = Database::create(&server, setup).await;
+    let plan = database.planned(WIDER).await;
+    database.apply(&plan, Phase::Expand).await.unwrap();
+    let others = "CREATE TABLE events_2 PARTITION OF events FOR VALUES FROM (2) TO (3); DROP TABLE events_1";
+    execute(&database, others).await;
+    let error = database.apply(&plan, Phase::Cutover).await.unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("index public.events_id_idx would be left INVALID"),
+        "{error:#?}"
+    );
+    database.rollback(&plan).await.unwrap();
+    assert_eq!(text(&database, LEFT).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_alike_above_and_below_is_refused() {
+    let server = TestServer::start(&[]);
+    let identity = "CREATE TABLE events (id integer NOT NULL); \
+                    CREATE TABLE below (id integer GENERATED BY DEFAULT AS IDENTITY) INHERITS (events)";
+    let unproven = "CREATE TABLE events (id integer, at integer) PARTITION BY RANGE (at); \
+                    ALTER TABLE events ADD CONSTRAINT positive CHECK (id > 0) NOT VALID; \
+                    CREATE TABLE below PARTITION OF events FOR VALUES FROM (1) TO (2)";
+    let nullable = "CREATE TABLE events (id integer); CREATE TABLE below () INHERITS (events); \
+                    ALTER TABLE ONLY events ALTER id SET NOT NULL";
+    let mut cases = vec![
+        (
+            identity,
+            "the column is an identity column of its own in these: public.below",
+        ),
+        (unproven, "it is NOT VALID, but proven on a table below"),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.yaml");
+    std::fs::write(&path, WIDER).unwrap();
+    if server.major() < 18 {
+        cases.push((
+            nullable,
+            "the column may be null in these, but not above them: public.below",
+        ));
+    }
+    for (setup, wanted) in cases {
+        let database = Database::create(&server, setup).await;
+        let url = server.url(&database.name, "postgres");
+        let refused = pgmorph(&url, &["plan", path.to_str().unwrap()]).await.expect(2);
+        assert!(refused.stderr.contains(wanted), "{}", refused.stderr);
+        database.drop().await;
+    }
 }

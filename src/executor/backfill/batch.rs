@@ -30,7 +30,11 @@ pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Op
     } else {
         ""
     };
-    let end = record.unwrap_or("SET LOCAL synchronous_commit = off");
+    // A standby that is gone must not keep the rows locked.
+    let end = record.map_or_else(
+        || "SET LOCAL synchronous_commit = off".to_owned(),
+        |record| format!("SET LOCAL synchronous_commit = local; {record}"),
+    );
     format!(
         "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
          SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
@@ -115,7 +119,7 @@ mod tests {
             lock_ms: 100,
             statement_ms: 250,
         };
-        insta::assert_snapshot!(sql(&backfill(true), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; INSERT; COMMIT");
+        insta::assert_snapshot!(sql(&backfill(true), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; SET LOCAL synchronous_commit = local; INSERT; COMMIT");
     }
 
     #[test]

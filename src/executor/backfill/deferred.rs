@@ -21,7 +21,7 @@ impl Runner {
             }
             let mut blockers: Vec<Blocker> = Vec::new();
             for _ in 0..ranges {
-                self.stand_aside(walk, &hand).await?;
+                tries.stood_aside(self.stand_aside(walk, &hand).await?);
                 self.visit_one_deferred(walk, &mut hand).await?;
                 self.stop_if_wanted()?;
                 if walk.is_stopped() {

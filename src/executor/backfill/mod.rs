@@ -89,6 +89,7 @@ impl Runner {
         let mut attempts = 0;
         loop {
             attempts += 1;
+            let began = Instant::now();
             match self.walk(key, backfill, work).await {
                 Ok(()) => return Ok(attempts),
                 Err(error) if error.kind == ErrorKind::Connection => {
@@ -96,7 +97,7 @@ impl Runner {
                     let cursor = ledger::cursor(&self.lock.client, key.run, key.step).await?;
                     // The deadline is for a server that stays away, not for all losses of a long walk together.
                     let reached = cursor.map_or(0, |cursor| cursor.batches);
-                    if reached != batches {
+                    if reached != batches || began.elapsed() >= self.deadline {
                         batches = reached;
                         tries = Tries::new(self.deadline);
                     }
@@ -279,6 +280,7 @@ impl Runner {
                     );
                     self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
                         .await?;
+                    tries.stood_aside(self.stand_aside(walk, hand).await?);
                     // Whoever had locked the table may have kept old row versions too.
                     self.look_around(walk).await;
                 }
@@ -343,6 +345,9 @@ impl Runner {
                 })
             }
             Err(error) => {
+                if record.is_some() {
+                    walk.not_recorded();
+                }
                 let _ = hand.session.batch_execute("ROLLBACK").await;
                 self.check_run_lock()?;
                 self.unfilled(walk, visit, error)

@@ -141,15 +141,17 @@ impl Runner {
         Ok((signals, asked))
     }
 
-    /// Waits until nothing speaks against writing; at the deadline the run stops, and can go on later. A pause has none.
-    pub(super) async fn stand_aside(&self, walk: &Walk<'_>, hand: &Hand) -> Result<(), Error> {
+    /// Waits until nothing speaks against writing, and gives how long that took; at the deadline the run stops, and can go
+    /// on later. A pause has none.
+    pub(super) async fn stand_aside(&self, walk: &Walk<'_>, hand: &Hand) -> Result<Duration, Error> {
+        let arrived = Instant::now();
         while let Some(left) = walk.rest_left(&hand.rest) {
             self.pause(millis(left).clamp(1, LOOK_EVERY_MS)).await?;
         }
         let mut began = Instant::now();
         while let Some(reason) = walk.hindrance() {
             if walk.is_stopped() {
-                return Ok(());
+                break;
             }
             if walk.is_paused() {
                 began = Instant::now();
@@ -166,6 +168,6 @@ impl Runner {
             }
             self.pause(LOOK_EVERY_MS).await?;
         }
-        Ok(())
+        Ok(arrived.elapsed())
     }
 }

@@ -64,6 +64,8 @@ struct State {
     stopped: bool,
     told: Instant,
     recorded: Instant,
+    /// Whether a batch with the record is under way: the next one would wait for it, with its rows locked.
+    recording: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -97,6 +99,7 @@ impl<'a> Walk<'a> {
             stopped: false,
             told: now,
             recorded: now,
+            recording: false,
         };
         Self {
             key,
@@ -257,7 +260,16 @@ impl<'a> Walk<'a> {
         let mut state = self.state();
         state.batches += 1;
         let due = fills.is_some() || state.recorded.elapsed() >= PROGRESS_EVERY;
-        due.then(|| self.record(&state, fills))
+        if !due || state.recording {
+            return None;
+        }
+        state.recording = true;
+        Some(self.record(&state, fills))
+    }
+
+    /// The batch that was to record it failed.
+    pub(super) fn not_recorded(&self) {
+        self.state().recording = false;
     }
 
     pub(super) fn record_sql(&self, fills: Option<Range>) -> String {
@@ -286,6 +298,7 @@ impl<'a> Walk<'a> {
         state.rows += rows;
         if recorded {
             state.recorded = Instant::now();
+            state.recording = false;
         }
         let brake = state.asked.throttle;
         let until = state.rest.after(brake, self.began.elapsed(), took, rows);

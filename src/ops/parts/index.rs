@@ -508,6 +508,18 @@ fn key_sql(key: &IndexKey) -> String {
     text
 }
 
+/// `WITH (…)`, with a space in front, if there are any.
+pub fn storage_parameters(index: &Index) -> String {
+    if index.options.is_empty() {
+        return String::new();
+    }
+    let options = index.options.iter().map(|option| match option.split_once('=') {
+        Some((name, value)) => format!("{} = {}", ident(name), literal(value)),
+        None => ident(option),
+    });
+    format!(" WITH ({})", options.collect::<Vec<_>>().join(", "))
+}
+
 /// Everything after the table's name.
 fn body(index: &Index) -> String {
     let keys = index.keys.iter().map(key_sql).collect::<Vec<_>>().join(", ");
@@ -518,13 +530,7 @@ fn body(index: &Index) -> String {
     if index.nulls_not_distinct {
         text += " NULLS NOT DISTINCT";
     }
-    if !index.options.is_empty() {
-        let options = index.options.iter().map(|option| match option.split_once('=') {
-            Some((name, value)) => format!("{} = {}", ident(name), literal(value)),
-            None => ident(option),
-        });
-        text += &format!(" WITH ({})", options.collect::<Vec<_>>().join(", "));
-    }
+    text += &storage_parameters(index);
     if let Some(tablespace) = &index.tablespace {
         text += &format!(" TABLESPACE {}", ident(tablespace));
     }

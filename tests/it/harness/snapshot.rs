@@ -93,7 +93,7 @@ fn render_work(text: &mut String, indent: &str, work: &Work) {
             for mend in mend {
                 let Backfill {
                     table, set, needs, ..
-                } = mend;
+                } = &mend.fill;
                 writeln!(text, "{indent}> else fill {table}: {set} where {needs}").unwrap();
             }
         }

@@ -1,12 +1,12 @@
 //! CHECK constraints on the column, and what twins of constraints have in common.
 
 use super::{Printed, Subject};
-use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table};
+use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::constraint::{self, NewConstraint};
 use crate::ops::parts::shadow::{self, Names};
 use crate::ops::{Context, StepDraft};
-use crate::plan::{Action, Expectation, Lock, LockMode, Phase, Settings, Transaction, Undo, Work};
+use crate::plan::{Action, Expectation, Lock, LockMode, Part, Phase, Settings, Transaction, Undo, Work};
 use crate::sql::{QualifiedName, ident, literal};
 
 pub(super) fn refusal(subject: &Subject<'_>, what: &str, why: &str) -> Diagnostic {
@@ -115,6 +115,7 @@ pub struct CheckTwin {
     before: Constraint,
     after: Constraint,
     twin: NewConstraint,
+    partitioned: bool,
     below: Vec<Below>,
 }
 
@@ -179,6 +180,10 @@ impl CheckTwin {
         if before.definition.ends_with("NOT ENFORCED") {
             return Err("it is NOT ENFORCED");
         }
+        let below = below(context, subject.table_name, name, before);
+        if !before.validated && below.iter().any(|it| it.constraint.validated) {
+            return Err("it is NOT VALID, but proven on a table below: validate it");
+        }
         let spelled = |outcome: Option<&crate::catalog::model::ProbeOutcome>, columns: Vec<String>| {
             let found = outcome.and_then(|outcome| outcome.table.constraints.get(name));
             let definition = found.map(|found| found.definition.clone());
@@ -216,7 +221,8 @@ impl CheckTwin {
             before: before.clone(),
             after,
             twin,
-            below: below(context, subject.table_name, name, before),
+            partitioned: subject.table.kind == TableKind::Partitioned,
+            below,
         })
     }
 
@@ -267,7 +273,19 @@ impl CheckTwin {
 
     fn comments_below(&self) -> impl Iterator<Item = String> {
         let below = self.below.iter();
-        below.filter_map(|it| comment(&it.table, &self.name, &it.constraint))
+        below.filter_map(|it| {
+            let comment = comment(&it.table, &self.name, &it.constraint)?;
+            match self.partitioned {
+                true => {
+                    let part = Part {
+                        table: it.table.clone(),
+                        of: self.table.clone(),
+                    };
+                    part.statement(&[comment])
+                }
+                false => Some(comment),
+            }
+        })
     }
 
     pub fn prove_again(&self, settings: &Settings) -> Option<Work> {

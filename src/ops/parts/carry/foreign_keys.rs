@@ -274,7 +274,7 @@ impl Incoming {
             return Err("its table belongs to another role");
         }
         let reference = before.references.as_ref().ok_or("its far end is unknown")?;
-        let to = |referenced: Vec<String>, kind: &str| {
+        let to = |referenced: Vec<String>, kind: &str| -> Result<NewConstraint, &'static str> {
             let twin = with_columns(before, before.columns.clone(), referenced)?;
             let name = shadow::name(name, kind);
             Ok(constraint::foreign_key(context, from, table, &name, twin))

@@ -13,12 +13,12 @@ use crate::catalog::model::{
     CatalogSnapshot, Constraint, ConstraintKind, Index, ReplicaIdentity, Table, TableKind,
 };
 use crate::diagnostic::Diagnostic;
-use crate::ops::parts::index::{Placing, create_statement};
+use crate::ops::parts::index::{Placing, create_statement, storage_parameters};
 use crate::ops::parts::index_build::{Build, free_index_name};
 use crate::ops::parts::shadow::{self, Names};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Part, Phase, Settings, Work};
-use crate::sql::{QualifiedName, ident, literal};
+use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, ident, literal};
 
 /// One index of the old column on every table of a tree, and what takes its place.
 #[derive(Debug, Clone)]
@@ -244,13 +244,14 @@ impl IndexTree {
         let mut statements = Vec::new();
         for node in self.nodes.iter().filter(|node| node.stored.is_none()) {
             let (name, index) = called(node);
-            statements.push(create_statement(&index, &name, &node.table, Placing::OnlyParent));
+            let mut these = vec![create_statement(&index, &name, &node.table, Placing::OnlyParent)];
             if let Some(parent) = node.parent.map(|parent| &self.nodes[parent]) {
-                statements.push(attach(
+                these.push(attach(
                     &parent.table.sibling(called(parent).0),
                     &node.table.sibling(name),
                 ));
             }
+            statements.extend(self.if_there(node, these));
         }
         statements
     }
@@ -318,7 +319,8 @@ impl IndexTree {
         upwards.sort_by_key(|node| std::cmp::Reverse(node.depth));
         for node in upwards {
             if let Some(constraint) = &node.constraint {
-                let add = format!("ADD CONSTRAINT {} {}", ident(&node.name), constraint.definition);
+                let (name, definition) = (ident(&node.name), &constraint.definition);
+                let add = format!("ADD CONSTRAINT {name} {definition}{}", placing(&node.before));
                 statements.extend(self.if_there(node, vec![alter(&node.table, &add)]));
             }
         }
@@ -386,13 +388,17 @@ impl IndexTree {
                 return Vec::new();
             }
             let body = format!(
-                "DECLARE found pg_catalog.regclass; name text; number int; wanted text; BEGIN \
-                 FOR found, name IN SELECT c.oid, c.relname FROM pg_catalog.pg_inherits AS i \
+                "DECLARE found pg_catalog.regclass; name text; near text; number int; suffix text; wanted text; BEGIN \
+                 FOR found, name, near IN SELECT c.oid, c.relname, t.relname FROM pg_catalog.pg_inherits AS i \
                  JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid \
+                 JOIN pg_catalog.pg_index AS x ON x.indexrelid = c.oid JOIN pg_catalog.pg_class AS t ON t.oid = x.indrelid \
                  WHERE i.inhparent = {index}::pg_catalog.regclass LOOP \
-                 CONTINUE WHEN NOT ({concerned}); number := 0; wanted := {wanted}; \
-                 WHILE EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = wanted) LOOP \
-                 number := number + 1; wanted := {wanted} || number; END LOOP; \
+                 CONTINUE WHEN NOT ({concerned}); number := 0; \
+                 LOOP suffix := CASE WHEN number = 0 THEN '' ELSE number::text END; wanted := {wanted}; \
+                 WHILE pg_catalog.octet_length(wanted || suffix) > {IDENTIFIER_BYTES_MAX} LOOP \
+                 wanted := pg_catalog.left(wanted, -1); END LOOP; wanted := wanted || suffix; \
+                 EXIT WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.relname = wanted); \
+                 number := number + 1; END LOOP; \
                  EXECUTE pg_catalog.format('ALTER INDEX %s RENAME TO %I', found, wanted); END LOOP; END",
                 index = literal(&node.table.sibling(called(node)).to_string()),
             );
@@ -405,7 +411,16 @@ impl IndexTree {
     fn newcomers_away(&self) -> Vec<String> {
         let ours = literal(shadow::PREFIX);
         let concerned = format!("NOT pg_catalog.starts_with(name, {ours})");
-        let wanted = format!("{ours} || '_' || name || '_old'");
+        let (before, behind) = (shadow::PREFIX.len() + 1, "_old".len());
+        // What is too long is told apart by a digest.
+        let fits = format!(
+            "pg_catalog.octet_length(name) <= {}",
+            IDENTIFIER_BYTES_MAX - before - behind
+        );
+        let wanted = format!(
+            "{ours} || '_' || CASE WHEN {fits} THEN name ELSE pg_catalog.left(name, 10) || '_' || \
+             pg_catalog.substr(pg_catalog.md5(name), 1, 8) END || '_old'"
+        );
         let called = |node: &Node| shadow::name(&node.name, "old");
         self.name_newcomers(called, (&concerned, &wanted))
     }
@@ -425,8 +440,12 @@ impl IndexTree {
     /// Named after the column as it was called when they were made.
     fn newcomers_new(&self) -> Vec<String> {
         let (from, to) = (literal(&self.names.shadow), literal(&self.column));
-        let concerned = format!("pg_catalog.strpos(name, {from}) > 0");
-        let wanted = format!("pg_catalog.replace(name, {from}, {to})");
+        let concerned = format!("pg_catalog.strpos(name, {}) > 0", literal(shadow::PREFIX));
+        // The server cuts a name that is too long anywhere.
+        let wanted = format!(
+            "CASE WHEN pg_catalog.strpos(name, {from}) > 0 THEN pg_catalog.replace(name, {from}, {to}) \
+             ELSE near || '_' || {to} || '_idx' END"
+        );
         self.name_newcomers(|node| node.name.clone(), (&concerned, &wanted))
     }
 
@@ -442,7 +461,9 @@ impl IndexTree {
             parents.extend(root.and_then(|root| self.rename_column(root, &self.names.shadow)));
             parents.extend(self.newcomers_new());
         }
-        self.become_whole("new", &self.names.shadow, parents)
+        let mut statements = self.become_whole("new", &self.names.shadow, parents);
+        statements.extend(self.nodes.first().filter(|_| !self.is_key()).map(whole));
+        statements
     }
 
     pub fn arrive_back(&self) -> Vec<String> {
@@ -521,6 +542,32 @@ impl Node {
             None => format!("ALTER INDEX {} RENAME TO {}", self.table.sibling(from), ident(to)),
         }
     }
+}
+
+/// What the definition of a constraint leaves out.
+fn placing(index: &Index) -> String {
+    let mut text = storage_parameters(index);
+    if let Some(tablespace) = &index.tablespace {
+        text = format!("{text} USING INDEX TABLESPACE {}", ident(tablespace));
+    }
+    text
+}
+
+/// An index becomes valid when the last one of a partition is attached: where all of these came from the server, that
+/// never happens.
+fn whole(root: &Node) -> String {
+    let index = root.qualified();
+    let body = format!(
+        "BEGIN IF NOT (SELECT i.indisvalid FROM pg_catalog.pg_index AS i WHERE i.indexrelid = {}::pg_catalog.regclass) \
+         THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {}, HINT = {}; END IF; END",
+        literal(&index.to_string()),
+        literal(&format!("index {index} would be left INVALID")),
+        literal(&format!(
+            "the partitions of {} that the plan knew are gone: roll back and plan again",
+            root.table
+        )),
+    );
+    format!("DO {}", literal(&body))
 }
 
 fn word(constraint: &Constraint) -> &'static str {

@@ -25,7 +25,7 @@ pub(super) struct Around {
 }
 
 impl Around {
-    pub(super) fn of(context: &Context<'_>, root: &QualifiedName, column: &str) -> Self {
+    pub(super) fn of(context: &Context<'_>, root: &QualifiedName, column: &str, keeps_type: bool) -> Self {
         let mut around = Self {
             keys_in_reach: true,
             ..Self::default()
@@ -33,7 +33,11 @@ impl Around {
         let tree = context.catalog.tree(root);
         for name in &tree {
             if let Some(table) = context.catalog.tables.get(name) {
-                around.look(context, (name, table), column, tree.len() > 1);
+                let partitioned = tree.len() > 1 || table.kind == TableKind::Partitioned;
+                let builds = |index: &Index| partitioned || builds_index(index, keeps_type);
+                let mut mentioning = table.indexes.values().filter(|index| index.mentions(column));
+                around.builds_index |= mentioning.any(builds);
+                around.look(context, (name, table), column);
             }
         }
         around.far_ends.sort();
@@ -42,16 +46,8 @@ impl Around {
         around
     }
 
-    fn look(
-        &mut self,
-        context: &Context<'_>,
-        (name, table): (&QualifiedName, &Table),
-        column: &str,
-        has_tree: bool,
-    ) {
-        let partitioned = has_tree || table.kind == TableKind::Partitioned;
+    fn look(&mut self, context: &Context<'_>, (name, table): (&QualifiedName, &Table), column: &str) {
         self.is_used_outside |= !dependents::outside(table, column).is_empty();
-        self.builds_index |= builds_index(table, column, partitioned);
         let mentioning = table
             .constraints
             .iter()
@@ -111,11 +107,12 @@ impl Around {
     }
 }
 
-/// PostgreSQL keeps the file of an index without expressions and predicate, of whatever; but none of a partitioned one.
-fn builds_index(table: &Table, column: &str, partitioned: bool) -> bool {
-    let built = |index: &Index| {
-        partitioned || index.predicate.is_some() || index.keys.iter().any(|key| key.expression.is_some())
-    };
-    let mut mentioning = table.indexes.values().filter(|index| index.mentions(column));
-    mentioning.any(built)
+/// PostgreSQL keeps the file of an index without expressions and predicate while the operator classes stay. That of
+/// another type may be another one, unless it is named; only these methods are known to have one for all types that
+/// differ in the catalog only.
+fn builds_index(index: &Index, keeps_type: bool) -> bool {
+    let same_classes = keeps_type
+        || ["btree", "hash", "brin"].contains(&index.method.as_str())
+        || index.keys.iter().all(|key| key.opclass.is_some());
+    index.predicate.is_some() || index.keys.iter().any(|key| key.expression.is_some()) || !same_classes
 }

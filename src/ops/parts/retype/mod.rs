@@ -310,7 +310,8 @@ impl Retype {
         }
         let partitioned = table.kind == TableKind::Partitioned || !table.children.is_empty();
         let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
-        let around = Around::of(context, &self.table.value, &column.name);
+        let keeps_type = types::differ_in_modifiers(&column.data_type, printed);
+        let around = Around::of(context, &self.table.value, &column.name, keeps_type);
         if part.change == TypeChange::CatalogOnly && around.is_light(alone) {
             return Ok(Way::CatalogOnly(self.direct(
                 context,

@@ -103,6 +103,12 @@ impl Retype {
         let foreign = foreign.map(|grant| format!("a grant by {} to {}", grant.grantor, grant.grantee));
         let mut found = Vec::new();
         found.extend(self.refused("a shadow column does not carry these over yet", foreign.collect()));
+        let unproven = column.not_null_constraint.iter().filter(|it| !it.validated);
+        let unproven = unproven.map(|it| format!("not null constraint {}", ident(&it.name)));
+        found.extend(self.refused(
+            "these are NOT VALID, and the cutover would prove them: validate them first",
+            unproven.collect(),
+        ));
         found.extend(self.trigger_complaints(table, column));
         if table.force_row_security && !context.now.role.superuser {
             found.extend(self.refused(

@@ -145,6 +145,7 @@ impl Retype {
             stored: table.kind == TableKind::Table,
             rows: table.size.rows,
             bytes: table.size.heap_bytes,
+            tree: context.catalog.tree(table_name),
         })
     }
 
@@ -169,6 +170,14 @@ impl Retype {
         }
         if column.generated.is_some() {
             refuse("the column is generated in these", name());
+        }
+        // From PostgreSQL 17 on partitions have the identity of the table.
+        let of_the_table = context.major() >= 17 && table.partition_of.is_some();
+        if column.identity.is_some() && !of_the_table {
+            refuse("the column is an identity column of its own in these", name());
+        }
+        if !column.not_null && not_null_above(context.catalog, table, &column.name) {
+            refuse("the column may be null in these, but not above them", name());
         }
         let parents = table.inherits.iter().chain(&table.partition_of);
         let parents = parents.filter(|parent| {

@@ -1,7 +1,7 @@
 //! The way back from the swap.
 
 use super::Shadow;
-use crate::ops::parts::brief;
+use crate::ops::parts::{brief, lock_statement};
 use crate::plan::{Action, Check, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, ident};
 
@@ -55,7 +55,8 @@ impl Shadow {
         let mut works = Vec::new();
         for member in self.not_null_tops() {
             let table = &member.table;
-            let missing = self.offenders(
+            let missing = self.offenders_in(
+                table,
                 format!("{table}.{old} is never null"),
                 format!("{old} IS NULL"),
                 "these rows have no value of the old type, which does not allow NULL: change them, then roll back again",
@@ -76,12 +77,16 @@ impl Shadow {
         (summary, condition): (String, &str),
     ) -> Work {
         let name = ident(name);
-        let mut statements = vec![self.lock_statement()];
+        let mut statements = vec![lock_statement(std::slice::from_ref(table))];
         statements.extend([
             format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}"),
             format!("ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"),
         ]);
-        brief(settings, summary, statements, self.lock(), Vec::new())
+        let tables = self.tables_from(table);
+        let locks = tables
+            .iter()
+            .map(|table| Lock::new(table, LockMode::AccessExclusive));
+        brief(settings, summary, statements, locks.collect(), Vec::new())
     }
 
     pub(super) fn proved(
@@ -99,9 +104,9 @@ impl Shadow {
             )]),
             transaction: Transaction::Single,
             locks: self
-                .lock()
-                .into_iter()
-                .map(|lock| Lock::new(&lock.relation, LockMode::ShareUpdateExclusive))
+                .tables_from(table)
+                .iter()
+                .map(|table| Lock::new(table, LockMode::ShareUpdateExclusive))
                 .collect(),
             timeouts: settings.patient(),
             expect: Vec::new(),

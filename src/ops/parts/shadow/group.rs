@@ -135,7 +135,7 @@ impl Group {
     }
 
     fn swap(&self, settings: &Settings) -> StepDraft {
-        let mut rest = self.each(|it| it.welcome_tables(settings).into_iter().collect());
+        let mut rest = self.each(|it| it.welcome_tables(settings));
         rest.extend(self.each(|it| it.drop_sync("sync")));
         rest.extend(self.each(|it| it.carries().flat_map(Carry::leave_links).collect()));
         rest.extend(self.each(Shadow::leave));
@@ -180,7 +180,7 @@ impl Group {
     }
 
     fn swap_back(&self, settings: &Settings) -> Work {
-        let mut rest = self.each(|it| it.welcome_tables(settings).into_iter().collect());
+        let mut rest = self.each(|it| it.welcome_tables(settings));
         rest.extend(self.each(|it| it.drop_sync("back")));
         rest.extend(self.each(|it| it.carries().flat_map(Carry::leave_links).collect()));
         rest.extend(self.each(Shadow::leave_back));

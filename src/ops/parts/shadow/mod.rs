@@ -20,7 +20,7 @@ use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::ops::StepDraft;
 use crate::plan::{
     Action, Backfill, Check, ColumnFacts, Comparison, DurationClass, Estimate, Expectation, Hazard, Lock,
-    LockMode, Phase, Settings, Transaction, Undo, Work, hex,
+    LockMode, Mend, Phase, Settings, Transaction, Undo, Work, hex,
 };
 use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, literal};
 use sha2::{Digest, Sha256};
@@ -205,23 +205,15 @@ impl Shadow {
             .iter()
             .map(|(name, forbidden)| (ident(name), format!("({forbidden})")))
             .unzip();
-        let from = if *table == self.table {
-            self.all_rows()
-        } else {
-            table.to_string()
-        };
-        let check = Check {
-            name: format!("every row of {table} may be written under {}", names.join(", ")),
-            query: format!(
-                "SELECT {} FROM {from} WHERE {}",
-                self.row(),
-                forbidden.join(" OR ")
-            ),
-            help:
-                "nothing was changed; the backfill could not write these rows: correct them, then run again"
-                    .into(),
-        };
-        self.checked("look", Phase::Expand, settings, check)
+        let check = self.offenders_in(
+            table,
+            format!("every row of {table} may be written under {}", names.join(", ")),
+            forbidden.join(" OR "),
+            "nothing was changed; the backfill could not write these rows: correct them, then run again",
+        );
+        let mut step = self.checked("look", Phase::Expand, settings, check);
+        step.work.locks = vec![Lock::new(table, LockMode::AccessShare)];
+        step
     }
 
     /// With the trigger, unless something has to be there before it.
@@ -246,6 +238,7 @@ impl Shadow {
         let mut undo = vec![lock];
         undo.extend(self.drop_sync("sync"));
         undo.extend(self.drop_columns(&self.shadow(), "IF EXISTS "));
+        undo.extend(self.drop_from_detached());
         undo.extend(self.carries().flat_map(Carry::reveal));
         undo.extend(self.drop_conversion());
         let absent = Expectation::ColumnAbsent {
@@ -494,7 +487,8 @@ impl Shadow {
         let (table, shadow) = (&member.table, ident(&self.shadow()));
         let name = format!("{table}.{shadow} is never null");
         let summary = format!("prove that {name}");
-        let missing = self.offenders(
+        let missing = self.offenders_in(
+            table,
             name,
             format!("{shadow} IS NULL"),
             "run the same command again; if it persists, something bypasses the trigger",
@@ -514,9 +508,17 @@ impl Shadow {
 
     /// A check whose answer is the keys of offending rows.
     fn offenders(&self, name: String, condition: String, help: &str) -> Check {
+        self.offenders_in(&self.table, name, condition, help)
+    }
+
+    fn offenders_in(&self, table: &QualifiedName, name: String, condition: String, help: &str) -> Check {
         Check {
             name,
-            query: format!("SELECT {} FROM {} WHERE {condition}", self.row(), self.all_rows()),
+            query: format!(
+                "SELECT {} FROM {} WHERE {condition}",
+                self.row(),
+                self.rows_of(table)
+            ),
             help: help.into(),
         }
     }
@@ -564,7 +566,10 @@ impl Shadow {
             "only the column that goes away may change",
             self.scan(),
         );
-        let mend = self.stored().map(|member| self.filling(member, settings));
+        let mend = self.stored().map(|member| Mend {
+            part: self.part(&member.table),
+            fill: self.filling(member, settings),
+        });
         step.work.action = Action::Compare(Comparison {
             check,
             mend: mend.collect(),
@@ -748,6 +753,7 @@ impl Shadow {
         let mut statements = vec![self.lock_statement()];
         statements.extend(self.drop_sync("back"));
         statements.extend(self.drop_columns(&self.old(), ""));
+        statements.extend(self.drop_from_detached());
         statements.extend(self.carries().flat_map(Carry::reveal));
         statements.extend(self.drop_conversion());
         let mut expect = vec![Expectation::ColumnAbsent {

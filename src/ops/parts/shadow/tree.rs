@@ -48,6 +48,8 @@ pub struct Member {
     pub stored: bool,
     pub rows: i64,
     pub bytes: i64,
+    /// The table and what is below it.
+    pub tree: Vec<QualifiedName>,
 }
 
 impl Member {
@@ -68,8 +70,12 @@ impl Shadow {
 
     /// For queries about all rows: those of another table that came to inherit are none of ours.
     pub(super) fn all_rows(&self) -> String {
+        self.rows_of(&self.table)
+    }
+
+    pub(super) fn rows_of(&self, table: &QualifiedName) -> String {
         let only = if self.alone() { "ONLY " } else { "" };
-        format!("{only}{}", self.table)
+        format!("{only}{table}")
     }
 
     /// What names a row of any of them.
@@ -124,33 +130,61 @@ impl Shadow {
         lock_statement(std::slice::from_ref(&self.table))
     }
 
-    /// Fails where tables came below since the plan was made; those up to a size may be let in.
-    fn refuse_newcomers(&self, up_to_bytes: Option<u64>, hint: &str) -> String {
+    /// Fails where the query over `newcomers`, the tables that came below since the plan was made, finds anything.
+    fn refuse_of_newcomers(&self, query: &str, what: &str, hint: &str) -> String {
         let known: Vec<String> = self
             .members
             .iter()
             .map(|member| literal(&member.table.to_string()))
             .collect();
-        let size = up_to_bytes
-            .map(|bytes| format!(" AND pg_catalog.pg_total_relation_size(t.oid) > {bytes}"))
-            .unwrap_or_default();
         let body = format!(
             "DECLARE found text; BEGIN WITH RECURSIVE tree (oid) AS (SELECT {root}::pg_catalog.regclass::pg_catalog.oid \
-             UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree AS t ON t.oid = i.inhparent) \
-             SELECT pg_catalog.string_agg(t.oid::pg_catalog.regclass::text, ', ') INTO found FROM tree AS t \
+             UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i JOIN tree AS t ON t.oid = i.inhparent), \
+             newcomers AS (SELECT t.oid FROM tree AS t \
              WHERE t.oid <> ALL (ARRAY(SELECT k.oid FROM (SELECT pg_catalog.to_regclass(name)::pg_catalog.oid \
-             FROM pg_catalog.unnest(ARRAY[{known}]) AS n (name)) AS k (oid) WHERE k.oid IS NOT NULL)){size}; \
+             FROM pg_catalog.unnest(ARRAY[{known}]) AS n (name)) AS k (oid) WHERE k.oid IS NOT NULL))) \
+             SELECT pg_catalog.string_agg(DISTINCT q.found, ', ') INTO found FROM ({query}) AS q (found); \
              IF found IS NOT NULL THEN RAISE EXCEPTION USING ERRCODE = '55000', MESSAGE = {message} || found, \
              HINT = {hint}; END IF; END",
             root = literal(&self.table.to_string()),
             known = known.join(", "),
-            message = literal(&format!(
-                "since the plan was made these tables came below {}: ",
-                self.table
-            )),
+            message = literal(&format!("since the plan was made {what}: ")),
             hint = literal(hint),
         );
         format!("DO {}", literal(&body))
+    }
+
+    /// Those up to a size may be let in.
+    fn refuse_newcomers(&self, up_to_bytes: Option<u64>, hint: &str) -> String {
+        let size = up_to_bytes
+            .map(|bytes| format!(" WHERE pg_catalog.pg_total_relation_size(t.oid) > {bytes}"))
+            .unwrap_or_default();
+        let query = format!("SELECT t.oid::pg_catalog.regclass::text FROM newcomers AS t{size}");
+        let what = format!("these tables came below {}", self.table);
+        self.refuse_of_newcomers(&query, &what, hint)
+    }
+
+    /// What they have from above is carried with it; what they have of their own nobody would carry.
+    fn refuse_own_of_newcomers(&self) -> String {
+        let query = format!(
+            "SELECT pg_catalog.pg_describe_object(d.classid, d.objid, 0) FROM newcomers AS t \
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = t.oid AND a.attname = {column} \
+             JOIN pg_catalog.pg_depend AS d ON d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass \
+             AND d.refobjid = t.oid AND d.refobjsubid = a.attnum \
+             LEFT JOIN pg_catalog.pg_constraint AS c ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND c.oid = d.objid \
+             LEFT JOIN pg_catalog.pg_trigger AS g ON d.classid = 'pg_catalog.pg_trigger'::pg_catalog.regclass AND g.oid = d.objid \
+             LEFT JOIN pg_catalog.pg_inherits AS i ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.inhrelid = d.objid \
+             WHERE d.classid <> 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND c.contype IS DISTINCT FROM 'n' \
+             AND coalesce(c.conparentid, 0) = 0 AND (c.contype IS DISTINCT FROM 'c' OR c.conislocal) \
+             AND coalesce(g.tgparentid, 0) = 0 AND i.inhrelid IS NULL",
+            column = literal(&self.column.name),
+        );
+        let (table, column) = (&self.table, ident(&self.column.name));
+        self.refuse_of_newcomers(
+            &query,
+            &format!("this came to hang on {column} of new tables below {table}"),
+            "drop it for the time of this step, or roll back and plan again",
+        )
     }
 
     /// Statements about each of the tables; what is about a partition is left out where that is gone.
@@ -198,19 +232,23 @@ impl Shadow {
     }
 
     /// At the swap, in either direction.
-    pub(super) fn welcome_tables(&self, settings: &Settings) -> Option<String> {
-        let size = match self.spread {
-            Spread::Alone => return None,
+    pub(super) fn welcome_tables(&self, settings: &Settings) -> Vec<String> {
+        match self.spread {
+            Spread::Alone => Vec::new(),
             Spread::Inheritance => {
                 let hint = "nothing keeps the columns of these equal: let them no longer inherit, or roll back and plan again";
-                return Some(self.refuse_newcomers(None, hint));
+                vec![self.refuse_newcomers(None, hint)]
             }
-            Spread::Partitions => settings.small_table_bytes.max(NEWCOMER_BYTES),
-        };
-        self.carries().any(Carry::looks_at_newcomers).then(|| {
-            let hint = "everybody would wait while their keys are built: detach them for the time of this step, or roll back and plan again";
-            self.refuse_newcomers(Some(size), hint)
-        })
+            Spread::Partitions => {
+                let mut statements = vec![self.refuse_own_of_newcomers()];
+                if self.carries().any(Carry::looks_at_newcomers) {
+                    let size = settings.small_table_bytes.max(NEWCOMER_BYTES);
+                    let hint = "everybody would wait while their keys are built: detach them for the time of this step, or roll back and plan again";
+                    statements.push(self.refuse_newcomers(Some(size), hint));
+                }
+                statements
+            }
+        }
     }
 
     /// What people should know who add tables while the plan runs.
@@ -219,10 +257,12 @@ impl Shadow {
         let message = match self.spread {
             Spread::Alone => return None,
             Spread::Inheritance => {
-                format!("tables that come to inherit from {table} before the cutover stop it")
+                format!(
+                    "tables that come to inherit from {table} before the cutover stop it; those that do now must go on to until contract"
+                )
             }
             Spread::Partitions => format!(
-                "make new partitions of {table} with PARTITION OF until the cutover: a table that is attached would lack the new column or its values"
+                "make new partitions of {table} with PARTITION OF until the cutover: a table that is attached would lack the new column or its values; one that is detached keeps our column, which nothing fills any more and which may not be null, until contract or rollback drops it"
             ),
         };
         Some(Hazard::new("new_tables", message))
@@ -307,26 +347,59 @@ impl Shadow {
             .collect()
     }
 
-    /// Of each, after the columns have changed names.
+    /// After the columns have changed names: that of the topmost table for all, those that came later included, and then
+    /// those that are others.
     pub(super) fn set_defaults(&self, default: impl Fn(&Member) -> Option<&str>) -> Vec<String> {
-        let (column, only) = (ident(&self.column.name), self.only());
-        let set = |member: &Member| {
-            let default = default(member);
-            let set = default.map(|default| {
-                format!(
-                    "ALTER TABLE {only}{} ALTER COLUMN {column} SET DEFAULT {default}",
-                    member.table
-                )
-            });
-            set.into_iter().collect()
-        };
-        self.for_each(set)
+        let (table, column) = (&self.table, ident(&self.column.name));
+        let top = self.members.first().and_then(&default);
+        let set = top.map(|top| format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT {top}"));
+        let mut statements: Vec<String> = set.into_iter().collect();
+        statements.extend(self.for_each(|member| {
+            let own = default(member);
+            if own == top {
+                return Vec::new();
+            }
+            let what = own.map_or_else(|| "DROP DEFAULT".to_owned(), |own| format!("SET DEFAULT {own}"));
+            let only = self.only();
+            vec![format!(
+                "ALTER TABLE {only}{} ALTER COLUMN {column} {what}",
+                member.table
+            )]
+        }));
+        statements
     }
 
     pub(super) fn has_default(&self) -> bool {
         let members = self.members.iter();
         let mut defaults = members.map(|it| it.column.default.is_some() || it.new_default.is_some());
         defaults.any(|it| it)
+    }
+
+    /// Of partitions that were detached in the meantime and stand alone.
+    pub(super) fn drop_from_detached(&self) -> Vec<String> {
+        let drop = |member: &Member| {
+            let table = &member.table;
+            let body = format!(
+                "DECLARE detached CONSTANT pg_catalog.regclass := pg_catalog.to_regclass({}); BEGIN \
+                 IF detached IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits AS i WHERE i.inhrelid = detached) \
+                 THEN ALTER TABLE {table} DROP COLUMN IF EXISTS {}, DROP COLUMN IF EXISTS {}; END IF; END",
+                literal(&table.to_string()),
+                ident(&self.shadow()),
+                ident(&self.old()),
+            );
+            format!("DO {}", literal(&body))
+        };
+        let partitions = self
+            .members
+            .iter()
+            .filter(|member| self.part(&member.table).is_some());
+        partitions.map(drop).collect()
+    }
+
+    /// A table of the tree with what is below it.
+    pub(super) fn tables_from(&self, table: &QualifiedName) -> Vec<QualifiedName> {
+        let member = self.members.iter().find(|member| member.table == *table);
+        member.map_or_else(|| vec![table.clone()], |member| member.tree.clone())
     }
 
     pub(super) fn triggers_there(&self) -> Vec<Expectation> {
