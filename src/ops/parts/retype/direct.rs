@@ -4,7 +4,8 @@ use super::{Retype, Target, Way};
 use crate::catalog::model::{CatalogSnapshot, Column, Constraint, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
 use crate::ops::parts::carry::{self, constraints};
-use crate::ops::parts::{brief, key_list, lock_statement, shadow, storage};
+use crate::ops::parts::shadow::{self, Moves};
+use crate::ops::parts::{brief, key_list, lock_statement, storage};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, ColumnFacts, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction,
@@ -29,6 +30,8 @@ pub(super) struct Direct {
     /// Those of and to the column, and what is locked for their sake.
     keys: Vec<(QualifiedName, String, Constraint)>,
     far_ends: Vec<QualifiedName>,
+    /// That columns referring to it keep their types.
+    left_behind: Option<Hazard>,
     /// Of the role's own, whose cached plans have the type of before.
     trigger_functions: BTreeSet<String>,
     /// The table with checks and expressions as the server spells them for the new type.
@@ -125,6 +128,7 @@ impl Retype {
             again,
             checks: checks.collect(),
             keys: around.keys,
+            left_behind: self.left_behind(context, &Moves::new([(name.clone(), column.name.clone())])),
             far_ends: around.far_ends,
             trigger_functions,
             retyped: answer.map(|outcome| Box::new(outcome.table.clone())),
@@ -186,6 +190,7 @@ impl Target {
                 "statements prepared before that return {table}.{column} fail with 0A000 until they are prepared again"
             ),
         )];
+        hazards.extend(direct.left_behind.clone());
         let back_rewrites = types::widening(new_type, old_type) != Some(TypeChange::CatalogOnly);
         let irreversible = back_rewrites && !direct.small;
         if !in_place && back_rewrites && !irreversible {

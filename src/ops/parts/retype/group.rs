@@ -394,7 +394,7 @@ impl Retype {
     }
 
     /// Columns that refer to the new values and cannot hold them.
-    fn left_behind(&self, context: &Context<'_>, moves: &Moves) -> Option<Hazard> {
+    pub(super) fn left_behind(&self, context: &Context<'_>, moves: &Moves) -> Option<Hazard> {
         let catalog = context.catalog;
         let data_type = types::canonical(&self.data_type.value)?.to_string();
         let leading = leading_to(catalog, &self.table.value, &self.column.value);

@@ -312,7 +312,7 @@ impl Retype {
         let alone = !partitioned && table.partition_of.is_none() && table.inherits.is_empty();
         let keeps_type = types::differ_in_modifiers(&column.data_type, printed);
         let around = Around::of(context, &self.table.value, &column.name, keeps_type);
-        if part.change == TypeChange::CatalogOnly && around.is_light(alone) {
+        if others.is_empty() && part.change == TypeChange::CatalogOnly && around.is_light(alone) {
             return Ok(Way::CatalogOnly(self.direct(
                 context,
                 table,
@@ -321,7 +321,7 @@ impl Retype {
                 around,
             )));
         }
-        let held = around.holds();
+        let held = !others.is_empty() || around.holds();
         let direct = self.direct(context, table, column, &part.after, Around::default());
         if part.change != TypeChange::Lossy && direct.small && alone && !held {
             return Ok(Way::InPlace(direct));
