@@ -310,6 +310,15 @@ pub enum Expectation {
         table: QualifiedName,
         name: String,
     },
+    /// What a query of one text answers where names are printed with their schemas. Asked by `verify` only.
+    Text {
+        /// What the text tells about: `view public.totals`.
+        object: String,
+        query: String,
+        /// `None`: the object is not there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<String>,
+    },
     /// The user's own question: one row, one column, true.
     Query {
         query: String,

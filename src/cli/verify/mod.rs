@@ -6,6 +6,7 @@ mod judge;
 use super::apply::PhaseArg;
 use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve};
+use crate::catalog::load;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
@@ -116,9 +117,13 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     let run = run.as_ref();
     let actual = resolve::tables(client, &plan).await?;
     let mut answers = BTreeMap::new();
+    let mut texts = BTreeMap::new();
     for (_, expectation) in judge::expected_now(&plan, run) {
         if let Expectation::Query { query } = expectation {
             answers.insert(query.clone(), truth(client, query).await?);
+        }
+        if let Expectation::Text { query, .. } = expectation {
+            texts.insert(query.clone(), text(client, query).await?);
         }
     }
     let mut postconditions = Vec::new();
@@ -158,6 +163,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
         functions,
         busy,
         answers,
+        texts,
         postconditions,
         through,
         notes,
@@ -220,6 +226,15 @@ async fn truth(client: &Client, query: &str) -> Result<Result<bool, String>, Err
             .is_some_and(|row| row.len() == 1 && row.values().all(|value| *value == true)),
         _ => false,
     }))
+}
+
+/// What a query of one text answers. A refusal of the server is an answer too.
+async fn text(client: &Client, query: &str) -> Result<Result<Option<String>, String>, Error> {
+    match load::texts(client, &[query.to_owned()]).await {
+        Ok(texts) => Ok(Ok(texts.into_iter().next().flatten())),
+        Err(error) if error.sqlstate().is_some() => Ok(Err(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn postcondition(client: &Client, check: &Check) -> Result<Option<Finding>, Error> {

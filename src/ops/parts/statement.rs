@@ -74,6 +74,11 @@ pub fn names_a_schema(expression: &str) -> bool {
     tokens(expression).any(|(token, _)| token == Token::Symbol('.'))
 }
 
+/// Whether a text has the word, given in lower case, outside of literals, comments and quotes.
+pub fn has_word(sql: &str, word: &str) -> bool {
+    tokens(sql).any(|(token, _)| token == Token::Word(word.into()))
+}
+
 /// Takes no lock that blocks reads or writes of a table.
 fn unlocked(kind: &'static str) -> Recognised {
     Recognised {
