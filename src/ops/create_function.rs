@@ -53,6 +53,7 @@ pub struct CreateFunction {
 pub struct Target {
     signature: String,
     statements: Vec<String>,
+    query: String,
     text: Option<String>,
     previous: Option<String>,
     hazards: Vec<Hazard>,
@@ -135,10 +136,19 @@ impl CreateFunction {
         statements
     }
 
+    fn text(&self) -> String {
+        let names: Vec<&str> = self
+            .arguments
+            .iter()
+            .map(|(name, _)| name.value.as_str())
+            .collect();
+        object::function_text(&self.name.value, &names)
+    }
+
     fn trial(&self) -> Trial {
         Trial {
             statements: self.statements(),
-            texts: vec![object::function_text(&self.signature())],
+            texts: vec![self.text()],
             ..Trial::default()
         }
     }
@@ -248,6 +258,7 @@ impl Operation for CreateFunction {
         Ok(Target {
             signature: self.signature(),
             statements: self.statements(),
+            query: self.text(),
             text: outcome.and_then(|outcome| text(&outcome.after)),
             previous,
             hazards: self.hazards(),
@@ -256,13 +267,10 @@ impl Operation for CreateFunction {
 
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
         let signature = &target.signature;
-        let expect = target.text.clone().map(|text| {
-            object::expected(
-                &format!("function {signature}"),
-                object::function_text(signature),
-                Some(text),
-            )
-        });
+        let expect = target
+            .text
+            .clone()
+            .map(|text| object::expected(&format!("function {signature}"), target.query.clone(), Some(text)));
         let verb = if target.previous.is_some() {
             "replace"
         } else {

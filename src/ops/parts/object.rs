@@ -107,12 +107,25 @@ pub fn columns_text(name: &QualifiedName) -> String {
     )
 }
 
-/// The definition of a function, as it would be created again. The signature is name and argument types.
-pub fn function_text(signature: &str) -> String {
+/// The definition of a function, as it would be created again. Its arguments are told by their names: those of types
+/// would be looked up by another search_path than where it is created.
+pub fn function_text(name: &QualifiedName, arguments: &[&str]) -> String {
+    let names: Vec<String> = arguments.iter().map(|argument| literal(argument)).collect();
+    let named = match names.is_empty() {
+        true => String::new(),
+        false => format!(
+            " AND p.proargnames[1:{}] = ARRAY[{}]::pg_catalog.text[]",
+            names.len(),
+            names.join(", ")
+        ),
+    };
     format!(
-        "SELECT pg_catalog.pg_get_functiondef(p.oid) FROM pg_catalog.pg_proc AS p \
-         WHERE p.oid = pg_catalog.to_regprocedure({})",
-        literal(signature)
+        "SELECT pg_catalog.string_agg(pg_catalog.pg_get_functiondef(p.oid), E';\\n' ORDER BY p.oid) \
+         FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
+         WHERE n.nspname = {} AND p.proname = {} AND p.pronargs = {} AND p.prokind = 'f'{named}",
+        literal(&name.schema),
+        literal(&name.name),
+        names.len()
     )
 }
 
