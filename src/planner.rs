@@ -87,6 +87,8 @@ pub fn plan_from(
         preconditions: plan.preconditions.clone(),
         steps,
         postconditions: plan.postconditions.clone(),
+        monitors: plan.monitors.clone(),
+        confirm_rollback: plan.confirm_rollback.clone(),
         before: now.restricted_to(&touched),
         after: catalog.restricted_to(&touched),
     };

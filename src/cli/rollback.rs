@@ -19,6 +19,9 @@ pub struct Rollback {
     /// Go ahead without being asked
     #[arg(long, short)]
     yes: bool,
+    /// What the plan wants to be typed before it is rolled back (`confirm_rollback`); --yes is not enough for it
+    #[arg(long, value_name = "TEXT")]
+    confirm: Option<String>,
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
@@ -40,7 +43,11 @@ impl Rollback {
         } else {
             Loss::Refused
         };
-        confirm::ask(&question(&run, &settings, loss), self.yes)?;
+        let question = question(&run, &settings, loss);
+        match &run.plan.confirm_rollback {
+            Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
+            None => confirm::ask(&question, self.yes)?,
+        }
         let began = Instant::now();
         let outcome = Box::pin(execute(global, &settings, &run, loss)).await?;
         let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -8,7 +8,7 @@
 use super::differences::{describe_difference, is_gone, is_implied, is_ordinary, leftovers};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::{ExecutionPlan, Expectation, Part, Phase, Step};
-use crate::report::verification::{Finding, FindingKind, StepLine, Verdict, Verification};
+use crate::report::verification::{Answer, Finding, FindingKind, StepLine, Verdict, Verification};
 use crate::sql::{QualifiedName, ident};
 use crate::verifier::{self, Standing, Tables};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +29,8 @@ pub(super) struct Facts<'a> {
     pub texts: BTreeMap<String, Result<Option<String>, String>>,
     /// What the plan's own questions found.
     pub postconditions: Vec<Finding>,
+    /// What the plan's monitor answered.
+    pub monitors: Vec<Answer>,
     pub through: Option<Phase>,
     pub notes: Vec<String>,
 }
@@ -167,6 +169,7 @@ pub(super) fn judge(facts: Facts<'_>) -> Verification {
         findings,
         steps: steps(&facts),
         notes: facts.notes,
+        monitors: facts.monitors,
     }
 }
 

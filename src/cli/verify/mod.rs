@@ -10,9 +10,9 @@ use crate::catalog::load;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{Check, ExecutionPlan, Expectation, Phase};
+use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase};
 use crate::report::out;
-use crate::report::verification::{Finding, FindingKind, Verdict, Verification};
+use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
 use crate::sql::QualifiedName;
 use clap::Args;
 use judge::{Facts, Stage};
@@ -127,6 +127,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
         }
     }
     let mut postconditions = Vec::new();
+    let mut monitors = Vec::new();
     // Before the cutover the plan's own questions may name what is not there yet.
     let stage = judge::stage(&plan, run);
     if matches!(
@@ -135,6 +136,9 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     ) {
         for check in &plan.postconditions {
             postconditions.extend(postcondition(client, check).await?);
+        }
+        for monitor in &plan.monitors {
+            monitors.push(answer(client, monitor).await?);
         }
     }
     let others = unfinished_others(client, &plan.name).await?;
@@ -165,6 +169,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
         answers,
         texts,
         postconditions,
+        monitors,
         through,
         notes,
     }))
@@ -192,6 +197,7 @@ fn not_compiled(name: &str, through: Option<Phase>, diagnostics: &[Diagnostic]) 
         findings: diagnostics.iter().map(finding).collect(),
         notes: vec!["no run is recorded, and the plan cannot be made against this catalog".into()],
         steps: Vec::new(),
+        monitors: Vec::new(),
     }
 }
 
@@ -264,6 +270,21 @@ async fn postcondition(client: &Client, check: &Check) -> Result<Option<Finding>
         },
         details,
     }))
+}
+
+async fn answer(client: &Client, monitor: &Monitor) -> Result<Answer, Error> {
+    let (mut rows, error) = match ask(client, &monitor.query).await? {
+        Ok(rows) => (rows, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
+    let more = rows.len() > SAMPLE_ROWS;
+    rows.truncate(SAMPLE_ROWS);
+    Ok(Answer {
+        name: monitor.name.clone(),
+        rows,
+        more,
+        error,
+    })
 }
 
 /// The first rows of a question of the user's, in a transaction that cannot write.

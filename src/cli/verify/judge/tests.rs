@@ -69,6 +69,7 @@ fn facts<'a>(plan: &'a ExecutionPlan, run: Option<&'a Run>, actual: &Tables) -> 
         answers: BTreeMap::new(),
         texts: BTreeMap::new(),
         postconditions: Vec::new(),
+        monitors: Vec::new(),
         through: None,
         notes: Vec::new(),
     }
