@@ -239,6 +239,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         functions,
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),
+        conditions: BTreeMap::new(),
     })
 }
 

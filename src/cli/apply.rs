@@ -1,12 +1,13 @@
 //! `apply`: begins a plan, or goes on with it.
 
+use super::history::History;
 use super::resolve::{self, Way};
 use super::{Global, Outcome, confirm, input, interrupts};
 use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
 use crate::executor::brake::Brake;
-use crate::executor::ledger::{Run, RunState, StepState};
-use crate::plan::{ExecutionPlan, Phase, Settings, Step};
+use crate::executor::ledger::{Run, StepState};
+use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{out, plan_human, style};
 use crate::units;
@@ -87,6 +88,7 @@ struct Summary<'a> {
     steps: usize,
     elapsed_ms: u64,
     pending: Vec<&'a Step>,
+    waiting: Vec<Waiting>,
 }
 
 impl Apply {
@@ -94,10 +96,8 @@ impl Apply {
         let input = input::read(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
-        let latest = resolve::recorded(&session.client, input.name())
-            .await?
-            .map(|run| run.id);
-        let way = resolve::way(&session.client, &input).await?;
+        let history = History::read(&session.client, input.name()).await?;
+        let way = resolve::way(&session.client, &input, &history).await?;
         // It would only idle while the question waits for an answer.
         drop(session);
         let task = match way {
@@ -110,8 +110,12 @@ impl Apply {
                 run: Some(*run),
             },
             Way::Refused(error, _) => return Err(super::Failure::Error(error)),
-            Way::Finished(run) => {
-                self.report(global, &Summary::nothing(&run.plan, run.id, Vec::new()))?;
+            Way::Finished(run, waiting) => {
+                let summary = Summary {
+                    waiting,
+                    ..Summary::nothing(&run.plan, run.id, Vec::new())
+                };
+                self.report(global, &summary)?;
                 return Ok(0);
             }
         };
@@ -121,7 +125,7 @@ impl Apply {
             return Ok(0);
         }
         confirm::ask(&self.question(&task, &settings), self.yes)?;
-        let summary = Box::pin(self.execute(global, &settings, &task, latest)).await?;
+        let summary = Box::pin(self.execute(global, &settings, &task, &history)).await?;
         self.report(global, &summary)?;
         Ok(0)
     }
@@ -148,6 +152,9 @@ impl Apply {
                 step.work.summary
             );
         }
+        for waiting in task.plan.waiting() {
+            let _ = writeln!(text, "{} {waiting}", style::careful("Waiting:"));
+        }
         if !pending.is_empty() {
             let _ = writeln!(
                 text,
@@ -164,7 +171,7 @@ impl Apply {
         global: &Global,
         settings: &ConnectionSettings,
         task: &'a Task,
-        latest: Option<i64>,
+        history: &History,
     ) -> Result<Summary<'a>, Error> {
         let reporter = global.reporter();
         let interrupts = interrupts::watch(reporter.clone())?;
@@ -173,7 +180,7 @@ impl Apply {
             let executor = Executor::open(settings, reporter.clone(), interrupts)
                 .await?
                 .asked(self.workers, self.throttle);
-            let run = unchanged(global, settings, task, latest).await?;
+            let run = unchanged(global, settings, task, history).await?;
             Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await
         };
         let outcome = Box::pin(work).await;
@@ -186,6 +193,7 @@ impl Apply {
             steps: outcome.steps,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             pending: task.open_steps(self.through.into()).1,
+            waiting: task.plan.waiting(),
         })
     }
 
@@ -202,14 +210,12 @@ async fn unchanged(
     global: &Global,
     settings: &ConnectionSettings,
     task: &Task,
-    latest: Option<i64>,
+    history: &History,
 ) -> Result<Option<Run>, Error> {
     let session = global.observer(settings).await?;
-    let found = resolve::recorded(&session.client, &task.plan.name).await?;
-    let same = found.as_ref().map(|run| run.id) == latest
-        && (task.run.is_none() || found.as_ref().is_some_and(|run| run.state == RunState::Started));
-    if same {
-        return Ok(found.filter(|_| task.run.is_some()));
+    let mut found = History::read(&session.client, &task.plan.name).await?;
+    if found.marks() == history.marks() {
+        return Ok(found.standing.pop().filter(|_| task.run.is_some()));
     }
     Err(Error::new(
         ErrorKind::Precondition,
@@ -227,6 +233,7 @@ impl<'a> Summary<'a> {
             steps: 0,
             elapsed_ms: 0,
             pending,
+            waiting: plan.waiting(),
         }
     }
 
@@ -239,6 +246,7 @@ impl<'a> Summary<'a> {
             "steps": self.steps,
             "elapsed_ms": self.elapsed_ms,
             "pending": self.pending.iter().map(pending).collect::<Vec<_>>(),
+            "waiting": self.waiting,
         })
     }
 
@@ -254,7 +262,12 @@ impl<'a> Summary<'a> {
             )
         };
         if self.complete {
-            text.push_str("; all of it is done\n");
+            match self.waiting.as_slice() {
+                [] => text.push_str("; all of it is done\n"),
+                waiting => {
+                    let _ = writeln!(text, "; {}", plan_human::waiting(waiting));
+                }
+            }
             return text;
         }
         let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
@@ -270,6 +283,10 @@ impl<'a> Summary<'a> {
             };
             let names = names.join(", ");
             let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
+        }
+        if !self.waiting.is_empty() {
+            let left_out = units::counted(self.waiting.len(), "change");
+            let _ = write!(text, "; {left_out} left out, to be looked at again after that");
         }
         text.push('\n');
         text

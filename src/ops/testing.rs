@@ -44,6 +44,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         functions: BTreeMap::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
+        conditions: BTreeMap::new(),
     }
 }
 
