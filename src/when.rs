@@ -37,6 +37,7 @@ what was waiting and may be made now, as a run of its own; `rollback` undoes all
 All but `query` are answered by the catalog as the changes before this one leave it, so a change may depend on what
 an earlier one creates, and it waits together with one that waits. A query is asked before anything is planned, of the
 database as it is, and its answer counts only where the other conditions hold; without a server there is no answer.
+The plan's own checks, `before` and `after`, are asked whatever waits.
 
 Locks: none; a query runs in a transaction that only reads, within the change's `statement_timeout`.
 ";

@@ -89,6 +89,8 @@ struct Summary<'a> {
     elapsed_ms: u64,
     pending: Vec<&'a Step>,
     waiting: Vec<Waiting>,
+    /// The run was begun by another call.
+    resumed: bool,
 }
 
 impl Apply {
@@ -113,6 +115,7 @@ impl Apply {
             Way::Finished(run, waiting) => {
                 let summary = Summary {
                     waiting,
+                    resumed: false,
                     ..Summary::nothing(&run.plan, run.id, Vec::new())
                 };
                 self.report(global, &summary)?;
@@ -194,6 +197,7 @@ impl Apply {
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             pending: task.open_steps(self.through.into()).1,
             waiting: task.plan.waiting(),
+            resumed: task.run.is_some(),
         })
     }
 
@@ -234,6 +238,7 @@ impl<'a> Summary<'a> {
             elapsed_ms: 0,
             pending,
             waiting: plan.waiting(),
+            resumed: true,
         }
     }
 
@@ -263,11 +268,10 @@ impl<'a> Summary<'a> {
         };
         if self.complete {
             match self.waiting.as_slice() {
-                [] => text.push_str("; all of it is done\n"),
-                waiting => {
-                    let _ = writeln!(text, "; {}", plan_human::waiting(waiting));
-                }
+                [] => text.push_str("; all of it is done"),
+                _ => self.write_waiting(&mut text),
             }
+            text.push('\n');
             return text;
         }
         let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
@@ -284,11 +288,52 @@ impl<'a> Summary<'a> {
             let names = names.join(", ");
             let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
         }
-        if !self.waiting.is_empty() {
-            let left_out = units::counted(self.waiting.len(), "change");
-            let _ = write!(text, "; {left_out} left out, to be looked at again after that");
-        }
+        self.write_waiting(&mut text);
         text.push('\n');
         text
+    }
+
+    fn write_waiting(&self, text: &mut String) {
+        let left_out = match (self.waiting.as_slice(), self.resumed) {
+            ([], _) => return,
+            (waiting, false) => plan_human::waiting(waiting),
+            // What was so when the run began may be otherwise now.
+            (waiting, true) => format!(
+                "{} left out when this run began: the next apply after its end looks again",
+                units::counted(waiting.len(), "change")
+            ),
+        };
+        let _ = write!(text, "; {left_out}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{catalog, compile, table};
+
+    #[test]
+    fn what_waits_is_said_in_the_end() {
+        let changes = "  - set_default: {table: t, column: a, default: 1}\n  - set_default: {table: u, column: a, default: 1, when: {table_exists: u}}\n";
+        let catalog = catalog().with("t", table(&["a bigint"]));
+        let plan = compile(&catalog, changes).unwrap();
+        let said = |summary: &Summary<'_>| {
+            let text = summary.human("plan.yaml");
+            let (_, said) = text.split_once(": ").unwrap();
+            said.trim_end().to_owned()
+        };
+        let mut summary = Summary::nothing(&plan, 1, Vec::new());
+        summary.resumed = false;
+        let waits = "1 change is waiting: table public.u does not exist";
+        assert_eq!(said(&summary), format!("nothing to do; {waits}"));
+        summary.steps = 1;
+        assert_eq!(said(&summary), format!("1 step in 0ms; {waits}"));
+        summary.resumed = true;
+        let left_out = "1 change left out when this run began: the next apply after its end looks again";
+        assert_eq!(said(&summary), format!("1 step in 0ms; {left_out}"));
+        summary.complete = false;
+        summary.pending = plan.steps.iter().collect();
+        let pending = "1 step in 0ms; expand is pending: pgmorph apply plan.yaml";
+        assert_eq!(said(&summary), format!("{pending}; {left_out}"));
     }
 }

@@ -50,8 +50,7 @@ impl History {
     pub fn undone_in_part(&self) -> Option<String> {
         let (undone, left) = (self.undone.first()?, self.standing.last()?);
         Some(format!(
-            "run {} of this plan was rolled back, and run {} before it was not: pgmorph rollback goes on with that, \
-             pgmorph apply makes the changes again",
+            "run {} of this plan was rolled back; run {} before it stands",
             undone.id, left.id
         ))
     }

@@ -258,7 +258,7 @@ async fn a_rollback_that_ends_between_two_runs_goes_on() {
     );
     let (verdict, notes) = scene.verified().await;
     assert_eq!(verdict, "matches");
-    assert!(notes[0].starts_with("run 2 of this plan was rolled back, and run 1"));
+    assert!(notes[0].starts_with("run 2 of this plan was rolled back; run 1 before it stands"));
     let status = pgmorph(&scene.url, &["status"]).await.expect(0);
     shows(&status, &["(run 2): rolled back", "(run 1): completed"]);
 
@@ -294,6 +294,37 @@ async fn a_run_that_is_being_rolled_back_is_finished_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_later_run_is_resumed_and_undone_before_it_is_finished() {
+    let server = TestServer::start(&[]);
+    let plan = "
+name: multi_user
+changes:
+  - add_column: {table: user_strategies, column: user_id, type: uuid}
+  - set_not_null: {table: trades, column: strategyName, when: {table_exists: trades}}
+";
+    let scene = Scene::set(&server, SETUP, plan).await;
+    let before = schema_dump(&scene.database).await;
+    scene.applied().await;
+    scene.sql(TRADES).await;
+    let begun = scene.says("apply", &["--through", "expand"]).await.expect(0);
+    shows(&begun, &["1 step in", "validate, cutover are pending"]);
+    assert_eq!(scene.verified().await, ("in_progress".into(), vec![]));
+    assert_eq!(scene.applied().await, (2, 2, vec![]), "it goes on");
+    assert_eq!(scene.verified().await, ("matches".into(), vec![]));
+    scene.undo_the_latest().await;
+    scene.says("apply", &["--through", "expand"]).await.expect(0);
+    assert_eq!(
+        scene.states().await,
+        [(1, RunState::Completed), (3, RunState::Started)]
+    );
+    let undone = scene.json("rollback").await;
+    assert_eq!((&undone["runs"], &undone["steps"]), (&json!([3, 1]), &json!(2)));
+    assert_eq!(scene.verified().await, ("rolled_back".into(), vec![]));
+    scene.sql("DROP TABLE trades").await;
+    assert_eq!(schema_dump(&scene.database).await, before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_went_past_its_point_of_no_return_stays() {
     let server = TestServer::start(&[]);
     let plan = "
@@ -305,11 +336,15 @@ changes:
     let scene = Scene::set(&server, SETUP, plan).await;
     // While its contract is pending, the first run is what there is to do.
     let applied = scene.says("apply", &[]).await.expect(0);
-    shows(&applied, &["contract is pending", "; 1 change left out"]);
-    scene.sql(TRADES).await;
     shows(
-        &scene.says("apply", &[]).await.expect(0),
-        &["contract is pending"],
+        &applied,
+        &["contract is pending", "; 1 change is waiting: ", WAITS],
+    );
+    scene.sql(TRADES).await;
+    let applied = scene.says("apply", &[]).await.expect(0);
+    shows(
+        &applied,
+        &["contract is pending", "; 1 change left out when this run began"],
     );
     scene.says("apply", &["--through", "contract"]).await.expect(0);
     assert_eq!(scene.applied().await, (2, 1, vec![]));
