@@ -1,12 +1,13 @@
 //! `apply`: begins a plan, or goes on with it.
 
+use super::history::History;
 use super::resolve::{self, Way};
 use super::{Global, Outcome, confirm, input, interrupts};
 use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
 use crate::executor::brake::Brake;
-use crate::executor::ledger::{Run, RunState, StepState};
-use crate::plan::{ExecutionPlan, Phase, Settings, Step};
+use crate::executor::ledger::{Run, StepState};
+use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{out, plan_human, style};
 use crate::units;
@@ -87,6 +88,9 @@ struct Summary<'a> {
     steps: usize,
     elapsed_ms: u64,
     pending: Vec<&'a Step>,
+    waiting: Vec<Waiting>,
+    /// The run was begun by another call.
+    resumed: bool,
 }
 
 impl Apply {
@@ -94,10 +98,8 @@ impl Apply {
         let input = input::read(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
-        let latest = resolve::recorded(&session.client, input.name())
-            .await?
-            .map(|run| run.id);
-        let way = resolve::way(&session.client, &input).await?;
+        let history = History::read(&session.client, input.name()).await?;
+        let way = resolve::way(&session.client, &input, &history).await?;
         // It would only idle while the question waits for an answer.
         drop(session);
         let task = match way {
@@ -110,8 +112,13 @@ impl Apply {
                 run: Some(*run),
             },
             Way::Refused(error, _) => return Err(super::Failure::Error(error)),
-            Way::Finished(run) => {
-                self.report(global, &Summary::nothing(&run.plan, run.id, Vec::new()))?;
+            Way::Finished(run, waiting) => {
+                let summary = Summary {
+                    waiting,
+                    resumed: false,
+                    ..Summary::nothing(&run.plan, run.id, Vec::new())
+                };
+                self.report(global, &summary)?;
                 return Ok(0);
             }
         };
@@ -121,7 +128,7 @@ impl Apply {
             return Ok(0);
         }
         confirm::ask(&self.question(&task, &settings), self.yes)?;
-        let summary = Box::pin(self.execute(global, &settings, &task, latest)).await?;
+        let summary = Box::pin(self.execute(global, &settings, &task, &history)).await?;
         self.report(global, &summary)?;
         Ok(0)
     }
@@ -148,6 +155,9 @@ impl Apply {
                 step.work.summary
             );
         }
+        for waiting in task.plan.waiting() {
+            let _ = writeln!(text, "{} {waiting}", style::careful("Waiting:"));
+        }
         if !pending.is_empty() {
             let _ = writeln!(
                 text,
@@ -164,7 +174,7 @@ impl Apply {
         global: &Global,
         settings: &ConnectionSettings,
         task: &'a Task,
-        latest: Option<i64>,
+        history: &History,
     ) -> Result<Summary<'a>, Error> {
         let reporter = global.reporter();
         let interrupts = interrupts::watch(reporter.clone())?;
@@ -173,7 +183,7 @@ impl Apply {
             let executor = Executor::open(settings, reporter.clone(), interrupts)
                 .await?
                 .asked(self.workers, self.throttle);
-            let run = unchanged(global, settings, task, latest).await?;
+            let run = unchanged(global, settings, task, history).await?;
             Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await
         };
         let outcome = Box::pin(work).await;
@@ -186,6 +196,8 @@ impl Apply {
             steps: outcome.steps,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             pending: task.open_steps(self.through.into()).1,
+            waiting: task.plan.waiting(),
+            resumed: task.run.is_some(),
         })
     }
 
@@ -202,14 +214,12 @@ async fn unchanged(
     global: &Global,
     settings: &ConnectionSettings,
     task: &Task,
-    latest: Option<i64>,
+    history: &History,
 ) -> Result<Option<Run>, Error> {
     let session = global.observer(settings).await?;
-    let found = resolve::recorded(&session.client, &task.plan.name).await?;
-    let same = found.as_ref().map(|run| run.id) == latest
-        && (task.run.is_none() || found.as_ref().is_some_and(|run| run.state == RunState::Started));
-    if same {
-        return Ok(found.filter(|_| task.run.is_some()));
+    let mut found = History::read(&session.client, &task.plan.name).await?;
+    if found.marks() == history.marks() {
+        return Ok(found.standing.pop().filter(|_| task.run.is_some()));
     }
     Err(Error::new(
         ErrorKind::Precondition,
@@ -227,6 +237,8 @@ impl<'a> Summary<'a> {
             steps: 0,
             elapsed_ms: 0,
             pending,
+            waiting: plan.waiting(),
+            resumed: true,
         }
     }
 
@@ -239,6 +251,7 @@ impl<'a> Summary<'a> {
             "steps": self.steps,
             "elapsed_ms": self.elapsed_ms,
             "pending": self.pending.iter().map(pending).collect::<Vec<_>>(),
+            "waiting": self.waiting,
         })
     }
 
@@ -254,7 +267,11 @@ impl<'a> Summary<'a> {
             )
         };
         if self.complete {
-            text.push_str("; all of it is done\n");
+            match self.waiting.as_slice() {
+                [] => text.push_str("; all of it is done"),
+                _ => self.write_waiting(&mut text),
+            }
+            text.push('\n');
             return text;
         }
         let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
@@ -271,7 +288,52 @@ impl<'a> Summary<'a> {
             let names = names.join(", ");
             let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
         }
+        self.write_waiting(&mut text);
         text.push('\n');
         text
+    }
+
+    fn write_waiting(&self, text: &mut String) {
+        let left_out = match (self.waiting.as_slice(), self.resumed) {
+            ([], _) => return,
+            (waiting, false) => plan_human::waiting(waiting),
+            // What was so when the run began may be otherwise now.
+            (waiting, true) => format!(
+                "{} left out when this run began: the next apply after its end looks again",
+                units::counted(waiting.len(), "change")
+            ),
+        };
+        let _ = write!(text, "; {left_out}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{catalog, compile, table};
+
+    #[test]
+    fn what_waits_is_said_in_the_end() {
+        let changes = "  - set_default: {table: t, column: a, default: 1}\n  - set_default: {table: u, column: a, default: 1, when: {table_exists: u}}\n";
+        let catalog = catalog().with("t", table(&["a bigint"]));
+        let plan = compile(&catalog, changes).unwrap();
+        let said = |summary: &Summary<'_>| {
+            let text = summary.human("plan.yaml");
+            let (_, said) = text.split_once(": ").unwrap();
+            said.trim_end().to_owned()
+        };
+        let mut summary = Summary::nothing(&plan, 1, Vec::new());
+        summary.resumed = false;
+        let waits = "1 change is waiting: table public.u does not exist";
+        assert_eq!(said(&summary), format!("nothing to do; {waits}"));
+        summary.steps = 1;
+        assert_eq!(said(&summary), format!("1 step in 0ms; {waits}"));
+        summary.resumed = true;
+        let left_out = "1 change left out when this run began: the next apply after its end looks again";
+        assert_eq!(said(&summary), format!("1 step in 0ms; {left_out}"));
+        summary.complete = false;
+        summary.pending = plan.steps.iter().collect();
+        let pending = "1 step in 0ms; expand is pending: pgmorph apply plan.yaml";
+        assert_eq!(said(&summary), format!("{pending}; {left_out}"));
     }
 }

@@ -14,6 +14,7 @@ mod completions;
 mod confirm;
 mod demo;
 mod explain;
+mod history;
 mod input;
 mod interrupts;
 mod plan;

@@ -87,6 +87,15 @@ pub enum Loss {
     Accepted,
 }
 
+/// The step that keeps a run from being undone, and why.
+pub fn irreversible(run: &Run) -> Option<(&Step, &str)> {
+    let state = |step: &Step| {
+        let record = run.steps.iter().find(|record| record.id == step.id);
+        record.map_or(StepState::Pending, |record| record.state)
+    };
+    barrier(run.plan.steps.iter().map(|step| (step, state(step))))
+}
+
 impl Loss {
     fn spares(self, work: &Work) -> bool {
         self == Self::Accepted && work.guards_values
@@ -279,7 +288,7 @@ impl Executor {
                 .get(step.id.as_str())
                 .map_or(StepState::Pending, |record| record.state)
         };
-        if let Some((step, reason)) = barrier(run.plan.steps.iter().map(|step| (step, state(step)))) {
+        if let Some((step, reason)) = irreversible(run) {
             return Err(Error::new(
                 ErrorKind::Precondition,
                 format!("step {} is done and cannot be undone: {reason}", step.id),

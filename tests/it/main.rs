@@ -30,3 +30,4 @@ mod tune;
 mod twin;
 mod types;
 mod views;
+mod when;

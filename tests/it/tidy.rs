@@ -26,7 +26,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("change_plan", &["diagnostic", "document", "ops", "plan", "sql"]),
+    ("when", &["catalog::model", "diagnostic", "document", "sql"]),
+    (
+        "change_plan",
+        &["diagnostic", "document", "ops", "plan", "sql", "when"],
+    ),
     (
         "planner",
         &[
@@ -36,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ops",
             "plan",
             "sql",
+            "when",
         ],
     ),
     ("verifier", &["catalog::model", "plan", "sql"]),
@@ -91,6 +96,7 @@ const PURE: &[&str] = &[
     "document.rs",
     "plan.rs",
     "ops/",
+    "when.rs",
     "change_plan.rs",
     "planner.rs",
     "verifier.rs",
