@@ -8,6 +8,8 @@ pub mod dependents;
 pub mod index;
 pub mod index_build;
 pub mod key;
+#[allow(dead_code, reason = "the operations that copy and compare come next")]
+pub mod mapping;
 pub mod not_null;
 pub mod retype;
 pub mod shadow;
