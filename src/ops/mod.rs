@@ -17,7 +17,9 @@ mod add_enum_value;
 mod add_foreign_key;
 mod add_primary_key;
 mod add_unique;
+mod backfill;
 mod change_type;
+mod compare;
 mod create_enum;
 mod create_function;
 mod create_index;
@@ -47,7 +49,9 @@ pub use add_enum_value::AddEnumValue;
 pub use add_foreign_key::AddForeignKey;
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
+pub use backfill::Backfill;
 pub use change_type::ChangeType;
+pub use compare::Compare;
 pub use create_enum::CreateEnum;
 pub use create_function::CreateFunction;
 pub use create_index::CreateIndex;
@@ -352,7 +356,9 @@ operations![
     AddForeignKey,
     AddPrimaryKey,
     AddUnique,
+    Backfill,
     ChangeType,
+    Compare,
     CreateEnum,
     CreateFunction,
     CreateIndex,

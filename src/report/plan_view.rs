@@ -79,12 +79,24 @@ pub fn estimate(estimate: &Estimate) -> String {
 pub fn sql(action: &Action) -> Vec<String> {
     match action {
         Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
+        Action::Copy(copying) => vec![format!(
+            "-- in batches of pages of {}{}\n{};",
+            copying.from,
+            workers(copying.workers),
+            copying.whole()
+        )],
         Action::Backfill(backfill) => vec![format!(
             "-- in batches of pages, some rows of each at a time{}\n{}",
-            workers(backfill),
+            workers(backfill.workers),
             batch(backfill, "")
         )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+        Action::Match(it) => vec![format!(
+            "-- must be the same rows, compared by ranges of ({})\n{}\n-- and\n{}",
+            it.key_list(),
+            terminated(&it.left),
+            terminated(&it.right)
+        )],
         Action::Compare(comparison) => vec![format!(
             "-- must return no rows; where it does, they are filled again, and it is asked once more\n{}",
             terminated(&comparison.check.query)
@@ -92,8 +104,8 @@ pub fn sql(action: &Action) -> Vec<String> {
     }
 }
 
-fn workers(backfill: &Backfill) -> String {
-    match backfill.workers {
+fn workers(workers: u32) -> String {
+    match workers {
         1 => String::new(),
         several => format!(", by {several} sessions"),
     }
