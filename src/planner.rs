@@ -10,6 +10,8 @@ use crate::plan::{
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
+mod renames;
+
 /// What to ask the server before planning: see [`crate::catalog::model::Probe`].
 pub fn probes(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Probe> {
     probes_from(plan, now, 0)
@@ -47,6 +49,7 @@ pub fn plan_from(
     catalog.answers.clear();
     let mut steps = Vec::new();
     let mut swapped = BTreeSet::new();
+    let mut renamed = Vec::new();
     for (position, change) in plan.changes.iter().enumerate().skip(recorded) {
         let before = catalog.clone();
         let compilation = Compilation {
@@ -59,6 +62,7 @@ pub fn plan_from(
                 complaints.extend(conflicts_with_swaps(change, &swapped, &before, &catalog));
                 complaints.extend(joined_swaps(change, &swapped, &compiled.swaps, &before));
                 swapped.extend(compiled.swaps);
+                renamed.extend(compiled.renames.into_iter().map(|it| (position + 1, it)));
                 steps.extend(
                     compiled
                         .drafts
@@ -69,10 +73,11 @@ pub fn plan_from(
             Err(found) => complaints.extend(found),
         }
     }
+    check_after_backfills(&mut steps);
+    complaints.extend(renames::conflicts(&renamed, &steps, &plan.changes));
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    check_after_backfills(&mut steps);
     steps.sort_by_key(|step| (step.phase, step.change));
     let touched = touched_tables(&steps, now, &catalog);
     let mut compiled = ExecutionPlan {
@@ -148,6 +153,9 @@ pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
 
 fn step(number: usize, change: &Change, mut draft: StepDraft, now: &CatalogSnapshot) -> Step {
     let operation = change.operation.name();
+    if let Some(not_before) = &mut draft.work.not_before {
+        not_before.step = format!("{number:02}-{operation}-{}", not_before.step);
+    }
     lock_at_once(&mut draft.work, now);
     // The way back from statements of the user's own may begin without the tables.
     if let Undo::Work(works) = &mut draft.undo

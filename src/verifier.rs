@@ -57,6 +57,8 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
                 .get(table)
                 .is_none_or(|table| !table.triggers.contains_key(name)),
         ),
+        Expectation::Table { table } => holds(tables.contains_key(table)),
+        Expectation::TableAbsent { table } => holds(!tables.contains_key(table)),
         Expectation::Query { .. } => Standing::Holds,
     }
 }
@@ -191,6 +193,8 @@ pub fn describe(expectation: &Expectation) -> String {
             format!("trigger {} on {table} is {enabled}", ident(name))
         }
         Expectation::TriggerAbsent { table, name } => format!("trigger {} on {table} is gone", ident(name)),
+        Expectation::Table { table } => format!("table {table} exists"),
+        Expectation::TableAbsent { table } => format!("there is no table {table}"),
         Expectation::Query { query } => format!("the query answers true: {query}"),
     }
 }

@@ -6,7 +6,7 @@ use super::input::{Input, PlanFile};
 use crate::catalog::{load, probe};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{ExecutionPlan, PlannedChange};
+use crate::plan::{ExecutionPlan, Expectation, PlannedChange};
 use crate::planner;
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Mismatch, Tables};
@@ -123,6 +123,14 @@ pub async fn tables(client: &Client, plan: &ExecutionPlan) -> Result<Tables, Err
             .filter(|name| !plan.before.tables.contains_key(name))
             .cloned(),
     );
+    // Names that tables have on the way only.
+    let expected = plan.steps.iter().flat_map(|step| &step.work.expect);
+    names.extend(expected.filter_map(|expectation| match expectation {
+        Expectation::Table { table } => Some(table.clone()),
+        _ => None,
+    }));
+    names.sort();
+    names.dedup();
     Ok(load::tables(client, &names).await?)
 }
 

@@ -88,6 +88,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         force_row_security: false,
         replica_identity: ReplicaIdentity::Default,
         of_type: None,
+        extension: None,
         row_type_used_by: Vec::new(),
         partition_key: None,
         partition_key_columns: Vec::new(),

@@ -26,7 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("change_plan", &["diagnostic", "document", "ops", "plan", "sql"]),
+    (
+        "change_plan",
+        &["diagnostic", "document", "ops", "plan", "sql", "units"],
+    ),
     (
         "planner",
         &[
@@ -93,6 +96,7 @@ const PURE: &[&str] = &[
     "ops/",
     "change_plan.rs",
     "planner.rs",
+    "planner/",
     "verifier.rs",
     "executor/backfill/controller.rs",
     "executor/backfill/horizon.rs",

@@ -8,6 +8,7 @@ use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve};
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
+use crate::executor::gate;
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
 use crate::plan::{Check, ExecutionPlan, Expectation, Phase};
 use crate::report::out;
@@ -112,8 +113,11 @@ async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
 }
 
 async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Result<Verification, Failure> {
-    let Subject { plan, run, notes } = subject;
+    let Subject { plan, run, mut notes } = subject;
     let run = run.as_ref();
+    if let Some(run) = run.filter(|run| run.state == RunState::Started) {
+        notes.extend(gate::dates(run));
+    }
     let actual = resolve::tables(client, &plan).await?;
     let mut answers = BTreeMap::new();
     for (_, expectation) in judge::expected_now(&plan, run) {

@@ -2,6 +2,7 @@
 
 pub mod carry;
 pub mod column;
+pub mod compatible;
 pub mod constraint;
 pub mod conversion;
 pub mod dependents;
@@ -9,10 +10,12 @@ pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod not_null;
+pub mod renamed;
 pub mod retype;
 pub mod shadow;
 pub mod statement;
 pub mod storage;
+pub mod unused;
 
 use crate::plan::{Action, Expectation, Hazard, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, idents};
@@ -47,6 +50,7 @@ pub fn brief(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 
@@ -68,6 +72,7 @@ pub fn concurrent(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 
