@@ -431,3 +431,61 @@ async fn a_view_in_use_is_not_dropped() {
         database.apply(&plan, Phase::Contract).await.unwrap();
     }
 }
+
+/// Through the view everybody has the rights, and sees the rows, that he has on the table.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rights_of_whoever_uses_the_view_count() {
+    let server = TestServer::start(&[]);
+    if server.major() < 15 {
+        return;
+    }
+    let postgres = server.connect("postgres").await;
+    postgres
+        .batch_execute("CREATE ROLE clerk LOGIN; CREATE ROLE stranger LOGIN")
+        .await
+        .unwrap();
+    let setup = "
+        CREATE TABLE orders (id bigint PRIMARY KEY, whose text DEFAULT current_user, status text, secret text);
+        ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY own ON orders USING (whose = current_user);
+        GRANT SELECT, DELETE ON orders TO clerk;
+        GRANT INSERT (id, status), UPDATE (status) ON orders TO clerk;
+        INSERT INTO orders VALUES (1, 'clerk', 'new'), (2, 'stranger', 'new');
+    ";
+    for (source, old, new) in [
+        (RENAME_TABLE, ["orders", "status"], ["purchases", "status"]),
+        (RENAME_COLUMN, ["orders", "status"], ["orders", "state"]),
+    ] {
+        let database = Database::create(&server, setup).await;
+        let plan = database.planned(source).await;
+        database.apply(&plan, Phase::Cutover).await.unwrap();
+        let clerk = server.connect_as(&database.name, "clerk").await;
+        for ([table, column], id) in [(old, 10), (new, 20)] {
+            let insert = format!("INSERT INTO {table} (id, {column}) VALUES ({id}, 'x')");
+            clerk.batch_execute(&insert).await.unwrap();
+            let update = format!("UPDATE {table} SET {column} = 'y' RETURNING id");
+            assert!(
+                clerk
+                    .query(&update, &[])
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(|row| row.get::<_, i64>(0) != 2)
+            );
+            let delete = format!("DELETE FROM {table} WHERE id IN (2, {id})");
+            assert_eq!(clerk.execute(&delete, &[]).await.unwrap(), 1);
+            let refused = format!("UPDATE {table} SET secret = 'mine'");
+            let error = clerk.batch_execute(&refused).await.unwrap_err();
+            assert_eq!(error.code().unwrap().code(), "42501", "{refused}");
+        }
+        let stranger = server.connect_as(&database.name, "stranger").await;
+        for [table, _] in [old, new] {
+            let error = stranger
+                .batch_execute(&format!("SELECT FROM {table}"))
+                .await
+                .unwrap_err();
+            assert_eq!(error.code().unwrap().code(), "42501");
+        }
+        database.drop().await;
+    }
+}
