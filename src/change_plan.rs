@@ -8,6 +8,7 @@ use crate::document::{Fields, Node, Value};
 use crate::ops::{AnyOperation, MANUALS};
 use crate::plan::{Check, Monitor, Settings};
 use crate::sql;
+use crate::units::{duration_ms, number_and_unit, whole};
 use crate::when::When;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
@@ -311,29 +312,6 @@ fn read_unit(
     }
 }
 
-fn number_and_unit(text: &str) -> Option<(f64, &str)> {
-    let text = text.trim();
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let number = text[..split].parse::<f64>().ok()?;
-    Some((number, text[split..].trim()))
-}
-
-/// Milliseconds of a duration with its unit.
-pub fn duration_ms(text: &str) -> Option<u64> {
-    let (number, unit) = number_and_unit(text)?;
-    let factor = match unit {
-        "ms" => 1.0,
-        "s" => 1_000.0,
-        "min" | "m" => 60_000.0,
-        "h" => 3_600_000.0,
-        "d" => 86_400_000.0,
-        _ => return None,
-    };
-    whole(number * factor)
-}
-
 /// Bytes of a size with its unit, in powers of 1024 as PostgreSQL counts.
 pub fn size_bytes(text: &str) -> Option<u64> {
     let (number, unit) = number_and_unit(text)?;
@@ -347,12 +325,6 @@ pub fn size_bytes(text: &str) -> Option<u64> {
         _ => return None,
     };
     whole(number * factor)
-}
-
-/// The server keeps timeouts in 32 bits of milliseconds; nothing above is a bound that anybody meant.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-fn whole(number: f64) -> Option<u64> {
-    (0.0..1e15).contains(&number).then_some(number.round() as u64)
 }
 
 fn tree(source: &str) -> Result<Node, Diagnostic> {

@@ -416,10 +416,36 @@ pub enum Expectation {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         expected: Option<String>,
     },
+    /// A table of any kind is there; a view does not count.
+    Table {
+        table: QualifiedName,
+    },
+    /// There is no table of this name; there may be a view.
+    TableAbsent {
+        table: QualifiedName,
+    },
     /// The user's own question: one row, one column, true.
     Query {
         query: String,
     },
+}
+
+impl Expectation {
+    /// The table that must be looked at.
+    pub fn table(&self) -> Option<&QualifiedName> {
+        match self {
+            Self::Column { table, .. }
+            | Self::ColumnAbsent { table, .. }
+            | Self::Index { table, .. }
+            | Self::Constraint { table, .. }
+            | Self::ConstraintAbsent { table, .. }
+            | Self::Trigger { table, .. }
+            | Self::TriggerAbsent { table, .. }
+            | Self::Table { table }
+            | Self::TableAbsent { table } => Some(table),
+            Self::IndexAbsent { .. } | Self::Text { .. } | Self::Query { .. } => None,
+        }
+    }
 }
 
 /// What of a column matters; `None` is not compared.
@@ -533,6 +559,18 @@ pub struct Work {
     /// It is left out once this is no longer a partition: partitions come and go while a plan runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<Part>,
+    /// It is refused before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<NotBefore>,
+}
+
+/// A time that must have passed since a step was done, by the server's clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotBefore {
+    /// The step of this plan; an operation gives the last part of its id, the planner puts its number in front.
+    pub step: String,
+    /// Milliseconds.
+    pub ms: u64,
 }
 
 /// A partition, directly or through others.

@@ -3,13 +3,15 @@
 use crate::catalog::model::{CatalogSnapshot, Question, Table, TableKind};
 use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::Diagnostic;
-use crate::ops::{Compilation, StepDraft};
+use crate::ops::{Compilation, Rename, StepDraft};
 use crate::plan::{
     Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
 };
 use crate::sql::{QualifiedName, ident};
 use crate::when::When;
 use std::collections::{BTreeMap, BTreeSet};
+
+mod renames;
 
 /// Numbers of changes in their plan file, from 1.
 pub type Numbers = BTreeSet<usize>;
@@ -68,13 +70,15 @@ pub fn plan_from(
         catalog,
         mut steps,
         waiting,
+        renamed,
         complaints: found,
     } = compile(plan, now, in_place);
     complaints.extend(found);
+    check_after_backfills(&mut steps);
+    complaints.extend(renames::conflicts(&renamed, &steps, &plan.changes));
     if !complaints.is_empty() {
         return Err(complaints);
     }
-    check_after_backfills(&mut steps);
     steps.sort_by_key(|step| (step.phase, step.change));
     let touched = touched_tables(&steps, now, &catalog);
     let mut changes = planned_changes(plan);
@@ -116,6 +120,8 @@ struct Draft {
     steps: Vec<Step>,
     /// Why a change was left out, by its number.
     waiting: BTreeMap<usize, String>,
+    /// What each renames, by its number.
+    renamed: Vec<(usize, Rename)>,
     complaints: Vec<Diagnostic>,
 }
 
@@ -124,6 +130,7 @@ fn compile(plan: &ChangePlan, now: &CatalogSnapshot, in_place: &Numbers) -> Draf
         catalog: now.clone(),
         steps: Vec::new(),
         waiting: BTreeMap::new(),
+        renamed: Vec::new(),
         complaints: Vec::new(),
     };
     draft.catalog.answers.clear();
@@ -160,6 +167,8 @@ impl Draft {
                 let joined = joined_swaps(change, swapped, &compiled.swaps, &before);
                 self.complaints.extend(joined);
                 swapped.extend(compiled.swaps);
+                let renames = compiled.renames.into_iter();
+                self.renamed.extend(renames.map(|rename| (number, rename)));
                 let drafts = compiled.drafts.into_iter();
                 self.steps
                     .extend(drafts.map(|draft| step(number, change, draft, now)));
@@ -226,6 +235,9 @@ pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
 
 fn step(number: usize, change: &Change, mut draft: StepDraft, now: &CatalogSnapshot) -> Step {
     let operation = change.operation.name();
+    if let Some(not_before) = &mut draft.work.not_before {
+        not_before.step = format!("{number:02}-{operation}-{}", not_before.step);
+    }
     lock_at_once(&mut draft.work, now);
     // The way back from statements of the user's own may begin without the tables.
     if let Undo::Work(works) = &mut draft.undo

@@ -75,6 +75,36 @@ pub fn counted(number: usize, noun: &str) -> String {
     format!("{} {noun}{plural}", count(number as u64))
 }
 
+/// A number and the unit behind it, as in `200ms` or `1.5 GB`.
+pub fn number_and_unit(text: &str) -> Option<(f64, &str)> {
+    let text = text.trim();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let number = text[..split].parse::<f64>().ok()?;
+    Some((number, text[split..].trim()))
+}
+
+/// Milliseconds of a duration with its unit.
+pub fn duration_ms(text: &str) -> Option<u64> {
+    let (number, unit) = number_and_unit(text)?;
+    let factor = match unit {
+        "ms" => 1.0,
+        "s" => 1_000.0,
+        "min" | "m" => 60_000.0,
+        "h" => 3_600_000.0,
+        "d" => 86_400_000.0,
+        _ => return None,
+    };
+    whole(number * factor)
+}
+
+/// The server keeps timeouts in 32 bits of milliseconds; nothing above is a bound that anybody meant.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+pub fn whole(number: f64) -> Option<u64> {
+    (0.0..1e15).contains(&number).then_some(number.round() as u64)
+}
+
 /// Breaks a text into lines of at most so many characters, at spaces; longer words stay whole.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();

@@ -58,6 +58,8 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
                 .get(table)
                 .is_none_or(|table| !table.triggers.contains_key(name)),
         ),
+        Expectation::Table { table } => holds(tables.contains_key(table)),
+        Expectation::TableAbsent { table } => holds(!tables.contains_key(table)),
         Expectation::Text { .. } | Expectation::Query { .. } => Standing::Holds,
     }
 }
@@ -196,6 +198,8 @@ pub fn describe(expectation: &Expectation) -> String {
             Some(text) => text.clone(),
             None => format!("{object} is gone"),
         },
+        Expectation::Table { table } => format!("table {table} exists"),
+        Expectation::TableAbsent { table } => format!("there is no table {table}"),
         Expectation::Query { query } => format!("the query answers true: {query}"),
     }
 }

@@ -128,6 +128,9 @@ pub struct Table {
     /// The composite type of a typed table (`CREATE TABLE … OF`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub of_type: Option<String>,
+    /// The extension that it is part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extension: Option<String>,
     /// Columns elsewhere that store this table's row type, as text.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub row_type_used_by: Vec<String>,
@@ -813,6 +816,7 @@ impl Table {
             force_row_security: false,
             replica_identity: ReplicaIdentity::Default,
             of_type: None,
+            extension: None,
             row_type_used_by: Vec::new(),
             partition_key: None,
             partition_key_columns: Vec::new(),

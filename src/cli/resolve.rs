@@ -7,7 +7,7 @@ use super::input::{Input, PlanFile};
 use crate::catalog::{load, probe};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{ExecutionPlan, PlannedChange, Waiting};
+use crate::plan::{ExecutionPlan, Expectation, PlannedChange, Waiting};
 use crate::planner::{self, Numbers};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Mismatch, Tables};
@@ -142,6 +142,14 @@ pub async fn tables(client: &Client, plan: &ExecutionPlan) -> Result<Tables, Err
             .filter(|name| !plan.before.tables.contains_key(name))
             .cloned(),
     );
+    // Names that tables have on the way only.
+    let expected = plan.steps.iter().flat_map(|step| &step.work.expect);
+    names.extend(expected.filter_map(|expectation| match expectation {
+        Expectation::Table { table } => Some(table.clone()),
+        _ => None,
+    }));
+    names.sort();
+    names.dedup();
     Ok(load::tables(client, &names).await?)
 }
 

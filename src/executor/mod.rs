@@ -22,6 +22,7 @@ mod backfill;
 pub mod brake;
 mod compare;
 mod decide;
+pub mod gate;
 pub mod ledger;
 mod locks;
 pub mod matching;
@@ -247,11 +248,7 @@ impl Executor {
         for step in &due {
             if phase != Some(step.phase) {
                 phase = Some(step.phase);
-                let steps = due.iter().filter(|other| other.phase == step.phase).count();
-                runner.tell(Event::PhaseStarted {
-                    phase: step.phase,
-                    steps,
-                });
+                runner.enter(run, step.phase, &due).await?;
             }
             runner.stand_still(run, step).await?;
             runner.step(run, step).await?;
@@ -365,6 +362,15 @@ impl Runner {
                 return Err(error);
             }
         }
+        Ok(())
+    }
+
+    async fn enter(&self, run: i64, phase: Phase, due: &[&Step]) -> Result<(), Error> {
+        if phase == Phase::Contract {
+            self.refuse_early(run, due).await?;
+        }
+        let steps = due.iter().filter(|step| step.phase == phase).count();
+        self.tell(Event::PhaseStarted { phase, steps });
         Ok(())
     }
 

@@ -933,15 +933,6 @@ pub fn timeouts_sql(work: &Work, set: &str) -> String {
 }
 
 fn tables_of(expectations: &[Expectation]) -> BTreeSet<QualifiedName> {
-    let table = |expectation: &Expectation| match expectation {
-        Expectation::Column { table, .. }
-        | Expectation::ColumnAbsent { table, .. }
-        | Expectation::Index { table, .. }
-        | Expectation::Constraint { table, .. }
-        | Expectation::ConstraintAbsent { table, .. }
-        | Expectation::Trigger { table, .. }
-        | Expectation::TriggerAbsent { table, .. } => Some(table.clone()),
-        Expectation::IndexAbsent { .. } | Expectation::Text { .. } | Expectation::Query { .. } => None,
-    };
-    expectations.iter().filter_map(table).collect()
+    let tables = expectations.iter().filter_map(Expectation::table);
+    tables.cloned().collect()
 }

@@ -747,6 +747,7 @@ impl Target {
                     on_violation: None,
                     guards_values: false,
                     part: None,
+                    not_before: None,
                 },
                 hazards: Vec::new(),
                 undo: Undo::NotNeeded {

@@ -217,6 +217,7 @@ impl Operation for Compare {
                 on_violation: None,
                 guards_values: false,
                 part: None,
+                not_before: None,
             },
             hazards: Vec::new(),
             undo: Undo::NotNeeded {

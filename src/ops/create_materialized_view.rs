@@ -190,6 +190,7 @@ fn fill(target: &Target, settings: &Settings) -> StepDraft {
             on_violation: None,
             guards_values: false,
             part: None,
+            not_before: None,
         },
         hazards: vec![Hazard::new(
             "old_snapshot",

@@ -33,9 +33,13 @@ mod drop_constraint;
 mod drop_default;
 mod drop_index;
 mod drop_not_null;
+mod drop_table;
 mod grant;
 mod parts;
+mod rename_column;
+mod rename_table;
 mod replace_index;
+mod retire_table;
 mod set_default;
 mod set_not_null;
 mod sql;
@@ -65,8 +69,12 @@ pub use drop_constraint::DropConstraint;
 pub use drop_default::DropDefault;
 pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
+pub use drop_table::DropTable;
 pub use grant::Grant;
+pub use rename_column::RenameColumn;
+pub use rename_table::RenameTable;
 pub use replace_index::ReplaceIndex;
+pub use retire_table::RetireTable;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
 pub use sql::Sql;
@@ -104,8 +112,22 @@ pub trait Operation: Sized {
         Vec::new()
     }
 
+    /// Tables that get another name at cutover: the steps of other changes must find them under the right one.
+    fn renames(_target: &Self::Target) -> Vec<Rename> {
+        Vec::new()
+    }
+
     /// Turns the catalog before the change into the catalog after it.
     fn apply_to(target: &Self::Target, catalog: &mut CatalogSnapshot);
+}
+
+/// A table and the name that it ends with; one whose column is renamed ends with its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rename {
+    pub from: QualifiedName,
+    pub to: QualifiedName,
+    /// From this phase on, changes that come later in the plan find it as it ends.
+    pub settled: Phase,
 }
 
 /// A step as an operation gives it; the planner adds which change it belongs to.
@@ -278,6 +300,7 @@ fn accepted<'a, T>(
 pub struct Compiled {
     pub drafts: Vec<StepDraft>,
     pub swaps: Vec<(QualifiedName, String)>,
+    pub renames: Vec<Rename>,
 }
 
 /// Everything that `compile` needs besides the operation itself.
@@ -304,6 +327,7 @@ fn compile_one<O: Operation>(
     Ok(Compiled {
         drafts,
         swaps: O::swaps(&target),
+        renames: O::renames(&target),
     })
 }
 
@@ -372,8 +396,12 @@ operations![
     DropDefault,
     DropIndex,
     DropNotNull,
+    DropTable,
     Grant,
+    RenameColumn,
+    RenameTable,
     ReplaceIndex,
+    RetireTable,
     SetDefault,
     SetNotNull,
     Sql,

@@ -313,6 +313,7 @@ fn own_work(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 

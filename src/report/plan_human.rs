@@ -163,6 +163,9 @@ fn one_step(text: &mut String, step: &Step) {
             &format!("{} on {}: {blocks}", lock.mode, lock.relation),
         );
     }
+    if let Some(gate) = &work.not_before {
+        part(text, "waits", &plan_view::not_before(gate));
+    }
     part(text, "timeouts", &plan_view::timeouts(work.timeouts));
     part(text, "estimate", &plan_view::estimate(&step.estimate));
     for hazard in &step.hazards {

@@ -116,11 +116,13 @@ fn steps_table(text: &mut String, steps: &[&Step]) {
     text.push_str("\n| step | does | lock | blocks | estimate | undo |\n|---|---|---|---|---|---|\n");
     for step in steps {
         let lock = plan_view::strongest(&[step]);
+        let gate = step.work.not_before.as_ref();
+        let gate = gate.map_or(String::new(), |gate| format!("; {}", plan_view::not_before(gate)));
         let _ = writeln!(
             text,
             "| `{}` | {} | {} | {} | {} | {} |",
             step.id,
-            cell(&step.work.summary),
+            cell(&format!("{}{gate}", step.work.summary)),
             lock.map_or("none".into(), |lock| cell(&format!(
                 "{} on {}",
                 lock.mode, lock.relation

@@ -90,6 +90,9 @@ fn one_step(text: &mut String, step: &Step, plan: &ExecutionPlan) {
     for hazard in &step.hazards {
         comment(text, &format!("hazard: {}: {}", hazard.code, hazard.message));
     }
+    if let Some(gate) = &step.work.not_before {
+        comment(text, &plan_view::not_before(gate));
+    }
     comment(text, &format!("undo: {}", plan_view::undo(&step.undo)));
     work(text, &step.work);
 }

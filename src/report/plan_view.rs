@@ -1,7 +1,7 @@
 //! What the renderings of a plan have in common: sums over steps, and words for their parts.
 
 use crate::plan::{
-    Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, Phase, Step, Timeouts, Undo,
+    Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, NotBefore, Phase, Step, Timeouts, Undo,
 };
 use crate::units;
 
@@ -133,6 +133,11 @@ pub fn terminated(statement: &str) -> String {
     } else {
         format!("{statement};")
     }
+}
+
+/// How long after which step it is refused.
+pub fn not_before(gate: &NotBefore) -> String {
+    format!("refused until {} after {}", units::millis(gate.ms), gate.step)
 }
 
 /// How a step is undone, in a line.

@@ -18,6 +18,7 @@ fn work(summary: &str, action: Action, mode: LockMode, timeouts: Timeouts) -> Wo
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{plan_human, style};
 use crate::event::Blocker;
 use crate::executor::brake::Brake;
+use crate::executor::gate;
 use crate::executor::ledger::requests::Requests;
 use crate::executor::ledger::{AttemptRecord, Cursor, Run, RunState, StepRecord, StepState};
 use crate::plan::Waiting;
@@ -96,6 +97,9 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, running: bool, no
     if steps || matches!(run.state, RunState::Started | RunState::RollingBack) {
         if run.state == RunState::Started {
             text.push_str(&asked(&status.asked, &run.plan.name));
+            for date in gate::dates(run) {
+                let _ = writeln!(text, "  {date}");
+            }
         }
         fills(text, status);
         steps_table(text, run, running, now);
@@ -221,6 +225,7 @@ fn run_json(status: &RunStatus, now: Timestamp) -> Value {
         "finished_at": run.finished_at,
         "steps": run.steps.iter().map(step).collect::<Vec<_>>(),
         "attempts": status.attempts,
+        "not_before": gate::dates(run),
         "requests": status.asked.json(),
         "waiting": status.waiting,
         "backfills": status.fills.iter().map(fill).collect::<Vec<_>>(),

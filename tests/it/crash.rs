@@ -106,6 +106,25 @@ changes:
     ..KEY
 };
 
+/// Names of columns, while the tables are written, and of tables, of which some go.
+const RENAMES: Play = Play {
+    setup: concat!(
+        include_str!("crash/orders.sql"),
+        "ALTER TABLE orders ADD note text; ALTER TABLE hints ADD spare text;",
+        "CREATE TABLE things (id serial PRIMARY KEY); CREATE TABLE old_things (id serial PRIMARY KEY);",
+        "CREATE TABLE older_things (id bigint PRIMARY KEY, thing_id integer REFERENCES things);"
+    ),
+    plan: "
+name: renames
+changes:
+  - rename_column: {table: orders, column: note, to: remark}
+  - rename_column: {table: hints, column: spare, to: free, compatibility_view: false}
+  - drop_table: {table: older_things}
+  - retire_table: {table: old_things, keep: 0s, view: SELECT id FROM _deprecated_old_things}
+",
+    ..KEY
+};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Blow {
     /// SIGKILL.
@@ -418,6 +437,18 @@ async fn a_struck_change_of_a_key_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_struck_cascade_goes_on() {
     let mut scene = Scene::set(&CASCADE).await;
+    for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
+        for blow in BLOWS {
+            forwards(&mut scene, blow, round).await;
+        }
+        backwards(&mut scene, back, round).await;
+    }
+}
+
+/// As [`a_struck_change_of_a_key_goes_on`].
+#[tokio::test(flavor = "multi_thread")]
+async fn a_struck_renaming_goes_on() {
+    let mut scene = Scene::set(&RENAMES).await;
     for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
         for blow in BLOWS {
             forwards(&mut scene, blow, round).await;

@@ -15,6 +15,7 @@ use crate::harness::{
 };
 use futures_util::{StreamExt, stream};
 use pgmorph::diagnostic;
+use pgmorph::error::ErrorKind;
 use pgmorph::executor::ledger::RunState;
 use pgmorph::plan::{ExecutionPlan, Phase};
 use pgmorph::{change_plan, planner};
@@ -142,6 +143,10 @@ impl Case {
             apply(database, plan, Phase::Cutover).await;
             traffic.go_on(STATEMENTS).await;
         }
+        if plan.steps.iter().any(|step| step.work.not_before.is_some()) {
+            too_early(database, plan).await;
+            database.time_passes().await;
+        }
         apply(database, plan, Phase::Contract).await;
         traffic.go_on(STATEMENTS).await;
 
@@ -195,6 +200,11 @@ impl Case {
 
 fn contracts(plan: &ExecutionPlan) -> bool {
     plan.steps.iter().any(|step| step.phase == Phase::Contract)
+}
+
+async fn too_early(database: &Database<'_>, plan: &ExecutionPlan) {
+    let error = database.apply(plan, Phase::Contract).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Precondition, "{error:#?}");
 }
 
 async fn apply(database: &Database<'_>, plan: &ExecutionPlan, through: Phase) {
@@ -343,8 +353,12 @@ operations![
     drop_default,
     drop_index,
     drop_not_null,
+    drop_table,
     grant,
+    rename_column,
+    rename_table,
     replace_index,
+    retire_table,
     set_default,
     set_not_null,
     sql,

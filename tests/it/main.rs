@@ -23,6 +23,7 @@ mod portfolio;
 mod prepared;
 mod publications;
 mod refusals;
+mod renames;
 mod server_log;
 mod settings;
 mod tidy;

@@ -29,7 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("when", &["catalog::model", "diagnostic", "document", "sql"]),
     (
         "change_plan",
-        &["diagnostic", "document", "ops", "plan", "sql", "when"],
+        &["diagnostic", "document", "ops", "plan", "sql", "units", "when"],
     ),
     (
         "planner",
@@ -99,6 +99,7 @@ const PURE: &[&str] = &[
     "when.rs",
     "change_plan.rs",
     "planner.rs",
+    "planner/",
     "verifier.rs",
     "executor/backfill/controller.rs",
     "executor/backfill/horizon.rs",

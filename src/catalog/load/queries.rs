@@ -118,6 +118,9 @@ SELECT c.oid AS id, format('%I.%I', s.nspname, s.relname) AS key, json_build_obj
       to_json('nothing'::text))
     ELSE to_json('nothing'::text) END,
   'of_type', CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
+  'extension', (SELECT e.extname FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.objsubid = 0
+      AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'),
   'row_type_used_by', (
     WITH RECURSIVE holds (typ) AS (
       SELECT c.reltype WHERE c.reltype <> 0

@@ -84,17 +84,21 @@ pub(super) fn expected_now<'a>(
         last_phase.insert(step.change, step.phase);
     }
     let mut seen = BTreeSet::new();
+    let mut away = BTreeSet::new();
     for step in plan.steps.iter().filter(|step| begun(step)) {
         seen.extend(step.work.expect.iter().filter_map(key));
+        away.extend(taken_away(step));
     }
     let mut expected = Vec::new();
     for step in plan.steps.iter().rev().filter(|step| done(step)) {
         for expectation in step.work.expect.iter().rev() {
+            let is_away = expectation.table().is_some_and(|table| away.contains(table));
             let is_last = key(expectation).is_none_or(|key| seen.insert(key));
-            if is_last && last_phase.get(&step.change) == Some(&step.phase) {
+            if is_last && !is_away && last_phase.get(&step.change) == Some(&step.phase) {
                 expected.push((step, expectation));
             }
         }
+        away.extend(taken_away(step));
     }
     expected.reverse();
     expected
@@ -115,8 +119,20 @@ fn key(expectation: &Expectation) -> Option<String> {
             format!("table {table}: trigger {}", ident(name))
         }
         Expectation::Text { object, .. } => object.clone(),
+        Expectation::Table { table } | Expectation::TableAbsent { table } => format!("table {table}"),
         Expectation::Query { .. } => return None,
     })
+}
+
+/// Tables that the step takes away, or their names from them: what was promised of them before does not hold any more.
+fn taken_away(step: &Step) -> impl Iterator<Item = &QualifiedName> {
+    step.work
+        .expect
+        .iter()
+        .filter_map(|expectation| match expectation {
+            Expectation::TableAbsent { table } => Some(table),
+            _ => None,
+        })
 }
 
 pub(super) fn judge(facts: Facts<'_>) -> Verification {

@@ -9,15 +9,16 @@ use super::history::History;
 use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve};
 use crate::catalog::load;
-use crate::change_plan;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
+use crate::executor::gate;
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
 use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Waiting};
 use crate::planner::Numbers;
 use crate::report::out;
 use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
 use crate::sql::QualifiedName;
+use crate::units;
 use clap::Args;
 use judge::{Facts, Stage};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +44,7 @@ pub struct Verify {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let ms = change_plan::duration_ms(text).filter(|ms| *ms > 0);
+    let ms = units::duration_ms(text).filter(|ms| *ms > 0);
     ms.map(Duration::from_millis)
         .ok_or_else(|| format!("{text:?} is not a time such as 30s or 5min"))
 }
@@ -175,8 +176,11 @@ async fn waiting(
 }
 
 async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Result<Verification, Failure> {
-    let Subject { plan, run, notes } = subject;
+    let Subject { plan, run, mut notes } = subject;
     let run = run.as_ref();
+    if let Some(run) = run.filter(|run| run.state == RunState::Started) {
+        notes.extend(gate::dates(run));
+    }
     let actual = resolve::tables(client, &plan).await?;
     let mut answers = BTreeMap::new();
     let mut texts = BTreeMap::new();
@@ -317,7 +321,7 @@ async fn postcondition(client: &Client, check: &Check) -> Result<Option<Finding>
             };
             let shown = rows.len().min(SAMPLE_ROWS);
             let sample = rows.iter().take(SAMPLE_ROWS).map(ToString::to_string).collect();
-            (format!("{more}{}", crate::units::counted(shown, "row")), sample)
+            (format!("{more}{}", units::counted(shown, "row")), sample)
         }
         Err(why) => (why, Vec::new()),
     };

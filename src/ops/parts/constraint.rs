@@ -413,6 +413,7 @@ impl NewConstraint {
             on_violation: Some(violation.clone()),
             guards_values: false,
             part: None,
+            not_before: None,
         }
     }
 

@@ -206,6 +206,7 @@ impl CopyPlan {
                 on_violation: None,
                 guards_values: false,
                 part: heap.part.clone(),
+                not_before: None,
             },
             hazards: Vec::new(),
             undo: kept(),

@@ -305,6 +305,7 @@ impl FillPlan {
             on_violation: None,
             guards_values: false,
             part,
+            not_before: None,
         }
     }
 

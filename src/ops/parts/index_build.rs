@@ -353,6 +353,7 @@ impl Build {
                 on_violation: None,
                 guards_values: false,
                 part: None,
+                not_before: None,
             })
         });
         let mut works: Vec<Work> = checks.collect();

@@ -2,6 +2,7 @@
 
 pub mod carry;
 pub mod column;
+pub mod compatible;
 pub mod constraint;
 pub mod conversion;
 pub mod copy;
@@ -13,10 +14,12 @@ pub mod key;
 pub mod mapping;
 pub mod not_null;
 pub mod object;
+pub mod renamed;
 pub mod retype;
 pub mod shadow;
 pub mod statement;
 pub mod storage;
+pub mod unused;
 
 use crate::plan::{Action, Expectation, Hazard, Lock, LockMode, Settings, Transaction, Work};
 use crate::sql::{QualifiedName, idents};
@@ -51,6 +54,7 @@ pub fn brief(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 
@@ -72,6 +76,7 @@ pub fn concurrent(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     }
 }
 

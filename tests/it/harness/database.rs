@@ -154,6 +154,12 @@ impl<'s> Database<'s> {
         Box::pin(executor.rollback(&run, loss)).await
     }
 
+    /// What was done was done 31 days ago.
+    pub async fn time_passes(&self) {
+        let sql = "UPDATE pgmorph.steps SET finished_at = finished_at - interval '31 days'";
+        self.admin.batch_execute(sql).await.unwrap();
+    }
+
     pub async fn tables(&self, names: impl Iterator<Item = &QualifiedName>) -> Tables {
         let names: Vec<QualifiedName> = names.cloned().collect();
         load::tables(&self.admin, &names).await.unwrap()

@@ -128,6 +128,9 @@ fn render_work(text: &mut String, indent: &str, work: &Work) {
         bounds(work.timeouts, work.transaction)
     )
     .unwrap();
+    if let Some(gate) = &work.not_before {
+        writeln!(text, "{indent}not before {}ms after {}", gate.ms, gate.step).unwrap();
+    }
     for expectation in &work.expect {
         writeln!(text, "{indent}expects: {}", verifier::describe(expectation)).unwrap();
     }

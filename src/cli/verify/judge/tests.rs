@@ -193,3 +193,17 @@ fn without_a_run_silence_of_the_catalog_is_no_proof() {
     let actual = plan.before.tables.clone();
     assert_eq!(judge(facts(&plan, None, &actual)).verdict, Verdict::NotApplied);
 }
+
+#[test]
+fn a_table_that_lost_its_name_keeps_no_promises_made_under_it() {
+    let mut plan = promising(&[(Phase::Expand, &[("a", true)]), (Phase::Cutover, &[("a", true)])]);
+    plan.steps[0].change = 2;
+    let table = QualifiedName::new("public", "t");
+    plan.steps[1].work.expect = vec![Expectation::TableAbsent { table }];
+    let states = [StepState::Done, StepState::Done];
+    let done = run(&plan, RunState::Started, &states);
+    assert_eq!(promised(&plan, &done), ["1 there is no table public.t"]);
+    let states = [StepState::Done, StepState::Running];
+    let begun = run(&plan, RunState::Started, &states);
+    assert_eq!(promised(&plan, &begun), [""; 0]);
+}

@@ -79,6 +79,7 @@ pub(in crate::ops::parts) fn prove_again(
         on_violation: None,
         guards_values: false,
         part: None,
+        not_before: None,
     })
 }
 

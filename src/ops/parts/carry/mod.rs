@@ -16,7 +16,7 @@ mod newcomers;
 mod publications;
 mod sequences;
 mod spelling;
-mod views;
+pub mod views;
 
 use super::shadow::{Move, Moves, Names};
 use crate::catalog::model::{

@@ -84,6 +84,7 @@ impl Types {
             on_violation: None,
             guards_values: false,
             part: None,
+            not_before: None,
         }
     }
 }

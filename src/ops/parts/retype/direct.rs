@@ -316,6 +316,7 @@ impl Target {
                 on_violation: None,
                 guards_values: false,
                 part: None,
+                not_before: None,
             });
             statements.push(refuse_if(
                 &format!("EXISTS (SELECT FROM {table} WHERE NOT ({fits}))"),

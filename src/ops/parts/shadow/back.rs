@@ -113,6 +113,7 @@ impl Shadow {
             on_violation: Some(violated),
             guards_values: false,
             part: None,
+            not_before: None,
         }
     }
 

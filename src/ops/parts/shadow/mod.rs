@@ -414,6 +414,7 @@ impl Shadow {
                 on_violation: None,
                 guards_values: false,
                 part: None,
+                not_before: None,
             },
             hazards: member.carry.hazard_of_filling().into_iter().collect(),
             undo: Undo::NotNeeded {
@@ -539,6 +540,7 @@ impl Shadow {
             on_violation: None,
             guards_values: false,
             part: None,
+            not_before: None,
         }
     }
 

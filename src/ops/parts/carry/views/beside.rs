@@ -206,6 +206,7 @@ impl Views {
             on_violation: None,
             guards_values: false,
             part: None,
+            not_before: None,
         })
     }
 

@@ -7,7 +7,7 @@
 
 mod beside;
 mod guard;
-mod make;
+pub mod make;
 
 use crate::catalog::model::{CatalogSnapshot, Grant, View};
 use crate::diagnostic::{Diagnostic, Span};
