@@ -20,7 +20,8 @@ view and gives the table its name back. `compatibility_view: false` renames at o
 - rename_column: {table: orders, column: cust, to: customer_id}
 ```
 
-Indexes, constraints, generated columns, views, policies and foreign keys follow the column. While the table's name is a
+Published tables are refused with the view, and so are other changes of the plan that work on the table later, or in
+contract. Indexes, constraints, generated columns, views, policies and foreign keys follow the column. While the table's name is a
 view's, `SELECT *` shows one column more, a statement must not write both names at once, and COPY FROM, TRUNCATE, ON
 CONFLICT ON CONSTRAINT, MERGE (before PostgreSQL 17), ALTER TABLE and new foreign keys do not work under that name.
 

@@ -20,6 +20,7 @@ Contract drops the view, which is refused while something depends on it. `compat
 - rename_table: {table: orders, to: purchases}
 ```
 
+Other changes of the plan that work on the table come before it, and have nothing to do in contract.
 Indexes, constraints and sequences keep their names. Foreign keys, views and publications follow the table. Through the
 view, COPY FROM, TRUNCATE, ON CONFLICT ON CONSTRAINT, MERGE (before PostgreSQL 17) and new foreign keys do not work.
 

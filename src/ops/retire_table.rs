@@ -27,7 +27,8 @@ step; so is it while anything depends on the table or the view. `status` and `ve
 ```
 
 `keep` carries its unit: 12h, 30d. The view has the grants of the table, and reads with the rights of the table's owner.
-Foreign keys of the table hold on while it is kept: rows that it refers to cannot be deleted.
+Foreign keys of the table hold on while it is kept: rows that it refers to cannot be deleted. What still writes to it by
+its old name, such as a trigger on another table, has to stop before, or goes through the view.
 
 Locks: ACCESS EXCLUSIVE on the table, for an instant (catalog only); in contract also on the view, the partitions and
 the tables that its foreign keys refer to, which are locked before it.

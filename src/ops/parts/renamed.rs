@@ -141,12 +141,26 @@ fn rename_far_ends(table: &mut Table, tree: &[QualifiedName], from: &str, to: &s
             continue;
         }
         replace(&mut reference.columns, from, to);
-        // The columns of the table itself stand before this.
-        if let Some(at) = constraint.definition.find(" REFERENCES ") {
-            let far = constraint.definition.split_off(at);
-            constraint.definition.push_str(&in_expression(&far, from, to));
+        let definition = &mut constraint.definition;
+        if let Some(far) = far_end(definition) {
+            let renamed = in_expression(&definition[far.clone()], from, to);
+            definition.replace_range(far, &renamed);
         }
     }
+}
+
+/// The far end in the definition of a foreign key: `REFERENCES` and what follows, up to the end of its columns. The
+/// table's own columns stand before it, and behind it in `ON DELETE SET NULL (…)`.
+fn far_end(definition: &str) -> Option<std::ops::Range<usize>> {
+    let start = definition.find(" REFERENCES ")?;
+    let mut at = start;
+    while let Some(first) = definition[at..].chars().next() {
+        at += token_length(&definition[at..], first);
+        if first == ')' {
+            return Some(start..at);
+        }
+    }
+    Some(start..at)
 }
 
 /// False where not all texts can be foretold.
@@ -168,10 +182,16 @@ fn rename_own(table: &mut Table, from: &str, to: &str) -> bool {
     }
     for constraint in table.constraints.values_mut() {
         replace(&mut constraint.columns, from, to);
-        let far = constraint.definition.find(" REFERENCES ");
-        let far = far.map(|at| constraint.definition.split_off(at));
-        text(&mut constraint.definition);
-        constraint.definition.extend(far);
+        let definition = &mut constraint.definition;
+        match far_end(definition) {
+            Some(far) => {
+                let behind = in_expression(&definition[far.end..], from, to);
+                definition.replace_range(far.end.., &behind);
+                let before = in_expression(&definition[..far.start], from, to);
+                definition.replace_range(..far.start, &before);
+            }
+            None => text(definition),
+        }
     }
     for trigger in table.triggers.values_mut() {
         replace(&mut trigger.columns, from, to);
@@ -203,6 +223,12 @@ fn rename_own(table: &mut Table, from: &str, to: &str) -> bool {
             .filter(|column| *column == from)
             .for_each(|column| to.clone_into(column));
     }
+    rename_in_policies(table, from, to)
+}
+
+/// As [`rename_own`]: in a query, another column of that name may be meant.
+fn rename_in_policies(table: &mut Table, from: &str, to: &str) -> bool {
+    let text = |text: &mut String| *text = in_expression(text, from, to);
     let named = |text: &String| mentions(text, from);
     let (simple, others): (Vec<&mut Policy>, Vec<&mut Policy>) = table
         .policies
@@ -267,7 +293,7 @@ fn rewritten(text: &str, from: &str, to: &str, may_follow: impl Fn(&str) -> bool
         let length = token_length(rest, first);
         let (token, after) = rest.split_at(length);
         let is_column = token == wanted
-            && !after.starts_with('(')
+            && !after.starts_with(['(', '.'])
             && !["::", "COLLATE ", "EXTRACT("]
                 .iter()
                 .any(|word| out.ends_with(word))
@@ -300,6 +326,27 @@ fn token_length(text: &str, first: char) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::testing::{catalog, table};
+
+    #[test]
+    fn both_ends_of_a_foreign_key_are_told_apart() {
+        let key = "FOREIGN KEY (a, b) REFERENCES a.t(a, \")\") ON DELETE SET NULL (a)";
+        assert_eq!(&key[far_end(key).unwrap()], " REFERENCES a.t(a, \")\")");
+        let far = "FOREIGN KEY (a, b) REFERENCES a.t(z, \")\") ON DELETE SET NULL (a)";
+        let own = "FOREIGN KEY (z, b) REFERENCES a.t(a, \")\") ON DELETE SET NULL (z)";
+        let t = QualifiedName::new("a", "t");
+        let referenced = table(&["a bigint", ") bigint"]);
+        let mut referring =
+            table(&["a bigint", "b bigint"]).with_foreign_key("key", &["a", "b"], "a.t", &["a", ")"]);
+        referring.constraints.get_mut("key").unwrap().definition = key.into();
+        let catalog = catalog().with("a.t", referenced).with("r", referring);
+        let r = QualifiedName::new("public", "r");
+        for (renamed, wanted) in [(&t, far), (&r, own)] {
+            let mut catalog = catalog.clone();
+            column(&mut catalog, renamed, "a", "z");
+            assert_eq!(catalog.tables[&r].constraints["key"].definition, wanted);
+        }
+    }
 
     #[test]
     fn columns_are_told_from_what_only_looks_like_them() {
