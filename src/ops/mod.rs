@@ -42,6 +42,7 @@ mod replace_index;
 mod retire_table;
 mod set_default;
 mod set_not_null;
+mod snapshot_table;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -77,6 +78,7 @@ pub use replace_index::ReplaceIndex;
 pub use retire_table::RetireTable;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
+pub use snapshot_table::SnapshotTable;
 pub use sql::Sql;
 pub use widen_column::WidenColumn;
 
@@ -404,6 +406,7 @@ operations![
     RetireTable,
     SetDefault,
     SetNotNull,
+    SnapshotTable,
     Sql,
     WidenColumn,
 ];

@@ -361,6 +361,7 @@ operations![
     retire_table,
     set_default,
     set_not_null,
+    snapshot_table,
     sql,
     widen_column,
 ];

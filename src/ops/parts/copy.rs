@@ -113,7 +113,7 @@ impl CopyPlan {
             locks_rows: catalog.tree(from).iter().any(written),
             heaps: heaps(catalog, from).into_iter().map(heap).collect(),
             overriding: mapping.overriding(catalog),
-            analyzes: target.is_some_and(|table| context.now.role.acts_as(&table.owner)),
+            analyzes: target.is_none_or(|table| context.now.role.acts_as(&table.owner)),
             hazards,
         }
     }
