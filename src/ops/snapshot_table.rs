@@ -5,8 +5,7 @@ use super::parts::copy::{CopyPlan, foreign_complaint};
 use super::parts::mapping::{Mapping, Pair, read_columns};
 use super::{Context, Operation, StepDraft};
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, NotNullConstraint, Persistence,
-    Probe, ReplicaIdentity, Table, TableKind,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, NotNullConstraint, Probe, Table,
 };
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -223,34 +222,11 @@ impl SnapshotTable {
         }
         let pkey = derived_name(&[&self.name.value.name], "pkey");
         Table {
-            kind: TableKind::Table,
-            owner: context.now.role.name.clone(),
-            persistence: Persistence::Permanent,
-            tablespace: None,
-            options: Vec::new(),
             comment: self.comment.clone(),
-            row_security: false,
-            force_row_security: false,
-            replica_identity: ReplicaIdentity::Default,
-            of_type: None,
-            row_type_used_by: Vec::new(),
-            partition_key: None,
-            partition_key_columns: Vec::new(),
-            partition_of: None,
-            partition_bound: None,
-            inherits: Vec::new(),
-            children: Vec::new(),
             columns,
             indexes: BTreeMap::from([(pkey.clone(), key_index(&pkey, key))]),
             constraints: BTreeMap::from([(pkey.clone(), primary_key(&pkey, key))]),
-            triggers: BTreeMap::new(),
-            rules: BTreeMap::new(),
-            policies: BTreeMap::new(),
-            statistics: BTreeMap::new(),
-            publications: BTreeMap::new(),
-            grants: Vec::new(),
-            dependents: Vec::new(),
-            size: crate::catalog::model::TableSize::default(),
+            ..Table::empty(&context.now.role.name)
         }
     }
 
@@ -437,6 +413,7 @@ impl Target {
                 on_violation: None,
                 guards_values: false,
                 part: None,
+                not_before: None,
             },
             hazards: Vec::new(),
             undo: Undo::NotNeeded {
