@@ -507,6 +507,41 @@ changes:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_change_creates_is_there() {
+    let server = TestServer::start(&[]);
+    let plan = "
+name: created
+changes:
+  - create_table:
+      name: trades
+      columns: {id: bigint, quantity: numeric}
+      when: {table_missing: trades}
+  - add_column: {table: trades, column: user_id, type: text, default: \"lower('X')\", when: {table_exists: trades}}
+  - create_index:
+      name: trades_user_idx
+      table: trades
+      columns: [{expression: lower(user_id)}]
+      when: {column_exists: trades.user_id}
+  - add_check:
+      table: trades
+      name: trades_user_check
+      expression: user_id <> ''
+      when: {index_exists: trades_user_idx, table_missing: users}
+";
+    let scene = Scene::set(&server, SETUP, plan).await;
+    let applied = scene.says("apply", &[]).await.expect(0);
+    shows(&applied, &["; 1 change is waiting: table public.users exists"]);
+    assert_eq!(scene.verified().await.0, "matches");
+    scene.sql("DROP TABLE users").await;
+    assert_eq!(scene.applied().await, (2, 2, vec![]));
+    assert_eq!(scene.verified().await, ("matches".into(), vec![]));
+    scene.says("rollback", &[]).await.expect(0);
+    let there = "SELECT count(*) FROM pg_class WHERE relname LIKE 'trades%'";
+    let there = scene.database.admin.query_one(there, &[]).await.unwrap();
+    assert_eq!(there.get::<_, i64>(0), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn odd_names_are_found() {
     let server = TestServer::start(&[]);
     let long = "x".repeat(63);
