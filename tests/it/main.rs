@@ -22,6 +22,7 @@ mod portfolio;
 mod prepared;
 mod publications;
 mod refusals;
+mod seeds;
 mod server_log;
 mod settings;
 mod tidy;
