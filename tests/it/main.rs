@@ -24,6 +24,7 @@ mod prepared;
 mod publications;
 mod refusals;
 mod renames;
+mod seeds;
 mod server_log;
 mod settings;
 mod tidy;
