@@ -22,6 +22,7 @@ mod drop_default;
 mod drop_index;
 mod drop_not_null;
 mod parts;
+pub mod references;
 mod replace_index;
 mod set_default;
 mod set_not_null;
@@ -42,6 +43,7 @@ pub use drop_constraint::DropConstraint;
 pub use drop_default::DropDefault;
 pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
+pub use references::{Named, Object};
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
@@ -59,6 +61,16 @@ pub trait Operation: Sized {
 
     /// Reads the entry, reporting everything wrong with it. `None` when something required could not be read.
     fn read(fields: &Fields<'_>) -> Option<Self>;
+
+    /// The relations and schemas that must be there before it; those that it makes itself need not be left out.
+    fn needs(&self) -> Vec<Named> {
+        Vec::new()
+    }
+
+    /// The relations and schemas that are there after it and were not before.
+    fn makes(&self) -> Vec<Named> {
+        Vec::new()
+    }
 
     /// Definitions on which the server is asked for its opinion before planning, in order; their effects on the
     /// clone stay for later ones.
@@ -290,6 +302,14 @@ macro_rules! operations {
 
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$operation(_) => $operation::NAME),* }
+            }
+
+            pub fn needs(&self) -> Vec<Named> {
+                match self { $(Self::$operation(operation) => operation.needs()),* }
+            }
+
+            pub fn makes(&self) -> Vec<Named> {
+                match self { $(Self::$operation(operation) => operation.makes()),* }
             }
 
             pub fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {

@@ -38,6 +38,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sql",
         ],
     ),
+    (
+        "plan_set",
+        &["catalog::model", "change_plan", "diagnostic", "ops", "sql"],
+    ),
     ("verifier", &["catalog::model", "plan", "sql"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres"]),
@@ -93,6 +97,7 @@ const PURE: &[&str] = &[
     "ops/",
     "change_plan.rs",
     "planner.rs",
+    "plan_set.rs",
     "verifier.rs",
     "executor/backfill/controller.rs",
     "executor/backfill/horizon.rs",
