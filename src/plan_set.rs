@@ -41,6 +41,16 @@ pub enum Scope {
     Part,
 }
 
+/// How far a plan is in the database that the catalog is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// What it makes is in the catalog, or was taken away since; what it needed may be gone.
+    Over,
+    /// It had what it needs, and has not made everything yet.
+    Begun,
+    ToCome,
+}
+
 /// Plans in the order in which they run.
 #[derive(Debug, Clone)]
 pub struct PlanSet {
@@ -82,16 +92,18 @@ impl PlanSet {
         (Self { files }, complaints)
     }
 
-    /// What the plans of which `asked` is true need and cannot have when they run in this order. Without a catalog,
-    /// whatever nobody makes may be there already.
+    /// What the plans that are to come need and cannot have when they run in this order. Without a catalog, whatever
+    /// nobody makes may be there already.
     pub fn references(
         &self,
         catalog: Option<&CatalogSnapshot>,
-        asked: impl Fn(&PlanFile) -> bool,
+        turn: impl Fn(&PlanFile) -> Turn,
     ) -> Vec<Complaint> {
-        let names = Names::of(&self.files, catalog);
+        let turns: Vec<Turn> = self.files.iter().map(turn).collect();
+        let names = Names::of(&self.files, &turns, catalog);
         let mut complaints = Vec::new();
-        for (number, file) in self.files.iter().enumerate().filter(|(_, file)| asked(file)) {
+        let asked = |(number, _): &(usize, &PlanFile)| turns[*number] == Turn::ToCome;
+        for (number, file) in self.files.iter().enumerate().filter(asked) {
             let mut seen = BTreeSet::new();
             for need in needs(&file.plan) {
                 if names.is_there(&need.object, number) || !seen.insert(need.object.clone()) {
@@ -328,9 +340,10 @@ struct Names<'a> {
 }
 
 impl<'a> Names<'a> {
-    fn of(files: &[PlanFile], catalog: Option<&'a CatalogSnapshot>) -> Self {
+    fn of(files: &[PlanFile], turns: &[Turn], catalog: Option<&'a CatalogSnapshot>) -> Self {
         let mut makers: BTreeMap<Object, BTreeSet<usize>> = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
+        let open = |(number, _): &(usize, &PlanFile)| turns[*number] != Turn::Over;
+        for (number, file) in files.iter().enumerate().filter(open) {
             for made in file
                 .plan
                 .changes

@@ -1,6 +1,6 @@
 //! `rollback`: undoes the latest run of a plan.
 
-use super::{Global, Outcome, confirm, input, interrupts, resolve};
+use super::{Global, Outcome, confirm, input, interrupts, resolve, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::executor::{self, Executor, Loss};
@@ -14,11 +14,11 @@ use std::time::Instant;
 /// Undo the latest run of a plan, as long as nothing irreversible is done
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The plan file, a saved execution plan, or the plan's name
-    plan: String,
+    /// The plan file, a directory of plan files, a saved execution plan, or the plan's name
+    pub(super) plan: String,
     /// Go ahead without being asked
     #[arg(long, short)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
@@ -26,27 +26,108 @@ pub struct Rollback {
 
 impl Rollback {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if set::is_directory(&self.plan) {
+            return Box::pin(set::rollback::run(self, global)).await;
+        }
         let name = input::plan_name(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
         let run = resolve::recorded(&session.client, &name).await?;
         drop(session);
-        let Some(run) = run.filter(|run| run.state != RunState::RolledBack) else {
-            report(global, &name, None, 0, 0)?;
-            return Ok(0);
-        };
-        let loss = if self.accept_loss {
+        if let Some(run) = run.as_ref().filter(|run| run.state != RunState::RolledBack) {
+            refuse_baseline(run)?;
+            confirm::ask(&question(run, &settings, self.loss()), self.yes)?;
+        }
+        let undone = Box::pin(self.undo_run(global, &settings, &name, run)).await?;
+        match global.is_json() {
+            true => out::json(&undone.json())?,
+            false => out::result(&undone.human())?,
+        }
+        Ok(0)
+    }
+
+    fn loss(&self) -> Loss {
+        if self.accept_loss {
             Loss::Accepted
         } else {
             Loss::Refused
-        };
-        confirm::ask(&question(&run, &settings, loss), self.yes)?;
-        let began = Instant::now();
-        let outcome = Box::pin(execute(global, &settings, &run, loss)).await?;
-        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        report(global, &name, Some(outcome.run), outcome.steps, elapsed_ms)?;
-        Ok(0)
+        }
     }
+
+    /// Undoes the plan without asking.
+    pub(super) async fn undo(
+        &self,
+        global: &Global,
+        settings: &ConnectionSettings,
+        name: &str,
+    ) -> Result<Undone, Error> {
+        let session = global.observer(settings).await?;
+        let run = resolve::recorded(&session.client, name).await?;
+        drop(session);
+        Box::pin(self.undo_run(global, settings, name, run)).await
+    }
+
+    async fn undo_run(
+        &self,
+        global: &Global,
+        settings: &ConnectionSettings,
+        name: &str,
+        run: Option<Run>,
+    ) -> Result<Undone, Error> {
+        let mut undone = Undone {
+            plan: name.to_owned(),
+            run: None,
+            steps: 0,
+            elapsed_ms: 0,
+        };
+        if let Some(run) = run.filter(|run| run.state != RunState::RolledBack) {
+            refuse_baseline(&run)?;
+            let began = Instant::now();
+            let outcome = Box::pin(execute(global, settings, &run, self.loss())).await?;
+            undone.run = Some(outcome.run);
+            undone.steps = outcome.steps;
+            undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        }
+        Ok(undone)
+    }
+}
+
+/// What a rollback came to; no run means that there was nothing to undo.
+pub(super) struct Undone {
+    plan: String,
+    run: Option<i64>,
+    steps: usize,
+    elapsed_ms: u64,
+}
+
+impl Undone {
+    pub(super) fn json(&self) -> serde_json::Value {
+        json!({"plan": self.plan, "run": self.run, "steps": self.steps, "elapsed_ms": self.elapsed_ms})
+    }
+
+    pub(super) fn human(&self) -> String {
+        let name = style::name(&self.plan);
+        match self.run {
+            None => format!("{name}: nothing to roll back\n"),
+            Some(_) => format!(
+                "{name}: rolled back, {} undone in {}\n",
+                units::counted(self.steps, "step"),
+                units::millis(self.elapsed_ms)
+            ),
+        }
+    }
+}
+
+fn refuse_baseline(run: &Run) -> Result<(), Error> {
+    if !run.baseline {
+        return Ok(());
+    }
+    let message = format!(
+        "run {} of plan {} is a baseline: pgmorph did not make these changes and has no way back",
+        run.id, run.plan.name
+    );
+    Err(Error::new(ErrorKind::Precondition, message)
+        .help("nothing was changed; write a plan that takes back what you do not want"))
 }
 
 fn question(run: &Run, settings: &ConnectionSettings, loss: Loss) -> String {
@@ -93,19 +174,4 @@ async fn execute(
     let outcome = Box::pin(work).await;
     reporter.finish();
     outcome
-}
-
-fn report(global: &Global, name: &str, run: Option<i64>, steps: usize, elapsed_ms: u64) -> Result<(), Error> {
-    if global.is_json() {
-        return out::json(&json!({"plan": name, "run": run, "steps": steps, "elapsed_ms": elapsed_ms}));
-    }
-    out::result(&match run {
-        None => format!("{}: nothing to roll back\n", style::name(name)),
-        Some(_) => format!(
-            "{}: rolled back, {} undone in {}\n",
-            style::name(name),
-            units::counted(steps, "step"),
-            units::millis(elapsed_ms)
-        ),
-    })
 }

@@ -1,6 +1,6 @@
 //! `status`: what the ledger knows.
 
-use super::{Global, Outcome, input};
+use super::{Global, Outcome, input, set};
 use crate::executor::ledger::requests::{self, Requests};
 use crate::executor::{self, ledger};
 use crate::report::out;
@@ -11,12 +11,15 @@ use jiff::Timestamp;
 /// Show what the ledger knows: runs, steps, attempts, and who runs now
 #[derive(Debug, Args)]
 pub struct Status {
-    /// A plan file, or a plan's name; without it, the latest run of every plan
+    /// A plan file, a directory of plan files, or a plan's name; without it, the latest run of every plan
     plan: Option<String>,
 }
 
 impl Status {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if let Some(directory) = self.plan.as_deref().filter(|plan| set::is_directory(plan)) {
+            return Box::pin(set::status::run(directory, global)).await;
+        }
         let name = self.plan.as_deref().map(input::plan_name).transpose()?;
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;

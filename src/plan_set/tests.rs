@@ -56,7 +56,7 @@ fn arranged(files: Vec<PlanFile>, scope: Scope) -> (String, String) {
 fn references(files: Vec<PlanFile>, catalog: Option<&CatalogSnapshot>) -> String {
     let (set, complaints) = PlanSet::arrange(files, Scope::Whole);
     assert_eq!(complaints, []);
-    shown(&set, &set.references(catalog, |_| true))
+    shown(&set, &set.references(catalog, |_| Turn::ToCome))
 }
 
 #[test]

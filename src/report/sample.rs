@@ -149,6 +149,7 @@ pub(super) fn plan() -> ExecutionPlan {
             operation: "widen_column".into(),
             text: r#"widen_column: {table: "orders", column: "version"}"#.into(),
         }],
+        schema: Some("public".into()),
         server_version_num: 150_018,
         lock_deadline_ms: 600_000,
         preconditions: vec![check(

@@ -236,8 +236,8 @@ impl Reader<'_> {
         let simple = is_alone(self.tokens.get(self.position + 1));
         let Some(name) = self.name() else { return };
         let is_function = self.tokens.get(self.position) == Some(&Token::Symbol('('));
-        let is_catalog = simple && name.name.starts_with("pg_");
-        if !is_function && !is_catalog && !(simple && self.is_with_query(&name.name)) {
+        let is_local = simple && (name.name.starts_with("pg_") || self.is_with_query(&name.name));
+        if !is_function && !is_local {
             found.insert(Object::Relation(name));
         }
     }
@@ -285,40 +285,42 @@ mod tests {
     use super::*;
     use std::fmt::Write;
 
+    const STATEMENTS: &[&str] = &[
+        "create table if not exists \"Odd\".t (id int references s.p (id), x int references q)",
+        "create table t2 partition of m for values in (1)",
+        "create unlogged table t3 (like a) inherits (s.b)",
+        "create table t4 as select * from a join s.b using (id)",
+        "create temp table t5 (id int)",
+        "create or replace view v as with w as (select 1), x (a, b) as (select * from y) \
+             select extract(year from a.at), a is distinct from b from w, x, s.a as a, only c left join d on true, \
+             lateral f(a.id) where exists (select from e, pg_class)",
+        "create schema if not exists metrics authorization app",
+        "create schema authorization app",
+        "create unique index concurrently i on only s.t (a)",
+        "create trigger g after update of a on t for each row execute function f()",
+        "alter table t add constraint k foreign key (a) references s.p, add column b int",
+        "alter table if exists t add column b int",
+        "alter table s.t rename to \"New Name\"",
+        "alter table t set schema archive",
+        "alter table t rename column a to b",
+        "drop table a, s.b",
+        "drop table if exists a",
+        "insert into t select * from u",
+        "update only s.t set a = 1 from x where t.id = x.id",
+        "grant usage on schema metrics to reader",
+        "grant select on table a, s.b to reader",
+        "grant reader to app",
+        "grant execute on function f(int) to reader",
+        "revoke all on s.b from public",
+        "grant select on all tables in schema metrics to reader",
+        "comment on table t is 'from x'",
+        "do $$ begin create table hidden (); end $$",
+    ];
+
     #[test]
     fn names_what_is_made_needed_and_read() {
         let mut text = String::new();
-        for sql in [
-            "create table if not exists \"Odd\".t (id int references s.p (id), x int references q)",
-            "create table t2 partition of m for values in (1)",
-            "create unlogged table t3 (like a) inherits (s.b)",
-            "create table t4 as select * from a join s.b using (id)",
-            "create temp table t5 (id int)",
-            "create or replace view v as with w as (select 1), x (a, b) as (select * from y) \
-             select extract(year from a.at), a is distinct from b from w, x, s.a as a, only c left join d on true, \
-             lateral f(a.id) where exists (select from e, pg_class)",
-            "create schema if not exists metrics authorization app",
-            "create schema authorization app",
-            "create unique index concurrently i on only s.t (a)",
-            "create trigger g after update of a on t for each row execute function f()",
-            "alter table t add constraint k foreign key (a) references s.p, add column b int",
-            "alter table if exists t add column b int",
-            "alter table s.t rename to \"New Name\"",
-            "alter table t set schema archive",
-            "alter table t rename column a to b",
-            "drop table a, s.b",
-            "drop table if exists a",
-            "insert into t select * from u",
-            "update only s.t set a = 1 from x where t.id = x.id",
-            "grant usage on schema metrics to reader",
-            "grant select on table a, s.b to reader",
-            "grant reader to app",
-            "grant execute on function f(int) to reader",
-            "revoke all on s.b from public",
-            "grant select on all tables in schema metrics to reader",
-            "comment on table t is 'from x'",
-            "do $$ begin create table hidden (); end $$",
-        ] {
+        for sql in STATEMENTS {
             let names = names(sql, "public");
             let shown = |objects: &BTreeSet<Object>| {
                 let objects: Vec<_> = objects.iter().map(ToString::to_string).collect();

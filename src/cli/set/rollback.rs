@@ -1,0 +1,155 @@
+//! `rollback DIR`: what of a directory is in place, undone from the last plan to the first.
+
+use super::standing::{self, Standing, State};
+use crate::cli::rollback::Rollback;
+use crate::cli::{Failure, Global, Outcome, confirm};
+use crate::error::{Error, ErrorKind};
+use crate::executor::ledger::{Run, StepState};
+use crate::plan::Undo;
+use crate::postgres::settings::ConnectionSettings;
+use crate::report::{out, style};
+use crate::units;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
+    let set = super::read(&rollback.plan)?;
+    let settings = global.settings()?;
+    let session = global.observer(&settings).await?;
+    let standings = standing::of(&session.client, &set).await?.plans;
+    drop(session);
+    let (kept, due): (Vec<&Standing>, Vec<&Standing>) = standings
+        .iter()
+        .rev()
+        .filter(|plan| plan.in_place().is_some())
+        .partition(|plan| plan.state == State::Baseline);
+    refuse_irreversible(&due)?;
+    let kept: Vec<&str> = kept.iter().map(|plan| plan.name()).collect();
+    if !due.is_empty() {
+        confirm::ask(&question(rollback, &due, &kept, &settings), rollback.yes)?;
+    }
+    let mut done = Vec::new();
+    let mut failure = None;
+    for standing in &due {
+        match Box::pin(one(rollback, global, &settings, standing)).await {
+            Ok(result) => done.push(result),
+            Err(found) => {
+                failure = Some(found);
+                break;
+            }
+        }
+    }
+    let left: Vec<&str> = due[done.len()..].iter().map(|plan| plan.name()).collect();
+    report(
+        rollback,
+        global,
+        &Ended {
+            done,
+            left,
+            kept,
+            failure,
+        },
+    )
+}
+
+/// Rather than to stop in the middle.
+fn refuse_irreversible(due: &[&Standing]) -> Result<(), Error> {
+    let beyond = |run: &Run| {
+        let done = |id: &str| {
+            run.steps
+                .iter()
+                .any(|step| step.id == id && step.state == StepState::Done)
+        };
+        let irreversible = |undo: &Undo| matches!(undo, Undo::Irreversible { .. });
+        let step = run
+            .plan
+            .steps
+            .iter()
+            .find(|step| irreversible(&step.undo) && done(&step.id));
+        step.map(|step| format!("{}: step {} is done and cannot be undone", run.plan.name, step.id))
+    };
+    let found: Vec<String> = due.iter().filter_map(|plan| beyond(plan.in_place()?)).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let message = "not all of these plans can be rolled back; nothing was changed";
+    Err(Error::new(ErrorKind::Precondition, message)
+        .details(found)
+        .help("roll back the plans after those, one by one: pgmorph rollback PLAN"))
+}
+
+fn question(rollback: &Rollback, due: &[&Standing], kept: &[&str], settings: &ConnectionSettings) -> String {
+    let mut text = format!(
+        "Roll back {} of {} on {}, the last first\n\n",
+        units::counted(due.len(), "plan"),
+        rollback.plan,
+        settings.redacted()
+    );
+    for (number, standing) in due.iter().enumerate() {
+        let run = standing
+            .in_place()
+            .map_or(String::new(), |run| format!(" (run {})", run.id));
+        let _ = writeln!(text, "  {}. {}{run}", number + 1, style::name(standing.name()));
+    }
+    if !kept.is_empty() {
+        let _ = writeln!(
+            text,
+            "Baselines stay, for they have no way back: {}",
+            kept.join(", ")
+        );
+    }
+    text
+}
+
+async fn one(
+    rollback: &Rollback,
+    global: &Global,
+    settings: &ConnectionSettings,
+    standing: &Standing,
+) -> Result<Value, Failure> {
+    let name = &standing.file.plan.name;
+    let undone = Box::pin(rollback.undo(global, settings, name)).await?;
+    if !global.is_json() {
+        out::result(&undone.human())?;
+    }
+    let mut json = undone.json();
+    json["file"] = standing.file.path.as_str().into();
+    Ok(json)
+}
+
+struct Ended<'a> {
+    done: Vec<Value>,
+    left: Vec<&'a str>,
+    /// Baselines.
+    kept: Vec<&'a str>,
+    failure: Option<Failure>,
+}
+
+fn report(rollback: &Rollback, global: &Global, ended: &Ended<'_>) -> Outcome {
+    let Ended {
+        done,
+        left,
+        kept,
+        failure,
+    } = ended;
+    let code = failure.as_ref().map_or(0, Failure::exit_code);
+    if global.is_json() {
+        let mut result = json!({"directory": rollback.plan, "plans": done, "left": left, "baselines": kept});
+        if let Some(failure) = failure {
+            result["error"] = failure.json();
+        }
+        out::json(&result)?;
+        return Ok(code);
+    }
+    if let Some(failure) = failure {
+        out::message(&failure.human(global.verbose > 0));
+        let left = left.join(", ");
+        out::line(&format!(
+            "the rollback of {} stopped; left: {left}",
+            rollback.plan
+        ));
+    } else if done.is_empty() {
+        out::result(&format!("{}: nothing to roll back\n", rollback.plan))?;
+    }
+    Ok(code)
+}
