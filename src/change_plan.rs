@@ -6,7 +6,7 @@
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::ops::{AnyOperation, MANUALS};
-use crate::plan::{Check, Settings};
+use crate::plan::{Check, Monitor, Settings};
 use crate::sql;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
@@ -32,6 +32,9 @@ pub struct ChangePlan {
     pub preconditions: Vec<Check>,
     pub changes: Vec<Change>,
     pub postconditions: Vec<Check>,
+    pub monitors: Vec<Monitor>,
+    /// What must be typed before it is rolled back.
+    pub confirm_rollback: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +67,8 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
     let preconditions = read_checks(&fields, "before");
     let changes = read_changes(&fields, &settings);
     let postconditions = read_checks(&fields, "after");
+    let monitors = read_monitors(&fields);
+    let confirm_rollback = fields.optional_text("confirm_rollback").map(|text| text.value);
     fields.finish();
     let mut complaints = diagnostics.into_inner();
     if let Some(name) = &name
@@ -83,6 +88,8 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
             preconditions,
             changes,
             postconditions,
+            monitors,
+            confirm_rollback,
         }),
         _ => Err(complaints),
     }
@@ -216,6 +223,24 @@ fn read_checks(fields: &Fields<'_>, key: &'static str) -> Vec<Check> {
             name: name?.value,
             query,
             help,
+        })
+    };
+    items.iter().filter_map(read).collect()
+}
+
+fn read_monitors(fields: &Fields<'_>) -> Vec<Monitor> {
+    let Some(items) = fields.optional_list("monitor") else {
+        return Vec::new();
+    };
+    let read = |item| {
+        let monitor = fields.nested(item, "a question to monitor");
+        let name = monitor.text("name");
+        let query = monitor.text("query");
+        monitor.finish();
+        let query = query?.value.trim().trim_end_matches(';').to_owned();
+        Some(Monitor {
+            name: name?.value,
+            query,
         })
     };
     items.iter().filter_map(read).collect()

@@ -46,6 +46,8 @@ pub struct Fields<'a> {
     asked: RefCell<Vec<&'static str>>,
     diagnostics: &'a RefCell<Vec<Diagnostic>>,
     failed: Cell<bool>,
+    /// What `table` says, where the map stands within one that is about a table.
+    table: Option<Located<QualifiedName>>,
 }
 
 impl<'a> Fields<'a> {
@@ -67,6 +69,7 @@ impl<'a> Fields<'a> {
             asked: RefCell::default(),
             diagnostics,
             failed: Cell::new(false),
+            table: None,
         };
         if !matches!(node.value, Value::Map(_)) {
             fields.report(
@@ -181,6 +184,9 @@ impl<'a> Fields<'a> {
 
     /// A name that may carry a schema; without one it is in the plan's default schema.
     pub fn qualified(&self, key: &'static str) -> Option<Located<QualifiedName>> {
+        if let (Some(table), "table") = (&self.table, key) {
+            return Some(table.clone());
+        }
         self.checked(self.text(key)?, |text| {
             QualifiedName::parse(text, self.default_schema)
         })
@@ -266,6 +272,12 @@ impl<'a> Fields<'a> {
         self.identifiers_of(items, key)
     }
 
+    /// As [`Fields::identifiers`], of a node that stands elsewhere.
+    pub fn identifiers_in(&self, node: &'a Node, what: &str) -> Option<Vec<Located<String>>> {
+        let items = self.items(node, what)?;
+        self.identifiers_of(items, what)
+    }
+
     fn identifiers_of(&self, items: &[Node], key: &str) -> Option<Vec<Located<String>>> {
         let mut names: Vec<Located<String>> = Vec::new();
         let mut complete = true;
@@ -296,9 +308,16 @@ impl<'a> Fields<'a> {
         Fields::open(node, what, self.default_schema, self.diagnostics)
     }
 
-    /// The keys and texts of a nested map whose keys are free: storage parameters, settings.
-    pub fn optional_pairs(&self, key: &'static str) -> Option<Vec<(Located<String>, Located<String>)>> {
-        let node = self.optional(key)?;
+    /// As [`Fields::nested`], for a map that would name the table by `table` if it stood alone.
+    pub fn nested_on(&self, node: &'a Node, what: &str, table: &Located<QualifiedName>) -> Fields<'a> {
+        Fields {
+            table: Some(table.clone()),
+            ..self.nested(node, what)
+        }
+    }
+
+    /// A map whose keys are free, each once.
+    pub fn entries(&self, node: &'a Node, key: &str) -> Option<&'a [(Located<String>, Node)]> {
         let Value::Map(entries) = &node.value else {
             self.report(
                 Diagnostic::new(
@@ -310,6 +329,12 @@ impl<'a> Fields<'a> {
             return None;
         };
         self.report_duplicates(entries);
+        Some(entries)
+    }
+
+    /// The keys and texts of a nested map whose keys are free: storage parameters, settings.
+    pub fn optional_pairs(&self, key: &'static str) -> Option<Vec<(Located<String>, Located<String>)>> {
+        let entries = self.entries(self.optional(key)?, key)?;
         entries
             .iter()
             .map(|(name, value)| Some((name.clone(), self.text_of(value, &name.value)?)))

@@ -268,6 +268,13 @@ pub struct Check {
     pub help: String,
 }
 
+/// A query whose answer people want to see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    pub name: String,
+    pub query: String,
+}
+
 /// A fact that must hold right after a step, and that tells a resumed run that it already does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "fact")]
@@ -309,6 +316,15 @@ pub enum Expectation {
     TriggerAbsent {
         table: QualifiedName,
         name: String,
+    },
+    /// What a query of one text answers where names are printed with their schemas. Asked by `verify` only.
+    Text {
+        /// What the text tells about: `view public.totals`.
+        object: String,
+        query: String,
+        /// `None`: the object is not there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expected: Option<String>,
     },
     /// The user's own question: one row, one column, true.
     Query {
@@ -550,6 +566,12 @@ pub struct ExecutionPlan {
     pub steps: Vec<Step>,
     /// Asked by `verify`.
     pub postconditions: Vec<Check>,
+    /// Asked by `verify` too, which shows the answers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub monitors: Vec<Monitor>,
+    /// What must be typed before the plan is rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confirm_rollback: Option<String>,
     /// The tables involved as they were when the plan was made: its fingerprint, and what a rollback restores.
     pub before: CatalogSnapshot,
     /// The same tables as they must be at the end.

@@ -1,6 +1,6 @@
 //! Change plan + catalog snapshot → execution plan, without I/O and deterministic to the byte.
 
-use crate::catalog::model::{CatalogSnapshot, Probe, Table, TableKind};
+use crate::catalog::model::{CatalogSnapshot, Question, Table, TableKind};
 use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::Diagnostic;
 use crate::ops::{Compilation, StepDraft};
@@ -10,17 +10,17 @@ use crate::plan::{
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
 
-/// What to ask the server before planning: see [`crate::catalog::model::Probe`].
-pub fn probes(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Probe> {
-    probes_from(plan, now, 0)
+/// What to ask the server before planning.
+pub fn questions(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Question> {
+    questions_from(plan, now, 0)
 }
 
-/// As [`probes`], without the first `recorded` changes.
-pub fn probes_from(plan: &ChangePlan, now: &CatalogSnapshot, recorded: usize) -> Vec<Probe> {
+/// As [`questions`], without the first `recorded` changes.
+pub fn questions_from(plan: &ChangePlan, now: &CatalogSnapshot, recorded: usize) -> Vec<Question> {
     plan.changes
         .iter()
         .skip(recorded)
-        .flat_map(|change| change.operation.probes(now))
+        .flat_map(|change| change.operation.questions(now))
         .collect()
 }
 
@@ -45,6 +45,7 @@ pub fn plan_from(
     let mut complaints = preliminary_complaints(plan, now);
     let mut catalog = now.clone();
     catalog.answers.clear();
+    catalog.trials.clear();
     let mut steps = Vec::new();
     let mut swapped = BTreeSet::new();
     for (position, change) in plan.changes.iter().enumerate().skip(recorded) {
@@ -87,6 +88,8 @@ pub fn plan_from(
         preconditions: plan.preconditions.clone(),
         steps,
         postconditions: plan.postconditions.clone(),
+        monitors: plan.monitors.clone(),
+        confirm_rollback: plan.confirm_rollback.clone(),
         before: now.restricted_to(&touched),
         after: catalog.restricted_to(&touched),
     };
@@ -110,6 +113,8 @@ pub fn baseline(plan: &ChangePlan, now: &CatalogSnapshot, compiled: Option<Execu
         preconditions: Vec::new(),
         steps: Vec::new(),
         postconditions: plan.postconditions.clone(),
+        monitors: plan.monitors.clone(),
+        confirm_rollback: None,
         before: after.clone(),
         after,
     };
@@ -467,6 +472,6 @@ mod tests {
             .collect();
         assert_eq!(steps, [("02-set_default-set", 2)]);
         assert_eq!(added.changes.len(), 2);
-        assert_eq!(probes_from(&file, &now, 1).len(), 1);
+        assert_eq!(questions_from(&file, &now, 1).len(), 1);
     }
 }

@@ -21,7 +21,8 @@ pub enum Standing {
     Conflicts(String),
 }
 
-/// The standing of one fact. [`Expectation::Query`] cannot be answered from a catalog and counts as holding here.
+/// The standing of one fact. [`Expectation::Query`] and [`Expectation::Text`] cannot be answered from a catalog and count as
+/// holding here.
 pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
     match expectation {
         Expectation::Column { table, column, facts } => column_standing(tables.get(table), column, facts),
@@ -57,7 +58,7 @@ pub fn standing(expectation: &Expectation, tables: &Tables) -> Standing {
                 .get(table)
                 .is_none_or(|table| !table.triggers.contains_key(name)),
         ),
-        Expectation::Query { .. } => Standing::Holds,
+        Expectation::Text { .. } | Expectation::Query { .. } => Standing::Holds,
     }
 }
 
@@ -191,6 +192,10 @@ pub fn describe(expectation: &Expectation) -> String {
             format!("trigger {} on {table} is {enabled}", ident(name))
         }
         Expectation::TriggerAbsent { table, name } => format!("trigger {} on {table} is gone", ident(name)),
+        Expectation::Text { object, expected, .. } => match expected {
+            Some(text) => text.clone(),
+            None => format!("{object} is gone"),
+        },
         Expectation::Query { query } => format!("the query answers true: {query}"),
     }
 }

@@ -147,8 +147,8 @@ async fn fill(client: &Client, url: &str, workers: u32) -> Duration {
     );
     let source = change_plan::parse(&source).unwrap();
     let mut snapshot = load::snapshot(client).await.unwrap();
-    let probes = planner::probes(&source, &snapshot);
-    probe::ask(client, &mut snapshot, &probes).await.unwrap();
+    let questions = planner::questions(&source, &snapshot);
+    probe::ask(client, &mut snapshot, &questions).await.unwrap();
     let mut plan = planner::plan(&source, &snapshot).unwrap();
     let fills = |action: &Action| matches!(action, Action::Backfill(_));
     plan.steps

@@ -1,12 +1,15 @@
 //! Reads the catalog of a database into a [`CatalogSnapshot`], in a fixed number of queries.
 
 mod error;
+mod made;
 mod mutable;
 mod objects;
 mod queries;
 mod reader;
 
 pub use error::{LoadError, LoadErrorKind};
+pub(super) use made::made;
+pub use made::texts;
 pub(super) use mutable::MUTABLE;
 
 use super::model::{
@@ -14,7 +17,7 @@ use super::model::{
     UserType, View,
 };
 use crate::sql::QualifiedName;
-use reader::{Reader, load_shape, load_tables, qualified};
+use reader::{Reader, complete, load_shape, load_tables, qualified};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tokio::try_join;
@@ -208,13 +211,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     )?;
     let (tables, mut parts) = tables;
     for view in &mut views {
-        view.value.uses.sort();
-        view.value.keys.sort();
-        let parts = parts.remove(&view.owner).unwrap_or_default();
-        view.value.columns = parts.columns;
-        view.value.indexes = parts.indexes;
-        view.value.triggers = parts.triggers;
-        view.value.rules = parts.rules;
+        complete(&mut view.value, parts.remove(&view.owner).unwrap_or_default());
     }
     for sequence in sequences.values_mut() {
         sequence.grants.sort();
@@ -239,6 +236,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         functions,
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),
+        trials: Vec::new(),
     })
 }
 

@@ -32,6 +32,9 @@ pub struct CatalogSnapshot {
     /// What the server said about the definitions in a plan; empty until it was asked.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub answers: Vec<ProbeAnswer>,
+    /// The same for what a plan makes anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trials: Vec<TrialAnswer>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -566,6 +569,43 @@ pub struct Probe {
     pub after: String,
 }
 
+/// What the server is asked before planning, in the order of the changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    Probe(Probe),
+    Trial(Trial),
+}
+
+/// Statements that make something new, tried out under its own name in a transaction that is rolled back. They must
+/// lock nothing that anybody uses: what changes a table in use is asked by a [`Probe`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub statements: Vec<String>,
+    /// What is shown of it afterwards, as a snapshot would.
+    pub tables: Vec<QualifiedName>,
+    pub views: Vec<QualifiedName>,
+    pub types: Vec<QualifiedName>,
+    /// Queries of one text each, asked before the statements and after them.
+    pub texts: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrialAnswer {
+    pub trial: Trial,
+    pub outcome: Result<TrialOutcome, ProbeError>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TrialOutcome {
+    pub tables: BTreeMap<QualifiedName, Table>,
+    pub views: BTreeMap<QualifiedName, View>,
+    /// Those of its tables' columns.
+    pub sequences: BTreeMap<QualifiedName, Sequence>,
+    pub types: BTreeMap<QualifiedName, UserType>,
+    pub before: Vec<Option<String>>,
+    pub after: Vec<Option<String>>,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProbeAnswer {
     pub probe: Probe,
@@ -574,7 +614,7 @@ pub struct ProbeAnswer {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProbeOutcome {
-    /// The clone as it is after the statement: only `columns`, `indexes` and `constraints` are filled.
+    /// The clone as it is after the statement: only `columns`, `indexes`, `constraints` and `triggers` are filled.
     pub table: Table,
     /// Columns whose default the server stored in the catalog instead of in every row, hence without a rewrite. Empty
     /// after a rewrite, which writes them out; a default of NULL has nothing to store.
@@ -672,10 +712,17 @@ impl CatalogSnapshot {
             .map(|answer| &answer.outcome)
     }
 
+    /// What the server said to this trial, if it was asked.
+    pub fn tried(&self, trial: &Trial) -> Option<&Result<TrialOutcome, ProbeError>> {
+        let answer = self.trials.iter().rev().find(|answer| &answer.trial == trial);
+        answer.map(|answer| &answer.outcome)
+    }
+
     /// The same snapshot with the named tables only: what a plan remembers.
     pub fn restricted_to(&self, names: &BTreeSet<QualifiedName>) -> Self {
         let mut restricted = self.clone();
         restricted.answers.clear();
+        restricted.trials.clear();
         restricted.tables.retain(|name, _| names.contains(name));
         restricted.views.clear();
         restricted.types.clear();
@@ -725,6 +772,40 @@ impl CatalogSnapshot {
 }
 
 impl Table {
+    /// An ordinary table without columns or anything else.
+    pub fn empty(owner: &str) -> Self {
+        Self {
+            kind: TableKind::Table,
+            owner: owner.to_owned(),
+            persistence: Persistence::Permanent,
+            tablespace: None,
+            options: Vec::new(),
+            comment: None,
+            row_security: false,
+            force_row_security: false,
+            replica_identity: ReplicaIdentity::Default,
+            of_type: None,
+            row_type_used_by: Vec::new(),
+            partition_key: None,
+            partition_key_columns: Vec::new(),
+            partition_of: None,
+            partition_bound: None,
+            inherits: Vec::new(),
+            children: Vec::new(),
+            columns: Vec::new(),
+            indexes: BTreeMap::new(),
+            constraints: BTreeMap::new(),
+            triggers: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            statistics: BTreeMap::new(),
+            publications: BTreeMap::new(),
+            grants: Vec::new(),
+            dependents: Vec::new(),
+            size: TableSize::default(),
+        }
+    }
+
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }

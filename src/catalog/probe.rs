@@ -1,17 +1,20 @@
-//! Asks the server what it makes of definitions, on empty temporary clones in a transaction that is rolled back.
+//! Asks the server what it makes of definitions, in a transaction that is rolled back: of tables in use on empty temporary
+//! clones, of what is new under its own name.
 
 use super::load::{self, LoadError, LoadErrorKind};
-use super::model::{CatalogSnapshot, Probe, ProbeAnswer, ProbeError, ProbeOutcome};
+use super::model::{
+    CatalogSnapshot, Probe, ProbeAnswer, ProbeError, ProbeOutcome, Question, Trial, TrialAnswer, TrialOutcome,
+};
 use crate::sql::{QualifiedName, ident};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-/// Tries the probes in their order and appends the server's answers to `snapshot.answers`. What a probe changed
-/// stays for those after it; of one that failed nothing stays.
+/// Asks the questions in their order and appends the answers to `snapshot.answers` and `snapshot.trials`. What a
+/// definition made or changed stays for those after it; of one that failed nothing stays.
 ///
-/// Touches the real tables with ACCESS SHARE only, and leaves nothing behind. The statements run under the session's
+/// Touches the tables in use with ACCESS SHARE only, and leaves nothing behind. The statements run under the session's
 /// own `search_path`, because a plan's expressions may rely on it. The client must not be in a transaction.
 ///
 /// Where clones are impossible (a standby, no TEMP privilege, a table that the role may not read) the answers stay
@@ -19,8 +22,12 @@ use tokio_postgres::types::Type;
 ///
 /// # Errors
 /// The connection failed, or a table stayed locked. A refused definition is an answer, not an error.
-pub async fn ask(client: &Client, snapshot: &mut CatalogSnapshot, probes: &[Probe]) -> Result<(), LoadError> {
-    if probes.is_empty() || snapshot.server.read_only {
+pub async fn ask(
+    client: &Client,
+    snapshot: &mut CatalogSnapshot,
+    questions: &[Question],
+) -> Result<(), LoadError> {
+    if questions.is_empty() || snapshot.server.read_only {
         return Ok(());
     }
     load::batch(
@@ -29,12 +36,13 @@ pub async fn ask(client: &Client, snapshot: &mut CatalogSnapshot, probes: &[Prob
         "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
     )
     .await?;
-    let answers = Box::pin(answers(client, snapshot, probes)).await;
+    let answers = Box::pin(answers(client, snapshot, questions)).await;
     let ended = load::batch(client, "the session", "ROLLBACK").await;
     match answers {
-        Ok(answers) => {
+        Ok((answers, trials)) => {
             ended?;
             snapshot.answers.extend(answers);
+            snapshot.trials.extend(trials);
             Ok(())
         }
         Err(error) if impossible(&error) => {
@@ -60,32 +68,82 @@ struct Copied {
 async fn answers(
     client: &Client,
     snapshot: &CatalogSnapshot,
-    probes: &[Probe],
-) -> Result<Vec<ProbeAnswer>, LoadError> {
+    questions: &[Question],
+) -> Result<(Vec<ProbeAnswer>, Vec<TrialAnswer>), LoadError> {
     let mut clones: BTreeMap<&QualifiedName, Copied> = BTreeMap::new();
-    for probe in probes {
-        if snapshot.tables.contains_key(&probe.table) && !clones.contains_key(&probe.table) {
-            let name = format!("pgmorph_clone_{}", clones.len());
-            let clone = create_clone(client, &probe.table, name).await?;
-            clones.insert(&probe.table, clone);
+    let mut made: BTreeSet<&QualifiedName> = BTreeSet::new();
+    let mut answers = Vec::new();
+    let mut trials = Vec::new();
+    for question in questions {
+        match question {
+            Question::Probe(probe) => {
+                let table = &probe.table;
+                let exists = snapshot.tables.contains_key(table) || made.contains(table);
+                if exists && !clones.contains_key(table) {
+                    let name = format!("pgmorph_clone_{}", clones.len());
+                    clones.insert(table, create_clone(client, table, name).await?);
+                }
+                answers.push(ProbeAnswer {
+                    probe: probe.clone(),
+                    outcome: match clones.get(table) {
+                        Some(clone) => attempt(client, clone, probe).await?,
+                        None => Err(missing(table)),
+                    },
+                });
+            }
+            Question::Trial(trial) => {
+                let outcome = try_out(client, trial).await?;
+                if outcome.is_ok() {
+                    made.extend(&trial.tables);
+                }
+                trials.push(TrialAnswer {
+                    trial: trial.clone(),
+                    outcome,
+                });
+            }
         }
     }
-    let mut answers = Vec::with_capacity(probes.len());
-    for probe in probes {
-        let outcome = match clones.get(&probe.table) {
-            Some(clone) => attempt(client, clone, probe).await?,
-            None => Err(ProbeError {
-                sqlstate: SqlState::UNDEFINED_TABLE.code().to_owned(),
-                message: format!("table {} does not exist", probe.table),
-                hint: None,
-            }),
-        };
-        answers.push(ProbeAnswer {
-            probe: probe.clone(),
-            outcome,
-        });
+    Ok((answers, trials))
+}
+
+fn missing(table: &QualifiedName) -> ProbeError {
+    ProbeError {
+        sqlstate: SqlState::UNDEFINED_TABLE.code().to_owned(),
+        message: format!("table {table} does not exist"),
+        hint: None,
     }
-    Ok(answers)
+}
+
+async fn try_out(client: &Client, trial: &Trial) -> Result<Result<TrialOutcome, ProbeError>, LoadError> {
+    const SUBJECT: &str = "a trial";
+    let before = load::texts(client, &trial.texts).await?;
+    load::batch(client, SUBJECT, "SAVEPOINT pgmorph_trial").await?;
+    for statement in &trial.statements {
+        // The extended protocol takes one statement only, so that no text in a plan can end the transaction.
+        if let Err(error) = client.execute_typed(statement, &[]).await {
+            let refusal = refusal(SUBJECT, error)?;
+            let undo = "ROLLBACK TO SAVEPOINT pgmorph_trial; RELEASE SAVEPOINT pgmorph_trial";
+            load::batch(client, SUBJECT, undo).await?;
+            return Ok(Err(refusal));
+        }
+    }
+    load::batch(client, SUBJECT, "RELEASE SAVEPOINT pgmorph_trial").await?;
+    let mut outcome = load::made(client, trial).await?;
+    outcome.before = before;
+    outcome.after = load::texts(client, &trial.texts).await?;
+    Ok(Ok(outcome))
+}
+
+/// The server's no as an answer; a lost connection is none.
+fn refusal(subject: &'static str, error: tokio_postgres::Error) -> Result<ProbeError, LoadError> {
+    match error.as_db_error() {
+        Some(answer) => Ok(ProbeError {
+            sqlstate: answer.code().code().to_owned(),
+            message: answer.message().to_owned(),
+            hint: answer.hint().map(str::to_owned),
+        }),
+        None => Err(LoadError::server(subject, error)),
+    }
 }
 
 async fn create_clone(client: &Client, table: &QualifiedName, name: String) -> Result<Copied, LoadError> {
@@ -129,14 +187,7 @@ async fn attempt(
         tried = client.batch_execute(&end).await;
     }
     if let Err(error) = tried {
-        let Some(answer) = error.as_db_error() else {
-            return Err(LoadError::server(SUBJECT, error));
-        };
-        let answer = ProbeError {
-            sqlstate: answer.code().code().to_owned(),
-            message: answer.message().to_owned(),
-            hint: answer.hint().map(str::to_owned),
-        };
+        let answer = refusal(SUBJECT, error)?;
         let undo = "ROLLBACK TO SAVEPOINT pgmorph_probe; RELEASE SAVEPOINT pgmorph_probe";
         load::batch(client, SUBJECT, undo).await?;
         return Ok(Err(answer));
@@ -151,6 +202,12 @@ async fn attempt(
         // The sequence that came with it is a temporary one; the table's will be beside the table.
         if let Some(identity) = &mut column.identity {
             identity.sequence.schema.clone_from(&probe.table.schema);
+        }
+    }
+    for trigger in table.triggers.values_mut() {
+        let there = format!(" ON {} ", probe.table);
+        for temporary in [format!(" ON pg_temp.{name} "), format!(" ON pg_temp.{at_rest} ")] {
+            trigger.definition = trigger.definition.replacen(&temporary, &there, 1);
         }
     }
     let (fast_defaults, file) = storage(client, clone.oid).await?;

@@ -108,8 +108,8 @@ pub async fn begin(client: &Client, input: &Input, recorded: usize) -> Result<Ex
 /// Compiles a plan file, all but its first `recorded` changes, against the catalog as it is.
 async fn compile(client: &Client, file: &PlanFile, recorded: usize) -> Result<ExecutionPlan, Failure> {
     let mut catalog = load::snapshot(client).await?;
-    let probes = planner::probes_from(&file.plan, &catalog, recorded);
-    probe::ask(client, &mut catalog, &probes).await?;
+    let questions = planner::questions_from(&file.plan, &catalog, recorded);
+    probe::ask(client, &mut catalog, &questions).await?;
     planner::plan_from(&file.plan, &catalog, recorded).map_err(|diagnostics| file.refused(diagnostics))
 }
 

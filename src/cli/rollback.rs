@@ -19,6 +19,9 @@ pub struct Rollback {
     /// Go ahead without being asked
     #[arg(long, short)]
     pub(super) yes: bool,
+    /// What the plan wants to be typed before it is rolled back (`confirm_rollback`); --yes is not enough for it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) confirm: Option<String>,
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
@@ -36,7 +39,11 @@ impl Rollback {
         drop(session);
         if let Some(run) = run.as_ref().filter(|run| run.state != RunState::RolledBack) {
             refuse_baseline(run)?;
-            confirm::ask(&question(run, &settings, self.loss()), self.yes)?;
+            let question = question(run, &settings, self.loss());
+            match &run.plan.confirm_rollback {
+                Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
+                None => confirm::ask(&question, self.yes)?,
+            }
         }
         let undone = Box::pin(self.undo_run(global, &settings, &name, run)).await?;
         match global.is_json() {

@@ -930,7 +930,7 @@ fn tables_of(expectations: &[Expectation]) -> BTreeSet<QualifiedName> {
         | Expectation::ConstraintAbsent { table, .. }
         | Expectation::Trigger { table, .. }
         | Expectation::TriggerAbsent { table, .. } => Some(table.clone()),
-        Expectation::IndexAbsent { .. } | Expectation::Query { .. } => None,
+        Expectation::IndexAbsent { .. } | Expectation::Text { .. } | Expectation::Query { .. } => None,
     };
     expectations.iter().filter_map(table).collect()
 }

@@ -72,7 +72,9 @@ impl Operation for CreateIndex {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use crate::catalog::model::{CatalogSnapshot, ProbeAnswer, ProbeError, ProbeOutcome, TableKind};
+    use crate::catalog::model::{
+        CatalogSnapshot, ProbeAnswer, ProbeError, ProbeOutcome, Question, TableKind,
+    };
     use crate::ops::testing::{catalog, compile, index, plan_text, table};
     use crate::plan::Expectation;
     use crate::sql::QualifiedName;
@@ -223,7 +225,11 @@ pub(crate) mod tests {
         let changes =
             "  - create_index: {name: i, table: orders, columns: [state], where: created_at is null}\n";
         let source = format!("name: test\nchanges:\n{changes}");
-        let probe = planner::probes(&change_plan::parse(&source).unwrap(), &catalog()).remove(0);
+        let questions = planner::questions(&change_plan::parse(&source).unwrap(), &catalog());
+        let [Question::Probe(probe)] = questions.as_slice() else {
+            panic!("{questions:?}");
+        };
+        let probe = probe.clone();
         assert_eq!(probe.before, "CREATE INDEX i ON ");
         let mut printed = index(&["state"], false);
         printed.predicate = Some("(created_at IS NULL)".into());

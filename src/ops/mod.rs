@@ -3,7 +3,9 @@
 //! A room holds, top to bottom: its manual, what is read from the plan file, `preflight` (all complaints at once, or
 //! a target that proves there are none), its steps with their undo and expectations, the end state, its tests.
 
-use crate::catalog::model::{CatalogSnapshot, Column, Probe, ProbeError, ProbeOutcome, Table};
+use crate::catalog::model::{
+    CatalogSnapshot, Column, Probe, ProbeError, ProbeOutcome, Question, Table, Trial, TrialOutcome,
+};
 use crate::diagnostic::{Diagnostic, Located, Span, nearest};
 use crate::document::Fields;
 use crate::plan::{Estimate, Hazard, Phase, Settings, Undo, Work};
@@ -11,16 +13,25 @@ use crate::sql::QualifiedName;
 
 mod add_check;
 mod add_column;
+mod add_enum_value;
 mod add_foreign_key;
 mod add_primary_key;
 mod add_unique;
 mod change_type;
+mod create_enum;
+mod create_function;
 mod create_index;
+mod create_materialized_view;
+mod create_schema;
+mod create_table;
+mod create_trigger;
+mod create_view;
 mod drop_column;
 mod drop_constraint;
 mod drop_default;
 mod drop_index;
 mod drop_not_null;
+mod grant;
 mod parts;
 pub mod references;
 mod replace_index;
@@ -33,16 +44,25 @@ mod widen_column;
 
 pub use add_check::AddCheck;
 pub use add_column::AddColumn;
+pub use add_enum_value::AddEnumValue;
 pub use add_foreign_key::AddForeignKey;
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
 pub use change_type::ChangeType;
+pub use create_enum::CreateEnum;
+pub use create_function::CreateFunction;
 pub use create_index::CreateIndex;
+pub use create_materialized_view::CreateMaterializedView;
+pub use create_schema::CreateSchema;
+pub use create_table::CreateTable;
+pub use create_trigger::CreateTrigger;
+pub use create_view::CreateView;
 pub use drop_column::DropColumn;
 pub use drop_constraint::DropConstraint;
 pub use drop_default::DropDefault;
 pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
+pub use grant::Grant;
 pub use references::{Named, Object};
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
@@ -76,6 +96,11 @@ pub trait Operation: Sized {
     /// clone stay for later ones.
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
         Vec::new()
+    }
+
+    /// All that the server is asked; those that make something new ask for more than probes.
+    fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {
+        self.probes(now).into_iter().map(Question::Probe).collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Self::Target, Vec<Diagnostic>>;
@@ -226,23 +251,32 @@ impl<'a> Context<'a> {
 
     /// As [`Context::answer`], with the server's refusal as a complaint at the place in the plan.
     pub fn accepted(&self, probe: &Probe, span: Span) -> Result<Option<&'a ProbeOutcome>, Diagnostic> {
-        match self.answer(probe) {
-            None => Ok(None),
-            Some(Ok(outcome)) => Ok(Some(outcome)),
-            Some(Err(error)) => {
-                let diagnostic = Diagnostic::new(
-                    "refused_by_server",
-                    format!(
-                        "PostgreSQL does not accept this: {} (SQLSTATE {})",
-                        error.message, error.sqlstate
-                    ),
-                )
-                .at(span);
-                Err(match &error.hint {
-                    Some(hint) => diagnostic.help(hint.clone()),
-                    None => diagnostic,
-                })
-            }
+        accepted(self.answer(probe), span)
+    }
+
+    /// As [`Context::accepted`], for what is made anew.
+    pub fn tried(&self, trial: &Trial, span: Span) -> Result<Option<&'a TrialOutcome>, Diagnostic> {
+        accepted(self.now.tried(trial).map(Result::as_ref), span)
+    }
+}
+
+fn accepted<'a, T>(
+    answer: Option<Result<&'a T, &ProbeError>>,
+    span: Span,
+) -> Result<Option<&'a T>, Diagnostic> {
+    match answer {
+        None => Ok(None),
+        Some(Ok(outcome)) => Ok(Some(outcome)),
+        Some(Err(error)) => {
+            let message = format!(
+                "PostgreSQL does not accept this: {} (SQLSTATE {})",
+                error.message, error.sqlstate
+            );
+            let diagnostic = Diagnostic::new("refused_by_server", message).at(span);
+            Err(match &error.hint {
+                Some(hint) => diagnostic.help(hint.clone()),
+                None => diagnostic,
+            })
         }
     }
 }
@@ -312,8 +346,8 @@ macro_rules! operations {
                 match self { $(Self::$operation(operation) => operation.makes()),* }
             }
 
-            pub fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
-                match self { $(Self::$operation(operation) => operation.probes(now)),* }
+            pub fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {
+                match self { $(Self::$operation(operation) => operation.questions(now)),* }
             }
 
             /// Preflight, steps and end state in one: on success the catalog is as the change leaves it.
@@ -334,16 +368,25 @@ macro_rules! operations {
 operations![
     AddCheck,
     AddColumn,
+    AddEnumValue,
     AddForeignKey,
     AddPrimaryKey,
     AddUnique,
     ChangeType,
+    CreateEnum,
+    CreateFunction,
     CreateIndex,
+    CreateMaterializedView,
+    CreateSchema,
+    CreateTable,
+    CreateTrigger,
+    CreateView,
     DropColumn,
     DropConstraint,
     DropDefault,
     DropIndex,
     DropNotNull,
+    Grant,
     ReplaceIndex,
     SetDefault,
     SetNotNull,

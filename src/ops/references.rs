@@ -58,6 +58,11 @@ impl Named {
         Self::at(Object::Schema(name.value.clone()), name.span)
     }
 
+    /// The schema that holds the name, which must be there before anything is made in it.
+    pub fn schema_of(name: &Located<QualifiedName>) -> Self {
+        Self::at(Object::Schema(name.value.schema.clone()), name.span)
+    }
+
     pub fn at(object: Object, span: Span) -> Self {
         Self {
             object,

@@ -1,8 +1,8 @@
 //! For the tests of the rooms: text in, text out, no database.
 
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, Persistence, Reference,
-    ReplicaIdentity, Role, SNAPSHOT_FORMAT, Schema, Server, Table, TableKind, TableSize,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, Reference, Role, SNAPSHOT_FORMAT,
+    Schema, Server, Table, TableSize,
 };
 use crate::diagnostic::{Diagnostic, line_and_column};
 use crate::plan::{Action, ExecutionPlan, Transaction, Undo, Work};
@@ -44,6 +44,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         functions: BTreeMap::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
+        trials: Vec::new(),
     }
 }
 
@@ -57,60 +58,21 @@ pub(crate) fn table(columns: &[&str]) -> Table {
         };
         let plain = ["bigint", "integer", "smallint", "boolean", "uuid", "date"].contains(&data_type)
             || data_type.starts_with("timestamp");
+        let storage = if plain { "plain" } else { "extended" };
         Column {
-            name: name.into(),
-            data_type: data_type.into(),
-            collation: None,
-            not_null,
-            not_null_constraint: None,
-            default: None,
-            identity: None,
-            generated: None,
-            storage: if plain { "plain" } else { "extended" }.into(),
-            compression: None,
-            statistics_target: None,
-            options: Vec::new(),
-            comment: None,
-            security_labels: Vec::new(),
-            grants: Vec::new(),
-            inherited: false,
-            local: true,
+            storage: storage.into(),
+            ..super::parts::column::plain(name, data_type, not_null)
         }
     };
     Table {
-        kind: TableKind::Table,
-        owner: "postgres".into(),
-        persistence: Persistence::Permanent,
-        tablespace: None,
-        options: Vec::new(),
-        comment: None,
-        row_security: false,
-        force_row_security: false,
-        replica_identity: ReplicaIdentity::Default,
-        of_type: None,
-        row_type_used_by: Vec::new(),
-        partition_key: None,
-        partition_key_columns: Vec::new(),
-        partition_of: None,
-        partition_bound: None,
-        inherits: Vec::new(),
-        children: Vec::new(),
         columns: columns.iter().map(column).collect(),
-        indexes: BTreeMap::new(),
-        constraints: BTreeMap::new(),
-        triggers: BTreeMap::new(),
-        rules: BTreeMap::new(),
-        policies: BTreeMap::new(),
-        statistics: BTreeMap::new(),
-        publications: BTreeMap::new(),
-        grants: Vec::new(),
-        dependents: Vec::new(),
         size: TableSize {
             rows: 1_000_000,
             heap_bytes: 100 << 20,
             toast_bytes: 0,
             index_bytes: 30 << 20,
         },
+        ..Table::empty("postgres")
     }
 }
 

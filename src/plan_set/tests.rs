@@ -232,3 +232,29 @@ fn operations_tell_what_they_need() {
         "public.a s.b public.c public.d public.e public.f public.g"
     );
 }
+
+#[test]
+fn what_makes_something_new_tells_what_and_where() {
+    let source = "\
+name: p
+changes:
+  - create_schema: {name: metrics}
+  - create_table: {name: metrics.t, columns: {id: bigint, a: bigint}, foreign_keys: [{columns: [a], references: s.b}]}
+  - create_view: {name: metrics.v, select: SELECT * FROM costs JOIN metrics.t USING (id)}
+  - create_materialized_view: {name: other.m, select: SELECT 1 FROM metrics.v}
+  - create_trigger: {name: g, table: u, timing: before, events: [update], function: f}
+  - grant: {privileges: [SELECT], tables: ['\"Odd Name\"', w], to: [r]}
+  - grant: {privileges: [SELECT], all_tables_in: [Metrics], to: [r]}
+";
+    let plan = parse(source).unwrap_or_else(|found| panic!("{found:#?}"));
+    let shown = |names: Vec<Named>| {
+        let names: Vec<_> = names.iter().map(|name| name.object.to_string()).collect();
+        names.join(", ")
+    };
+    let made = plan.changes.iter().flat_map(|change| change.operation.makes());
+    assert_eq!(
+        shown(made.collect()),
+        "schema metrics, metrics.t, metrics.v, other.m"
+    );
+    insta::assert_snapshot!(shown(needs(&plan)), @r#"schema metrics, metrics.t, s.b, schema metrics, metrics.t, public.costs, schema other, metrics.v, public.u, public."Odd Name", public.w, schema "Metrics""#);
+}

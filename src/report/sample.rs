@@ -158,6 +158,8 @@ pub(super) fn plan() -> ExecutionPlan {
         )],
         steps: steps(),
         postconditions: vec![check("still none", "SELECT id FROM orders WHERE version < 0")],
+        monitors: Vec::new(),
+        confirm_rollback: None,
         before: catalog.clone(),
         after: catalog,
     }

@@ -78,6 +78,19 @@ pub struct StepLine {
     pub summary: String,
 }
 
+/// What a question of the plan's monitor answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    pub name: String,
+    /// The first rows, each as JSON.
+    pub rows: Vec<serde_json::Value>,
+    /// Whether there are more.
+    pub more: bool,
+    /// Why there is no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verification {
     pub plan: String,
@@ -90,6 +103,8 @@ pub struct Verification {
     /// What to know about how this was compared.
     pub notes: Vec<String>,
     pub steps: Vec<StepLine>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub monitors: Vec<Answer>,
 }
 
 impl Verification {
@@ -141,7 +156,24 @@ impl Verification {
             }
             part(&mut text, "remedy", &finding.remedy);
         }
+        self.write_answers(&mut text);
         text
+    }
+
+    fn write_answers(&self, text: &mut String) {
+        for answer in &self.monitors {
+            let _ = writeln!(text, "\n{}", style::heading(&answer.name));
+            for row in &answer.rows {
+                let _ = writeln!(text, "  {row}");
+            }
+            match (&answer.error, answer.rows.is_empty(), answer.more) {
+                (Some(error), _, _) => writeln!(text, "  {}", style::bad(error)),
+                (None, true, _) => writeln!(text, "  {}", style::faint("no rows")),
+                (None, false, true) => writeln!(text, "  {}", style::faint("and more")),
+                (None, false, false) => Ok(()),
+            }
+            .unwrap_or_default();
+        }
     }
 
     fn write_steps(&self, text: &mut String) {
@@ -184,6 +216,7 @@ mod tests {
                 state: "failed",
                 summary: "build x".into(),
             }],
+            monitors: Vec::new(),
         }
     }
 
@@ -211,6 +244,12 @@ mod tests {
             remedy: "run it again".into(),
             details: vec![r#"{"id": 1}"#.into()],
         });
+        found.monitors.push(Answer {
+            name: "health".into(),
+            rows: vec![serde_json::json!({"version": 1})],
+            more: true,
+            error: None,
+        });
         let text = anstream::adapter::strip_str(&found.human()).to_string();
         insta::assert_snapshot!(text, @r#"
         widen: in progress (run 3)
@@ -223,6 +262,10 @@ mod tests {
              found      nothing
                         {"id": 1}
              remedy     run it again
+
+        health
+          {"version":1}
+          and more
         "#);
     }
 }

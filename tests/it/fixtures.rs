@@ -161,9 +161,9 @@ impl Case {
         if let Some(before) = back {
             rolled_back(database, plan, before).await;
             traffic.go_on(STATEMENTS).await;
-            self.settle(traffic.stop(database, &plan.before).await);
+            self.settle(traffic.stop(database).await);
         } else {
-            self.settle(traffic.stop(database, &plan.after).await);
+            self.settle(traffic.stop(database).await);
         }
     }
 
@@ -177,7 +177,7 @@ impl Case {
         traffic.go_on(STATEMENTS).await;
         rolled_back(database, &plan, before).await;
         traffic.go_on(STATEMENTS).await;
-        self.settle(traffic.stop(database, &plan.before).await);
+        self.settle(traffic.stop(database).await);
     }
 
     async fn compare_with_after(&self, database: &Database<'_>) {
@@ -322,16 +322,25 @@ macro_rules! operations {
 operations![
     add_check,
     add_column,
+    add_enum_value,
     add_foreign_key,
     add_primary_key,
     add_unique,
     change_type,
+    create_enum,
+    create_function,
     create_index,
+    create_materialized_view,
+    create_schema,
+    create_table,
+    create_trigger,
+    create_view,
     drop_column,
     drop_constraint,
     drop_default,
     drop_index,
     drop_not_null,
+    grant,
     replace_index,
     set_default,
     set_not_null,

@@ -283,7 +283,7 @@ async fn an_old_transaction_is_waited_for_beside_the_queue() {
     };
     let ((), ()) = tokio::join!(finishes(&database, &plan), release);
     traffic.go_on(5).await;
-    let balance = traffic.stop(&database, &plan.after).await;
+    let balance = traffic.stop(&database).await;
     assert_eq!(balance.complaints, Vec::<String>::new());
 
     // With the deadline used up nothing is held, and later the same call succeeds.
@@ -360,7 +360,7 @@ async fn a_terminated_session_is_replaced_within_the_same_call() {
     let ((), ()) = tokio::join!(finishes(&database, &plan), disturb);
     let traffic = Traffic::start(&database, &workload).await;
     traffic.go_on(5).await;
-    let balance = traffic.stop(&database, &plan.after).await;
+    let balance = traffic.stop(&database).await;
     assert_eq!(balance.complaints, Vec::<String>::new());
 }
 

@@ -31,7 +31,6 @@ FROM pg_namespace n
 WHERE n.nspname !~ '^pg_' AND n.nspname <> ALL (ARRAY['information_schema', 'pgmorph'])
   AND $1::oid[] IS NULL";
 
-/// Privileges that were taken away again leave a list that says what none would.
 pub const VIEWS: &str = concat!(
     "SELECT c.oid AS id, format('%I.%I', n.nspname, c.relname) AS key, json_build_object(
   'materialized', c.relkind = 'm',
@@ -104,7 +103,7 @@ pub const SEQUENCES: &str = concat!(
     WHERE t.oid = d.refobjid AND a.attnum = d.refobjsubid),
   'identity', coalesce(d.deptype = 'i', false),
   'grants', ",
-    grants!("c.relacl"),
+    grants!("nullif(c.relacl, acldefault('s', c.relowner))"),
     "
 )::text AS body
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -19,7 +19,8 @@ macro_rules! in_scope {
     };
 }
 
-/// An access control list as grants; the owner's implicit one (NULL) becomes an empty list.
+/// An access control list as grants; the owner's implicit one (NULL) becomes an empty list, and so does the list that says
+/// the same, which stays where privileges were taken away again.
 macro_rules! grants {
     ($acl:literal) => {
         concat!(
@@ -153,7 +154,7 @@ SELECT c.oid AS id, format('%I.%I', s.nspname, s.relname) AS key, json_build_obj
       'columns', coalesce({{published_columns}}, '[]'::json), 'filter', {{published_filter}})), '{}'::json)
     FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid = c.oid),
   'grants', ",
-    grants!("c.relacl"),
+    grants!("nullif(c.relacl, acldefault('r', c.relowner))"),
     ",
   'columns', '[]'::json, 'indexes', '{}'::json, 'constraints', '{}'::json, 'triggers', '{}'::json,
   'rules', '{}'::json, 'policies', '{}'::json, 'statistics', '{}'::json,

@@ -3,7 +3,7 @@
 use super::error::{LoadError, LoadErrorKind};
 use super::queries;
 use crate::catalog::model::{
-    Column, Constraint, Dependent, ExtendedStatistics, Index, Policy, Rule, Table, TableSize, Trigger,
+    Column, Constraint, Dependent, ExtendedStatistics, Index, Policy, Rule, Table, TableSize, Trigger, View,
 };
 use crate::sql::QualifiedName;
 use serde::de::DeserializeOwned;
@@ -106,6 +106,16 @@ pub struct ViewParts {
     pub indexes: BTreeMap<String, Index>,
     pub triggers: BTreeMap<String, Trigger>,
     pub rules: BTreeMap<String, Rule>,
+}
+
+/// Gives a view what belongs to it.
+pub fn complete(view: &mut View, parts: ViewParts) {
+    view.uses.sort();
+    view.keys.sort();
+    view.columns = parts.columns;
+    view.indexes = parts.indexes;
+    view.triggers = parts.triggers;
+    view.rules = parts.rules;
 }
 
 /// Tables by name, and the parts of views by OID.
@@ -214,13 +224,14 @@ fn sort(table: &mut Table) {
     }
 }
 
-/// Columns, indexes and constraints of the one relation in scope; nothing else of it is filled.
+/// Columns, indexes, constraints and triggers of the one relation in scope; nothing else of it is filled.
 pub async fn load_shape(reader: &Reader<'_>) -> Result<Option<Table>, LoadError> {
-    let (tables, columns, indexes, constraints) = try_join!(
+    let (tables, columns, indexes, constraints, triggers) = try_join!(
         reader.read::<Table>("a clone", queries::TABLES),
         reader.read::<Column>("a clone's columns", queries::COLUMNS),
         reader.read::<Index>("a clone's indexes", queries::INDEXES),
         reader.read::<Constraint>("a clone's constraints", queries::CONSTRAINTS),
+        reader.read::<Trigger>("a clone's triggers", queries::TRIGGERS),
     )?;
     Ok(tables.into_iter().next().map(|entry| {
         let mut table = entry.value;
@@ -230,6 +241,10 @@ pub async fn load_shape(reader: &Reader<'_>) -> Result<Option<Table>, LoadError>
             .map(|entry| (entry.key, entry.value))
             .collect();
         table.constraints = constraints
+            .into_iter()
+            .map(|entry| (entry.key, entry.value))
+            .collect();
+        table.triggers = triggers
             .into_iter()
             .map(|entry| (entry.key, entry.value))
             .collect();

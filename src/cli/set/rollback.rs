@@ -10,6 +10,7 @@ use crate::postgres::settings::ConnectionSettings;
 use crate::report::{out, style};
 use crate::units;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
@@ -26,7 +27,7 @@ pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
     refuse_irreversible(&due)?;
     let kept: Vec<&str> = kept.iter().map(|plan| plan.name()).collect();
     if !due.is_empty() {
-        confirm::ask(&question(rollback, &due, &kept, &settings), rollback.yes)?;
+        ask(rollback, &due, &question(rollback, &due, &kept, &settings))?;
     }
     let mut done = Vec::new();
     let mut failure = None;
@@ -76,6 +77,21 @@ fn refuse_irreversible(due: &[&Standing]) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Precondition, message)
         .details(found)
         .help("roll back the plans after those, one by one: pgmorph rollback PLAN"))
+}
+
+/// For a yes, and for every text that one of the plans wants to be typed.
+fn ask(rollback: &Rollback, due: &[&Standing], question: &str) -> Result<(), Error> {
+    let texts = due
+        .iter()
+        .filter_map(|plan| plan.in_place()?.plan.confirm_rollback.as_deref());
+    let texts: BTreeSet<&str> = texts.collect();
+    if texts.is_empty() {
+        return confirm::ask(question, rollback.yes);
+    }
+    for text in texts {
+        confirm::ask_for(text, question, rollback.confirm.as_deref())?;
+    }
+    Ok(())
 }
 
 fn question(rollback: &Rollback, due: &[&Standing], kept: &[&str], settings: &ConnectionSettings) -> String {

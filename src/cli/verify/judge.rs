@@ -8,7 +8,7 @@
 use super::differences::{describe_difference, is_gone, is_implied, is_ordinary, leftovers};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::{ExecutionPlan, Expectation, Part, Phase, Step};
-use crate::report::verification::{Finding, FindingKind, StepLine, Verdict, Verification};
+use crate::report::verification::{Answer, Finding, FindingKind, StepLine, Verdict, Verification};
 use crate::sql::{QualifiedName, ident};
 use crate::verifier::{self, Standing, Tables};
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,8 +25,12 @@ pub(super) struct Facts<'a> {
     pub busy: BTreeSet<QualifiedName>,
     /// The answers to [`Expectation::Query`]: true, or why not.
     pub answers: BTreeMap<String, Result<bool, String>>,
+    /// The answers to [`Expectation::Text`], or why there is none.
+    pub texts: BTreeMap<String, Result<Option<String>, String>>,
     /// What the plan's own questions found.
     pub postconditions: Vec<Finding>,
+    /// What the plan's monitor answered.
+    pub monitors: Vec<Answer>,
     pub through: Option<Phase>,
     pub notes: Vec<String>,
 }
@@ -110,6 +114,7 @@ fn key(expectation: &Expectation) -> Option<String> {
         Expectation::Trigger { table, name, .. } | Expectation::TriggerAbsent { table, name } => {
             format!("table {table}: trigger {}", ident(name))
         }
+        Expectation::Text { object, .. } => object.clone(),
         Expectation::Query { .. } => return None,
     })
 }
@@ -164,6 +169,7 @@ pub(super) fn judge(facts: Facts<'_>) -> Verification {
         findings,
         steps: steps(&facts),
         notes: facts.notes,
+        monitors: facts.monitors,
     }
 }
 
@@ -187,7 +193,8 @@ fn untouched(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Verdict {
     let ahead = verifier::differences(&plan.after, &facts.actual);
     let foreseen = plan.steps.is_empty()
         || !verifier::differences(&plan.after, &plan.before.tables).is_empty()
-        || !facts.answers.is_empty();
+        || !facts.answers.is_empty()
+        || !facts.texts.is_empty();
     let questions = broken_questions(facts);
     let in_place = ahead.is_empty() && questions.is_empty();
     if in_place && foreseen {
@@ -279,15 +286,21 @@ fn broken_promises(facts: &Facts<'_>) -> Vec<Finding> {
 fn broken_questions(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (step, expectation) in expected_now(facts.plan, facts.run) {
-        let Expectation::Query { query } = expectation else {
-            continue;
+        let found = match expectation {
+            Expectation::Query { query } => match facts.answers.get(query) {
+                None | Some(Ok(true)) => continue,
+                Some(Ok(false)) => Some("it does not".to_owned()),
+                Some(Err(why)) => Some(why.clone()),
+            },
+            Expectation::Text { query, expected, .. } => match facts.texts.get(query) {
+                None => continue,
+                Some(Ok(text)) if text == expected => continue,
+                Some(Ok(text)) => text.clone(),
+                Some(Err(why)) => Some(why.clone()),
+            },
+            _ => continue,
         };
-        let found = match facts.answers.get(query) {
-            None | Some(Ok(true)) => continue,
-            Some(Ok(false)) => "it does not".to_owned(),
-            Some(Err(why)) => why.clone(),
-        };
-        findings.push(promise(step, expectation, Some(found)));
+        findings.push(promise(step, expectation, found));
     }
     findings
 }

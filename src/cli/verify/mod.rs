@@ -6,12 +6,13 @@ mod judge;
 use super::apply::PhaseArg;
 use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve, set};
+use crate::catalog::load;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{Check, ExecutionPlan, Expectation, Phase, Step};
+use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, Step};
 use crate::report::out;
-use crate::report::verification::{Finding, FindingKind, Verdict, Verification};
+use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
 use crate::sql::QualifiedName;
 use clap::Args;
 use judge::{Facts, Stage};
@@ -162,12 +163,17 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     let run = run.as_ref();
     let actual = resolve::tables(client, &plan).await?;
     let mut answers = BTreeMap::new();
+    let mut texts = BTreeMap::new();
     for (_, expectation) in judge::expected_now(&plan, run) {
         if let Expectation::Query { query } = expectation {
             answers.insert(query.clone(), truth(client, query).await?);
         }
+        if let Expectation::Text { query, .. } = expectation {
+            texts.insert(query.clone(), text(client, query).await?);
+        }
     }
     let mut postconditions = Vec::new();
+    let mut monitors = Vec::new();
     // Before the cutover the plan's own questions may name what is not there yet.
     let stage = judge::stage(&plan, run);
     if matches!(
@@ -176,6 +182,9 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     ) {
         for check in &plan.postconditions {
             postconditions.extend(postcondition(client, check).await?);
+        }
+        for monitor in &plan.monitors {
+            monitors.push(answer(client, monitor).await?);
         }
     }
     let others = unfinished_others(client, &plan.name).await?;
@@ -204,7 +213,9 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
         functions,
         busy,
         answers,
+        texts,
         postconditions,
+        monitors,
         through,
         notes,
     }))
@@ -232,6 +243,7 @@ fn not_compiled(name: &str, through: Option<Phase>, diagnostics: &[Diagnostic]) 
         findings: diagnostics.iter().map(finding).collect(),
         notes: vec!["no run is recorded, and the plan cannot be made against this catalog".into()],
         steps: Vec::new(),
+        monitors: Vec::new(),
     }
 }
 
@@ -264,6 +276,15 @@ async fn truth(client: &Client, query: &str) -> Result<Result<bool, String>, Err
     Ok(rows.map(|rows| rows.first().is_some_and(|row| row["holds"] == true)))
 }
 
+/// What a query of one text answers. A refusal of the server is an answer too.
+async fn text(client: &Client, query: &str) -> Result<Result<Option<String>, String>, Error> {
+    match load::texts(client, &[query.to_owned()]).await {
+        Ok(texts) => Ok(Ok(texts.into_iter().next().flatten())),
+        Err(error) if error.sqlstate().is_some() => Ok(Err(error.to_string())),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn postcondition(client: &Client, check: &Check) -> Result<Option<Finding>, Error> {
     let (found, details) = match ask(client, &check.query).await? {
         Ok(rows) if rows.is_empty() => return Ok(None),
@@ -291,6 +312,21 @@ async fn postcondition(client: &Client, check: &Check) -> Result<Option<Finding>
         },
         details,
     }))
+}
+
+async fn answer(client: &Client, monitor: &Monitor) -> Result<Answer, Error> {
+    let (mut rows, error) = match ask(client, &monitor.query).await? {
+        Ok(rows) => (rows, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
+    let more = rows.len() > SAMPLE_ROWS;
+    rows.truncate(SAMPLE_ROWS);
+    Ok(Answer {
+        name: monitor.name.clone(),
+        rows,
+        more,
+        error,
+    })
 }
 
 /// The first rows of a question of the user's, in a transaction that cannot write.

@@ -6,6 +6,29 @@ use crate::document::Fields;
 use crate::ops::Context;
 use crate::sql::QualifiedName;
 
+/// A column of which no more is known.
+pub fn plain(name: &str, data_type: &str, not_null: bool) -> Column {
+    Column {
+        name: name.to_owned(),
+        data_type: data_type.to_owned(),
+        collation: None,
+        not_null,
+        not_null_constraint: None,
+        default: None,
+        identity: None,
+        generated: None,
+        storage: super::storage::of_type(data_type).to_owned(),
+        compression: None,
+        statistics_target: None,
+        options: Vec::new(),
+        comment: None,
+        security_labels: Vec::new(),
+        grants: Vec::new(),
+        inherited: false,
+        local: true,
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ColumnName {
     pub table: Located<QualifiedName>,

@@ -169,6 +169,12 @@ impl IndexSpec {
         self.probe_of(&self.written(None), name)
     }
 
+    /// What creates it on a relation that nobody uses yet.
+    pub fn at_once(&self) -> String {
+        let name = self.name_or("idx");
+        create_statement(&self.written(None), &name, &self.table.value, Placing::AtOnce)
+    }
+
     fn probe_of(&self, written: &Index, name: &str) -> Probe {
         definition_probe(&self.table.value, name, written)
     }

@@ -9,6 +9,7 @@ pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod not_null;
+pub mod object;
 pub mod retype;
 pub mod shadow;
 pub mod statement;

@@ -5,7 +5,7 @@
 
 mod names;
 
-pub use names::{Names, names};
+pub use names::{Names, names, read_by};
 
 use crate::plan::LockMode;
 use crate::sql::QualifiedName;
@@ -76,6 +76,11 @@ pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
 /// Whether an expression names anything by its schema: what the server prints without one is its own.
 pub fn names_a_schema(expression: &str) -> bool {
     tokens(expression).any(|(token, _)| token == Token::Symbol('.'))
+}
+
+/// Whether a text has the word, given in lower case, outside of literals, comments and quotes.
+pub fn has_word(sql: &str, word: &str) -> bool {
+    tokens(sql).any(|(token, _)| token == Token::Word(word.into()))
 }
 
 /// Takes no lock that blocks reads or writes of a table.

@@ -1,7 +1,7 @@
 //! What the server answers to probes.
 
 use super::{name, server::Server};
-use pgmorph::catalog::model::{Probe, ProbeError, ProbeOutcome};
+use pgmorph::catalog::model::{Probe, ProbeError, ProbeOutcome, Question};
 use pgmorph::catalog::{load, probe};
 use pgmorph::sql::QualifiedName;
 use tokio_postgres::Client;
@@ -22,10 +22,16 @@ fn to(table: &str, before: &str, after: &str) -> Probe {
     }
 }
 
+fn questions(probes: &[Probe]) -> Vec<Question> {
+    probes.iter().cloned().map(Question::Probe).collect()
+}
+
 async fn ask(client: &Client, probes: &[Probe]) -> Vec<Result<ProbeOutcome, ProbeError>> {
     let mut snapshot = load::snapshot(client).await.unwrap();
     let before = serde_json::to_string(&snapshot).unwrap();
-    probe::ask(client, &mut snapshot, probes).await.unwrap();
+    probe::ask(client, &mut snapshot, &questions(probes))
+        .await
+        .unwrap();
     let answers: Vec<_> = snapshot
         .answers
         .iter()
@@ -199,7 +205,9 @@ async fn without_the_means_planning_goes_on_without_answers() {
     // The server's own refusal counts as much as what the snapshot says.
     for read_only in [true, false] {
         snapshot.server.read_only = read_only;
-        probe::ask(&admin, &mut snapshot, &probes).await.unwrap();
+        probe::ask(&admin, &mut snapshot, &questions(&probes))
+            .await
+            .unwrap();
         assert!(snapshot.answers.is_empty());
     }
 }

@@ -90,8 +90,8 @@ impl<'s> Database<'s> {
         let plan = change_plan::parse(source)?;
         let client = self.session().await;
         let mut snapshot = load::snapshot(&client).await.unwrap();
-        let probes = planner::probes(&plan, &snapshot);
-        probe::ask(&client, &mut snapshot, &probes).await.unwrap();
+        let questions = planner::questions(&plan, &snapshot);
+        probe::ask(&client, &mut snapshot, &questions).await.unwrap();
         Ok(snapshot)
     }
 
@@ -168,7 +168,7 @@ impl<'s> Database<'s> {
         let sql = "SELECT 'function ' || oid::regprocedure FROM pg_proc \
                    WHERE pronamespace = to_regnamespace('pgmorph') \
                    UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class \
-                   WHERE relnamespace = to_regnamespace('pgmorph') AND relkind = 'r' \
+                   WHERE relnamespace = to_regnamespace('pgmorph') AND relkind IN ('r', 'v') \
                     AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills', 'requests') \
                    UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index \
                    WHERE NOT indisvalid OR NOT indisready \

@@ -4,6 +4,7 @@
 
 use super::noise::{self, Late};
 use super::{Database, PATIENCE};
+use pgmorph::catalog::load;
 use pgmorph::plan::ExecutionPlan;
 use pgmorph::sql::{QualifiedName, ident, literal};
 use std::collections::BTreeMap;
@@ -147,8 +148,14 @@ impl Workload {
         let referenced = database.admin.query(sql, &[]).await.unwrap();
         let referenced: Vec<u32> = referenced.iter().map(|row| row.get(0)).collect();
         let mut targets = Vec::new();
-        for (name, table) in &plan.before.tables {
-            let Some(after) = plan.after.tables.get(name) else {
+        let (mut before, mut after) = (plan.before.clone(), plan.after.clone());
+        if before.tables.is_empty() {
+            // A plan that only makes something new leaves the application its tables.
+            before = load::snapshot(&database.admin).await.unwrap();
+            after.tables.extend(before.tables.clone());
+        }
+        for (name, table) in &before.tables {
+            let Some(after) = after.tables.get(name) else {
                 continue;
             };
             if table.partition_of.is_some() || !table.inherits.is_empty() {
@@ -514,12 +521,8 @@ impl Traffic {
         }
     }
 
-    /// Stops, and compares the tables with the account. `types` are the types the columns now have.
-    pub async fn stop(
-        self,
-        database: &Database<'_>,
-        now: &pgmorph::catalog::model::CatalogSnapshot,
-    ) -> Balance {
+    /// Stops, and compares the tables with the account.
+    pub async fn stop(self, database: &Database<'_>) -> Balance {
         self.stop.send_replace(true);
         let writer = self.writer.await.unwrap();
         let reader = self.reader.await.unwrap();
@@ -533,8 +536,10 @@ impl Traffic {
         balance
             .complaints
             .extend(late.complaints(writer.workload.longest, noise));
-        for (target, rows) in writer.workload.targets.iter().zip(&writer.account) {
-            let table = &now.tables[&target.table];
+        let targets = &writer.workload.targets;
+        let now = database.tables(targets.iter().map(|target| &target.table)).await;
+        for (target, rows) in targets.iter().zip(&writer.account) {
+            let table = &now[&target.table];
             let types: Vec<&str> = target
                 .columns
                 .iter()

@@ -68,7 +68,9 @@ fn facts<'a>(plan: &'a ExecutionPlan, run: Option<&'a Run>, actual: &Tables) -> 
         functions: Vec::new(),
         busy: BTreeSet::new(),
         answers: BTreeMap::new(),
+        texts: BTreeMap::new(),
         postconditions: Vec::new(),
+        monitors: Vec::new(),
         through: None,
         notes: Vec::new(),
     }

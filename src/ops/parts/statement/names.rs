@@ -1,7 +1,8 @@
 //! Which relations and schemas a statement of the user's own makes and needs, as far as its words tell.
 
 use super::{Reader, Token, tokens};
-use crate::ops::Object;
+use crate::diagnostic::Located;
+use crate::ops::{Named, Object};
 use crate::sql::QualifiedName;
 use std::collections::BTreeSet;
 
@@ -53,6 +54,14 @@ pub fn names(sql: &str, default_schema: &str) -> Names {
         _ => {}
     }
     names
+}
+
+/// What a query reads, for whoever makes a view of it.
+pub fn read_by(query: &Located<String>) -> Vec<Named> {
+    // Where a name has no schema, the server looks through its search path.
+    let found = names(&query.value, "public");
+    let read = found.reads.into_iter();
+    read.map(|it| Named::at(it, query.span).guessed()).collect()
 }
 
 impl Reader<'_> {
