@@ -8,6 +8,7 @@ use crate::document::{Fields, Node, Value};
 use crate::ops::{AnyOperation, MANUALS};
 use crate::plan::{Check, Monitor, Settings};
 use crate::sql;
+use crate::when::When;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -41,6 +42,8 @@ pub struct ChangePlan {
 pub struct Change {
     pub operation: AnyOperation,
     pub settings: Settings,
+    /// It waits until this holds.
+    pub when: Option<When>,
     pub span: Span,
     /// The entry in one canonical line, comments and layout left out.
     pub text: String,
@@ -170,6 +173,7 @@ fn read_change(fields: &Fields<'_>, item: &Node, settings: &Settings) -> Option<
     let (name, body) = entry;
     let inner = fields.nested(body, &name.value);
     let settings = read_settings(&inner, settings);
+    let when = inner.optional("when");
     let Some(operation) = AnyOperation::read(&name.value, &inner) else {
         fields.report(
             Diagnostic::new("unknown_operation", format!("unknown operation `{}`", name.value))
@@ -179,11 +183,13 @@ fn read_change(fields: &Fields<'_>, item: &Node, settings: &Settings) -> Option<
         );
         return None;
     };
+    let when = when.map(|node| When::read(&inner, node));
     let clean = inner.finish();
     let text = format!("{}: {}", name.value, canonical(body));
     operation.filter(|_| clean).map(|operation| Change {
         operation,
         settings,
+        when: when.flatten(),
         span: name.span,
         text,
     })

@@ -42,6 +42,9 @@ pub mod plan;
 /// The operations: one room each.
 pub mod ops;
 
+/// The conditions of a change.
+pub mod when;
+
 /// The plan file.
 pub mod change_plan;
 

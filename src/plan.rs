@@ -535,12 +535,40 @@ pub struct Step {
     pub estimate: Estimate,
 }
 
-/// One entry of the plan file, as far as a resumed run must recognise it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// One entry of the plan file, as far as a resumed run must recognise it. Two are the same entry when it says the same,
+/// wherever it stands in this plan.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlannedChange {
     pub operation: String,
     /// The entry as canonical text: what a refused resume shows as a difference.
     pub text: String,
+    /// Why this plan has no steps for it: its condition did not hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// An earlier run made it, so this plan has no steps for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_place: bool,
+}
+
+impl PartialEq for PlannedChange {
+    fn eq(&self, other: &Self) -> bool {
+        self.operation == other.operation && self.text == other.text
+    }
+}
+
+/// A change that was left out, because its condition did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Waiting {
+    /// Position of the change in the plan file, from 1.
+    pub change: usize,
+    pub operation: String,
+    pub reason: String,
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "change {} ({}): {}", self.change, self.operation, self.reason)
+    }
 }
 
 /// The compiled plan.
@@ -610,6 +638,19 @@ impl ExecutionPlan {
         self.steps
             .iter()
             .find(|step| matches!(step.undo, Undo::Irreversible { .. }))
+    }
+
+    /// The changes that were left out, because their conditions did not hold.
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let waiting = |(position, change): (usize, &PlannedChange)| {
+            let reason = change.waiting.clone()?;
+            Some(Waiting {
+                change: position + 1,
+                operation: change.operation.clone(),
+                reason,
+            })
+        };
+        self.changes.iter().enumerate().filter_map(waiting).collect()
     }
 
     pub fn phases(&self) -> impl Iterator<Item = (Phase, Vec<&Step>)> {

@@ -203,7 +203,8 @@ impl PlanSet {
 }
 
 fn needs(plan: &ChangePlan) -> Vec<Named> {
-    let changes = plan.changes.iter();
+    // What waits for a condition is not refused for what it names.
+    let changes = plan.changes.iter().filter(|change| change.when.is_none());
     changes.flat_map(|change| change.operation.needs()).collect()
 }
 

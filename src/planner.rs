@@ -8,19 +8,40 @@ use crate::plan::{
     Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
 };
 use crate::sql::{QualifiedName, ident};
-use std::collections::BTreeSet;
+use crate::when::When;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// What to ask the server before planning.
-pub fn questions(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Question> {
-    questions_from(plan, now, 0)
+/// Numbers of changes in their plan file, from 1.
+pub type Numbers = BTreeSet<usize>;
+
+/// What the conditions of a plan ask the server, each with the longest that it may take, in milliseconds.
+pub fn conditions(plan: &ChangePlan, in_place: &Numbers) -> BTreeMap<String, u64> {
+    let mut questions = BTreeMap::new();
+    for (_, change) in open_changes(plan, in_place) {
+        if let Some(query) = change.when.as_ref().and_then(When::query) {
+            let timeout = questions.entry(query.to_owned()).or_insert(0);
+            *timeout = change.settings.statement_timeout_ms.max(*timeout);
+        }
+    }
+    questions
 }
 
-/// As [`questions`], without the first `recorded` changes.
-pub fn questions_from(plan: &ChangePlan, now: &CatalogSnapshot, recorded: usize) -> Vec<Question> {
-    plan.changes
-        .iter()
-        .skip(recorded)
-        .flat_map(|change| change.operation.questions(now))
+/// What to ask the server before planning: see [`Question`].
+pub fn questions(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Question> {
+    questions_from(plan, now, &Numbers::new())
+}
+
+/// As [`questions`], without the changes that are in place. Nothing is asked for a change that is waiting, as far as that
+/// can be told before the server has answered.
+pub fn questions_from(plan: &ChangePlan, now: &CatalogSnapshot, in_place: &Numbers) -> Vec<Question> {
+    let conditional = open_changes(plan, in_place).any(|(_, change)| change.when.is_some());
+    let waiting = match conditional {
+        true => compile(plan, now, in_place).waiting,
+        false => BTreeMap::new(),
+    };
+    open_changes(plan, in_place)
+        .filter(|(number, _)| !waiting.contains_key(number))
+        .flat_map(|(_, change)| change.operation.questions(now))
         .collect()
 }
 
@@ -29,59 +50,44 @@ pub fn questions_from(plan: &ChangePlan, now: &CatalogSnapshot, recorded: usize)
 /// # Errors
 /// Everything wrong with it. A change that is refused counts as not there for the changes after it.
 pub fn plan(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<ExecutionPlan, Vec<Diagnostic>> {
-    plan_from(plan, now, 0)
+    plan_from(plan, now, &Numbers::new())
 }
 
-/// As [`plan`], for a plan whose first `recorded` changes are in the catalog already: it has no steps for them, but
-/// lists them and counts them, so that it is still known for the longer version of the same plan.
+/// As [`plan`], for a plan some of whose changes are in the catalog already: it has no steps for them, but lists them
+/// and counts them, so that it is still known for the same plan, or the longer version of it.
 ///
 /// # Errors
-/// Everything wrong with the changes after those.
+/// Everything wrong with the other changes.
 pub fn plan_from(
     plan: &ChangePlan,
     now: &CatalogSnapshot,
-    recorded: usize,
+    in_place: &Numbers,
 ) -> Result<ExecutionPlan, Vec<Diagnostic>> {
     let mut complaints = preliminary_complaints(plan, now);
-    let mut catalog = now.clone();
-    catalog.answers.clear();
-    catalog.trials.clear();
-    let mut steps = Vec::new();
-    let mut swapped = BTreeSet::new();
-    for (position, change) in plan.changes.iter().enumerate().skip(recorded) {
-        let before = catalog.clone();
-        let compilation = Compilation {
-            now,
-            settings: &change.settings,
-            span: change.span,
-        };
-        match change.operation.compile(&compilation, &mut catalog) {
-            Ok(compiled) => {
-                complaints.extend(conflicts_with_swaps(change, &swapped, &before, &catalog));
-                complaints.extend(joined_swaps(change, &swapped, &compiled.swaps, &before));
-                swapped.extend(compiled.swaps);
-                steps.extend(
-                    compiled
-                        .drafts
-                        .into_iter()
-                        .map(|draft| step(position + 1, change, draft, now)),
-                );
-            }
-            Err(found) => complaints.extend(found),
-        }
-    }
+    let Draft {
+        catalog,
+        mut steps,
+        waiting,
+        complaints: found,
+    } = compile(plan, now, in_place);
+    complaints.extend(found);
     if !complaints.is_empty() {
         return Err(complaints);
     }
     check_after_backfills(&mut steps);
     steps.sort_by_key(|step| (step.phase, step.change));
     let touched = touched_tables(&steps, now, &catalog);
+    let mut changes = planned_changes(plan);
+    for (position, change) in changes.iter_mut().enumerate() {
+        change.waiting = waiting.get(&(position + 1)).cloned();
+        change.in_place = in_place.contains(&(position + 1));
+    }
     let mut compiled = ExecutionPlan {
         format: PLAN_FORMAT,
         name: plan.name.clone(),
         description: plan.description.clone(),
         digest: String::new(),
-        changes: planned_changes(plan),
+        changes,
         schema: Some(plan.schema.clone()),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
@@ -120,6 +126,73 @@ pub fn baseline(plan: &ChangePlan, now: &CatalogSnapshot, compiled: Option<Execu
     };
     recorded.digest = recorded.computed_digest();
     recorded
+}
+
+/// The changes that are not in place, with their numbers.
+fn open_changes<'a>(plan: &'a ChangePlan, in_place: &Numbers) -> impl Iterator<Item = (usize, &'a Change)> {
+    let numbered = plan.changes.iter().enumerate();
+    numbered
+        .map(|(position, change)| (position + 1, change))
+        .filter(|(number, _)| !in_place.contains(number))
+}
+
+/// The changes one after the other, each on the catalog that those before it leave.
+struct Draft {
+    catalog: CatalogSnapshot,
+    steps: Vec<Step>,
+    /// Why a change was left out, by its number.
+    waiting: BTreeMap<usize, String>,
+    complaints: Vec<Diagnostic>,
+}
+
+fn compile(plan: &ChangePlan, now: &CatalogSnapshot, in_place: &Numbers) -> Draft {
+    let mut draft = Draft {
+        catalog: now.clone(),
+        steps: Vec::new(),
+        waiting: BTreeMap::new(),
+        complaints: Vec::new(),
+    };
+    draft.catalog.answers.clear();
+    draft.catalog.trials.clear();
+    let mut swapped = BTreeSet::new();
+    for (number, change) in open_changes(plan, in_place) {
+        match change.when.as_ref().map(|when| when.unmet(&draft.catalog)) {
+            None | Some(Ok(None)) => draft.compile(number, change, now, &mut swapped),
+            Some(Ok(Some(reason))) => drop(draft.waiting.insert(number, reason)),
+            Some(Err(complaint)) => draft.complaints.push(complaint),
+        }
+    }
+    draft
+}
+
+impl Draft {
+    fn compile(
+        &mut self,
+        number: usize,
+        change: &Change,
+        now: &CatalogSnapshot,
+        swapped: &mut BTreeSet<(QualifiedName, String)>,
+    ) {
+        let before = self.catalog.clone();
+        let compilation = Compilation {
+            now,
+            settings: &change.settings,
+            span: change.span,
+        };
+        match change.operation.compile(&compilation, &mut self.catalog) {
+            Ok(compiled) => {
+                let conflicts = conflicts_with_swaps(change, swapped, &before, &self.catalog);
+                self.complaints.extend(conflicts);
+                let joined = joined_swaps(change, swapped, &compiled.swaps, &before);
+                self.complaints.extend(joined);
+                swapped.extend(compiled.swaps);
+                let drafts = compiled.drafts.into_iter();
+                self.steps
+                    .extend(drafts.map(|draft| step(number, change, draft, now)));
+            }
+            Err(found) => self.complaints.extend(found),
+        }
+    }
 }
 
 /// Even unvalidated, a CHECK or NOT NULL refuses every new version of a row that violates it: the application's, and
@@ -171,6 +244,8 @@ pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
     let planned = |change: &Change| PlannedChange {
         operation: change.operation.name().to_owned(),
         text: change.text.clone(),
+        waiting: None,
+        in_place: false,
     };
     plan.changes.iter().map(planned).collect()
 }
@@ -428,50 +503,4 @@ fn touched_tables(steps: &[Step], now: &CatalogSnapshot, after: &CatalogSnapshot
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::change_plan;
-    use crate::ops::testing::{catalog, table};
-
-    #[test]
-    fn rows_are_repaired_before_they_are_checked() {
-        let phases = |changes: &str| {
-            let source = format!("name: x\nchanges:\n{changes}");
-            let now = catalog().with("t", table(&["a bigint", "b bigint"]));
-            let steps = plan(&change_plan::parse(&source).unwrap(), &now).unwrap().steps;
-            let shown = steps.iter().map(|step| format!("{} {}", step.phase, step.id));
-            shown.collect::<Vec<_>>().join("\n")
-        };
-        let repair = "- sql: {run: UPDATE t SET a = 0 WHERE a IS NULL, no_undo: harmless, phase: backfill}\n";
-        let checks = "- set_not_null: {table: t, column: a}\n- add_check: {table: t, expression: b > 0}\n";
-        insta::assert_snapshot!(phases(&format!("{repair}{checks}")), @"
-        backfill 01-sql-run
-        validate 02-set_not_null-add
-        validate 02-set_not_null-validate
-        validate 03-add_check-add
-        validate 03-add_check-validate
-        cutover 02-set_not_null-set
-        ");
-        assert!(phases(checks).starts_with("expand 01-set_not_null-add\nexpand 02-add_check-add\n"));
-    }
-
-    #[test]
-    fn an_extended_plan_has_steps_for_what_was_added_only() {
-        let source = "name: x\nchanges:\n  - set_default: {table: gone, column: a, default: 1}\n  - set_default: {table: t, column: a, default: 2}\n";
-        let file = change_plan::parse(source).unwrap();
-        let now = catalog().with("t", table(&["a bigint"]));
-        assert!(
-            plan(&file, &now).is_err(),
-            "the first change has no table any more"
-        );
-        let added = plan_from(&file, &now, 1).unwrap();
-        let steps: Vec<_> = added
-            .steps
-            .iter()
-            .map(|step| (step.id.as_str(), step.change))
-            .collect();
-        assert_eq!(steps, [("02-set_default-set", 2)]);
-        assert_eq!(added.changes.len(), 2);
-        assert_eq!(questions_from(&file, &now, 1).len(), 1);
-    }
-}
+mod tests;

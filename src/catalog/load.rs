@@ -237,6 +237,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),
+        conditions: BTreeMap::new(),
     })
 }
 

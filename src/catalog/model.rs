@@ -35,6 +35,9 @@ pub struct CatalogSnapshot {
     /// The same for what a plan makes anew.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<TrialAnswer>,
+    /// What the server said to the queries in the conditions of a plan: whether they are true, or why nobody knows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub conditions: BTreeMap<String, Result<bool, String>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -723,6 +726,7 @@ impl CatalogSnapshot {
         let mut restricted = self.clone();
         restricted.answers.clear();
         restricted.trials.clear();
+        restricted.conditions.clear();
         restricted.tables.retain(|name, _| names.contains(name));
         restricted.views.clear();
         restricted.types.clear();
@@ -744,6 +748,21 @@ impl CatalogSnapshot {
         let owners: BTreeSet<&String> = restricted.tables.values().map(|table| &table.owner).collect();
         restricted.role.member_of.retain(|role| owners.contains(role));
         restricted
+    }
+
+    /// What a later plan did to the same database, on top of this: its objects as they are after it.
+    pub fn overlay(&mut self, before: &Self, after: &Self) {
+        overlay(&mut self.schemas, &before.schemas, &after.schemas);
+        overlay(&mut self.tables, &before.tables, &after.tables);
+        overlay(&mut self.views, &before.views, &after.views);
+        overlay(&mut self.sequences, &before.sequences, &after.sequences);
+        overlay(&mut self.types, &before.types, &after.types);
+        overlay(&mut self.publications, &before.publications, &after.publications);
+        overlay(&mut self.functions, &before.functions, &after.functions);
+        // What it found is known again.
+        self.unpredicted
+            .retain(|name| !before.tables.contains_key(name) && !after.tables.contains_key(name));
+        self.unpredicted.extend(after.unpredicted.iter().cloned());
     }
 
     /// All leaves below a partitioned table, in name order; the table itself when it has no children.
@@ -769,6 +788,15 @@ impl CatalogSnapshot {
         }
         names
     }
+}
+
+fn overlay<K: Ord + Clone, V: Clone>(
+    map: &mut BTreeMap<K, V>,
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+) {
+    map.retain(|key, _| !before.contains_key(key) || after.contains_key(key));
+    map.extend(after.iter().map(|(key, value)| (key.clone(), value.clone())));
 }
 
 impl Table {

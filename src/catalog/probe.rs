@@ -53,6 +53,88 @@ pub async fn ask(
     }
 }
 
+/// Asks until the answers lead to no other questions: they may show that a change is waiting, or that it is not.
+///
+/// # Errors
+/// As for [`ask`].
+pub async fn ask_all(
+    client: &Client,
+    snapshot: &mut CatalogSnapshot,
+    questions: impl Fn(&CatalogSnapshot) -> Vec<Question>,
+) -> Result<(), LoadError> {
+    /// Far more than there are changes that wait for each other.
+    const ROUNDS: usize = 20;
+    let mut asked = Vec::new();
+    for _ in 0..ROUNDS {
+        let wanted = questions(snapshot);
+        if wanted == asked {
+            break;
+        }
+        snapshot.answers.clear();
+        snapshot.trials.clear();
+        ask(client, snapshot, &wanted).await?;
+        asked = wanted;
+    }
+    Ok(())
+}
+
+/// Asks the queries of conditions, each at most for its milliseconds, and puts the answers into `snapshot.conditions`.
+/// The client must not be in a transaction.
+///
+/// # Errors
+/// The connection failed. A refused query is an answer, not an error.
+pub async fn ask_conditions(
+    client: &Client,
+    snapshot: &mut CatalogSnapshot,
+    questions: &BTreeMap<String, u64>,
+) -> Result<(), LoadError> {
+    for (query, timeout) in questions {
+        let begin = format!(
+            "BEGIN READ ONLY; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '{timeout}ms'"
+        );
+        load::batch(client, "the session", &begin).await?;
+        let answer = condition(client, query).await;
+        let ended = load::batch(client, "the session", "ROLLBACK").await;
+        snapshot.conditions.insert(query.clone(), answer?);
+        ended?;
+    }
+    Ok(())
+}
+
+async fn condition(client: &Client, query: &str) -> Result<Result<bool, String>, LoadError> {
+    // On lines of its own, so that a comment at its end does not swallow the rest.
+    let sql = format!("SELECT * FROM (\n{query}\n) AS answer LIMIT 2");
+    let asked = async {
+        let statement = client.prepare(&sql).await?;
+        let rows = client.query(&statement, &[]).await?;
+        Ok((statement, rows))
+    };
+    let (statement, rows) = match asked.await {
+        Ok(answer) => answer,
+        Err(error) => return why(error).map(Err),
+    };
+    Ok(match (statement.columns(), rows.as_slice()) {
+        ([column], _) if *column.type_() != Type::BOOL => {
+            Err(format!("it gives {} rather than boolean", column.type_().name()))
+        }
+        ([_], []) => Ok(false),
+        ([_], [row]) => Ok(row.get::<_, Option<bool>>(0).unwrap_or(false)),
+        ([_], _) => Err("it gives several rows rather than one".into()),
+        (columns, _) => Err(format!("it gives {} columns rather than one", columns.len())),
+    })
+}
+
+fn why(error: tokio_postgres::Error) -> Result<String, LoadError> {
+    match error.as_db_error() {
+        Some(refusal) => Ok(format!(
+            "the server refuses it: {} (SQLSTATE {})",
+            refusal.message(),
+            refusal.code().code()
+        )),
+        None => Err(LoadError::server("the query of a condition", error)),
+    }
+}
+
 fn impossible(error: &LoadError) -> bool {
     error.kind == LoadErrorKind::Denied
         || error.sqlstate() == Some(SqlState::READ_ONLY_SQL_TRANSACTION.code())

@@ -1,13 +1,14 @@
 //! `apply`: begins a plan, or goes on with it.
 
+use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
 use super::{Failure, Global, Outcome, confirm, interrupts, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::brake::Brake;
-use crate::executor::ledger::{Run, RunState, StepState};
+use crate::executor::ledger::{Run, StepState};
 use crate::executor::{Executor, Interrupt};
-use crate::plan::{ExecutionPlan, Phase, Settings, Step};
+use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
 use crate::units;
@@ -66,37 +67,42 @@ pub(super) struct Task {
     plan: ExecutionPlan,
     /// The run to go on with, or the one that has done everything.
     run: Option<Run>,
-    /// The latest run of the plan, whatever became of it.
-    latest: Option<i64>,
+    /// Of the plan when this was decided.
+    history: History,
+    /// What is waiting still, where all else is done.
+    finished: Option<Vec<Waiting>>,
 }
 
 impl Task {
     /// # Errors
     /// What stands against the plan.
     pub(super) async fn find(client: &Client, input: &Input) -> Result<Self, Failure> {
-        let latest = resolve::recorded(client, input.name()).await?.map(|run| run.id);
-        let (plan, run) = match resolve::way(client, input).await? {
-            Way::Begin(plan) => (*plan, None),
-            Way::Resume(run) | Way::Finished(run) => (run.plan.clone(), Some(*run)),
+        let history = History::read(client, input.name()).await?;
+        let (plan, run, finished) = match resolve::way(client, input, &history).await? {
+            Way::Begin(plan) => (*plan, None, None),
+            Way::Resume(run) => (run.plan.clone(), Some(*run), None),
+            Way::Finished(run, waiting) => (run.plan.clone(), Some(*run), Some(waiting)),
             Way::Refused(error, _) => return Err(Failure::Error(error)),
         };
-        Ok(Self { plan, run, latest })
+        Ok(Self {
+            plan,
+            run,
+            history,
+            finished,
+        })
     }
 
     /// Whether nothing is left to do through this phase.
     pub(super) fn is_over(&self, through: Phase) -> bool {
         let (due, pending) = self.open_steps(through);
-        match &self.run {
-            None => false,
-            Some(run) => run.state == RunState::Completed || (due.is_empty() && !pending.is_empty()),
-        }
+        self.finished.is_some() || (self.run.is_some() && due.is_empty() && !pending.is_empty())
     }
 
     /// Of a call that has nothing to do.
     pub(super) fn summary(&self, through: Phase) -> Summary<'_> {
-        let pending = match &self.run {
-            Some(run) if run.state == RunState::Completed => Vec::new(),
-            _ => self.open_steps(through).1,
+        let (pending, waiting) = match &self.finished {
+            Some(waiting) => (Vec::new(), waiting.clone()),
+            None => (self.open_steps(through).1, self.plan.waiting()),
         };
         Summary {
             plan: &self.plan,
@@ -105,6 +111,8 @@ impl Task {
             steps: 0,
             elapsed_ms: 0,
             pending,
+            waiting,
+            resumed: self.finished.is_none(),
         }
     }
 
@@ -130,6 +138,9 @@ pub(super) struct Summary<'a> {
     steps: usize,
     elapsed_ms: u64,
     pending: Vec<&'a Step>,
+    waiting: Vec<Waiting>,
+    /// The run was begun by another call.
+    resumed: bool,
 }
 
 impl Apply {
@@ -183,6 +194,9 @@ impl Apply {
                 step.work.summary
             );
         }
+        for waiting in task.plan.waiting() {
+            let _ = writeln!(text, "{} {waiting}", style::careful("Waiting:"));
+        }
         if !pending.is_empty() {
             let _ = writeln!(
                 text,
@@ -215,6 +229,8 @@ impl Apply {
             steps: outcome.steps,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             pending: task.open_steps(self.through.into()).1,
+            waiting: task.plan.waiting(),
+            resumed: task.run.is_some(),
         })
     }
 
@@ -233,11 +249,9 @@ async fn unchanged(
     task: &Task,
 ) -> Result<Option<Run>, Error> {
     let session = global.observer(settings).await?;
-    let found = resolve::recorded(&session.client, &task.plan.name).await?;
-    let same = found.as_ref().map(|run| run.id) == task.latest
-        && (task.run.is_none() || found.as_ref().is_some_and(|run| run.state == RunState::Started));
-    if same {
-        return Ok(found.filter(|_| task.run.is_some()));
+    let mut found = History::read(&session.client, &task.plan.name).await?;
+    if found.marks() == task.history.marks() {
+        return Ok(found.standing.pop().filter(|_| task.run.is_some()));
     }
     Err(Error::new(
         ErrorKind::Precondition,
@@ -256,6 +270,7 @@ impl Summary<'_> {
             "steps": self.steps,
             "elapsed_ms": self.elapsed_ms,
             "pending": self.pending.iter().map(pending).collect::<Vec<_>>(),
+            "waiting": self.waiting,
         })
     }
 
@@ -271,7 +286,11 @@ impl Summary<'_> {
             )
         };
         if self.complete {
-            text.push_str("; all of it is done\n");
+            match self.waiting.as_slice() {
+                [] => text.push_str("; all of it is done"),
+                _ => self.write_waiting(&mut text),
+            }
+            text.push('\n');
             return text;
         }
         let mut phases: Vec<Phase> = self.pending.iter().map(|step| step.phase).collect();
@@ -288,7 +307,57 @@ impl Summary<'_> {
             let names = names.join(", ");
             let _ = write!(text, "; {names} {verb} pending: pgmorph apply {path}{through}");
         }
+        self.write_waiting(&mut text);
         text.push('\n');
         text
+    }
+
+    fn write_waiting(&self, text: &mut String) {
+        let left_out = match (self.waiting.as_slice(), self.resumed) {
+            ([], _) => return,
+            (waiting, false) => plan_human::waiting(waiting),
+            // What was so when the run began may be otherwise now.
+            (waiting, true) => format!(
+                "{} left out when this run began: the next apply after its end looks again",
+                units::counted(waiting.len(), "change")
+            ),
+        };
+        let _ = write!(text, "; {left_out}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::{catalog, compile, table};
+
+    #[test]
+    fn what_waits_is_said_in_the_end() {
+        let changes = "  - set_default: {table: t, column: a, default: 1}\n  - set_default: {table: u, column: a, default: 1, when: {table_exists: u}}\n";
+        let catalog = catalog().with("t", table(&["a bigint"]));
+        let plan = compile(&catalog, changes).unwrap();
+        let said = |summary: &Summary<'_>| {
+            let text = summary.human("plan.yaml");
+            let (_, said) = text.split_once(": ").unwrap();
+            said.trim_end().to_owned()
+        };
+        let task = Task {
+            finished: Some(plan.waiting()),
+            plan,
+            run: None,
+            history: History::default(),
+        };
+        let mut summary = task.summary(Phase::Cutover);
+        let waits = "1 change is waiting: table public.u does not exist";
+        assert_eq!(said(&summary), format!("nothing to do; {waits}"));
+        summary.steps = 1;
+        assert_eq!(said(&summary), format!("1 step in 0ms; {waits}"));
+        summary.resumed = true;
+        let left_out = "1 change left out when this run began: the next apply after its end looks again";
+        assert_eq!(said(&summary), format!("1 step in 0ms; {left_out}"));
+        summary.complete = false;
+        summary.pending = task.plan.steps.iter().collect();
+        let pending = "1 step in 0ms; expand is pending: pgmorph apply plan.yaml";
+        assert_eq!(said(&summary), format!("{pending}; {left_out}"));
     }
 }

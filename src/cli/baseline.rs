@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
 use crate::plan::ExecutionPlan;
 use crate::plan_set::{PlanSet, Scope};
-use crate::planner;
+use crate::planner::{self, Numbers};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::verification::{Verdict, Verification};
 use crate::report::{out, style};
@@ -130,7 +130,7 @@ async fn look(client: &Client, standing: &Standing) -> Result<Found, Failure> {
     let input = standing.input();
     let verification = Box::pin(verification(client, &input, None)).await?;
     let compiled = match verification.verdict {
-        Verdict::Matches => Some(resolve::begin(client, &input, 0).await?),
+        Verdict::Matches => Some(resolve::begin(client, &input, &Numbers::new()).await?),
         _ => None,
     };
     let catalog = load::snapshot(client).await?;

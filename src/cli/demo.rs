@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Unit};
 use crate::executor::{Executor, Interrupt};
 use crate::plan::{ExecutionPlan, Phase};
+use crate::planner::Numbers;
 use crate::report::verification::Verification;
 use crate::report::{Reporter, out, plan_human, style};
 use crate::units;
@@ -231,7 +232,7 @@ impl Play<'_> {
         let began = Instant::now();
         let session = self.global.observer(&stage.settings).await?;
         let input = input()?;
-        let plan = resolve::begin(&session.client, &input, 0).await?;
+        let plan = resolve::begin(&session.client, &input, &Numbers::new()).await?;
         self.show(&plan);
         self.heading("pgmorph apply, through contract");
         let timeline = Arc::new(Timeline::new(self.reporter.clone()));

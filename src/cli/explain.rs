@@ -1,17 +1,21 @@
-//! `explain`: the manuals of the operations.
+//! `explain`: the manuals of the operations, and of what all of them share.
 
 use super::{Global, Outcome};
 use crate::diagnostic::nearest;
 use crate::error::{Error, ErrorKind};
 use crate::ops::MANUALS;
 use crate::report::{out, style};
+use crate::when;
 use clap::Args;
 use serde_json::json;
+
+/// What is not an operation, but part of any.
+const TOPICS: &[(&str, &str)] = &[("when", when::MANUAL)];
 
 /// Print the manual of an operation, or the list of all
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// As in the plan file: create_index, widen_column, …
+    /// As in the plan file: create_index, widen_column, …; or `when`, the conditions of a change
     operation: Option<String>,
 }
 
@@ -35,10 +39,11 @@ impl Explain {
 fn find(name: &str) -> Result<(&'static str, &'static str), Error> {
     // `create-index` means the same: on a command line the fingers know no underscores.
     let wanted = name.replace('-', "_");
-    if let Some(found) = MANUALS.iter().find(|(known, _)| *known == wanted) {
+    let manuals = || MANUALS.iter().chain(TOPICS);
+    if let Some(found) = manuals().find(|(known, _)| *known == wanted) {
         return Ok(*found);
     }
-    let names = || MANUALS.iter().map(|(known, _)| *known);
+    let names = || manuals().map(|(known, _)| *known);
     let error = Error::new(ErrorKind::Usage, format!("there is no operation `{name}`"));
     Err(match nearest(&wanted, names()) {
         Some(near) => error.help(format!("did you mean `{near}`?")),
@@ -54,8 +59,13 @@ fn list(global: &Global) -> Result<(), Error> {
             .map_or(paragraph.clone(), |(sentence, _)| format!("{sentence}."))
     };
     if global.is_json() {
-        let entry = |(name, manual): &(&str, &'static str)| json!({"operation": name, "summary": first_sentence(manual)});
-        return out::json(&json!({"operations": MANUALS.iter().map(entry).collect::<Vec<_>>()}));
+        let entries = |kind: &str, manuals: &[(&str, &'static str)]| {
+            let entry = |(name, manual): &(&str, &'static str)| json!({kind: name, "summary": first_sentence(manual)});
+            manuals.iter().map(entry).collect::<serde_json::Value>()
+        };
+        return out::json(
+            &json!({"operations": entries("operation", MANUALS), "topics": entries("topic", TOPICS)}),
+        );
     }
     let widest = MANUALS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, manual): &(&str, &'static str)| {
@@ -65,5 +75,6 @@ fn list(global: &Global) -> Result<(), Error> {
             first_sentence(manual)
         )
     };
-    out::result(&MANUALS.iter().map(line).collect::<String>())
+    let list = |manuals: &[(&str, &'static str)]| manuals.iter().map(line).collect::<String>();
+    out::result(&format!("{}\nIn any of them:\n{}", list(MANUALS), list(TOPICS)))
 }

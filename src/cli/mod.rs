@@ -16,6 +16,7 @@ mod completions;
 mod confirm;
 mod demo;
 mod explain;
+mod history;
 mod input;
 mod interrupts;
 mod lint;

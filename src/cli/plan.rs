@@ -1,5 +1,6 @@
 //! `plan`: compiles a plan file and prints what would run.
 
+use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
 use super::{Failure, Format, Global, Outcome};
@@ -52,9 +53,10 @@ impl Plan {
 async fn against_server(global: &Global, input: &Input) -> Result<ExecutionPlan, Failure> {
     let session = global.observer(&global.settings()?).await?;
     let client = &session.client;
-    Ok(match resolve::way(client, input).await? {
+    let history = History::read(client, input.name()).await?;
+    Ok(match resolve::way(client, input, &history).await? {
         Way::Begin(plan) => *plan,
-        Way::Resume(run) | Way::Finished(run) => {
+        Way::Resume(run) | Way::Finished(run, _) => {
             global.note(&format!(
                 "note: {}; this is the plan that it recorded",
                 progress(&run)
@@ -67,7 +69,7 @@ async fn against_server(global: &Global, input: &Input) -> Result<ExecutionPlan,
                 progress(&run),
                 error.message
             ));
-            match resolve::begin(client, input, 0).await {
+            match resolve::begin(client, input, &planner::Numbers::new()).await {
                 Ok(plan) => plan,
                 Err(Failure::Plan(_)) => {
                     global.note("note: a new plan cannot be made now; this is the recorded one");

@@ -2,12 +2,13 @@
 //! because both ask here.
 
 use super::Failure;
+use super::history::History;
 use super::input::{Input, PlanFile};
 use crate::catalog::{load, probe};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{ExecutionPlan, PlannedChange};
-use crate::planner;
+use crate::plan::{ExecutionPlan, PlannedChange, Waiting};
+use crate::planner::{self, Numbers};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Mismatch, Tables};
 use similar::TextDiff;
@@ -15,74 +16,66 @@ use tokio_postgres::Client;
 
 /// What to do with a plan.
 pub enum Way {
-    /// Nothing of it is recorded, or what is was completed or undone: the compiled plan is to be begun.
+    /// The compiled plan is to be begun: nothing of it is in place, or it has steps for what is not.
     Begin(Box<ExecutionPlan>),
     /// Go on with this run, by the plan that it recorded.
     Resume(Box<Run>),
-    /// All of it is done.
-    Finished(Box<Run>),
+    /// All of it is done, but for what is waiting still.
+    Finished(Box<Run>, Vec<Waiting>),
     /// Something stands against it; the run is what is recorded.
     Refused(Box<Error>, Box<Run>),
 }
 
-/// The latest run of the plan of this name; no ledger is no run.
-pub async fn recorded(client: &Client, name: &str) -> Result<Option<Run>, Error> {
-    if !ledger::exists(client).await? {
-        return Ok(None);
-    }
-    ledger::latest_run(client, name).await
-}
-
-pub async fn way(client: &Client, input: &Input) -> Result<Way, Failure> {
-    let run = recorded(client, input.name()).await?;
+pub async fn way(client: &Client, input: &Input, history: &History) -> Result<Way, Failure> {
     let changes = input.changes();
-    let Some(run) = run else {
-        return Ok(Way::Begin(Box::new(begin(client, input, 0).await?)));
+    let Some(run) = history.standing.last() else {
+        return Ok(Way::Begin(Box::new(begin(client, input, &Numbers::new()).await?)));
     };
-    if run.state == RunState::RolledBack {
-        let plan = begin(client, input, in_place(&run, &changes)).await?;
-        return Ok(Way::Begin(Box::new(plan)));
-    }
+    let refused = |error: Error| Way::Refused(Box::new(error), Box::new(run.clone()));
     let relation = ledger::relation(&run.plan.changes, &changes);
     Ok(match (run.state, relation) {
-        (RunState::RollingBack, _) => {
-            let error = Error::new(
+        (RunState::RollingBack, _) => refused(
+            Error::new(
                 ErrorKind::Precondition,
                 format!("run {} of plan {} is being rolled back", run.id, run.plan.name),
             )
-            .help("finish that first: pgmorph rollback PLAN");
-            Way::Refused(Box::new(error), Box::new(run))
+            .help("finish that first: pgmorph rollback PLAN"),
+        ),
+        (RunState::Completed, PlanRelation::Same | PlanRelation::Extended { .. }) => {
+            let in_place = history.in_place(&changes);
+            let added = changes.len() > run.plan.changes.len();
+            rest(client, input, run, &in_place, added).await?
         }
-        (RunState::Completed, PlanRelation::Same) => Way::Finished(Box::new(run)),
-        (RunState::Completed, PlanRelation::Extended { .. }) => {
-            let plan = begin(client, input, in_place(&run, &changes)).await?;
-            Way::Begin(Box::new(plan))
-        }
-        (_, PlanRelation::Same) => Way::Resume(Box::new(run)),
-        _ => Way::Refused(Box::new(changed(&run, &changes)), Box::new(run)),
+        (_, PlanRelation::Same) => Way::Resume(Box::new(run.clone())),
+        _ => refused(changed(run, &changes)),
     })
 }
 
-/// How many of the given changes are in the catalog already, when this is the latest run of the plan.
-pub fn in_place(run: &Run, given: &[PlannedChange]) -> usize {
-    let recorded = &run.plan.changes;
-    let before = match run.state {
-        RunState::Completed => recorded.len(),
-        // A run that only added to a completed one has no steps for what that one did, and left it in place.
-        RunState::RolledBack => run
-            .plan
-            .steps
-            .iter()
-            .map(|step| step.change - 1)
-            .min()
-            .unwrap_or(0),
-        RunState::Started | RunState::RollingBack => 0,
-    };
-    if given.starts_with(&recorded[..before.min(recorded.len())]) {
-        before
-    } else {
-        0
+/// The way on from completed runs: what of the plan is not in place is begun, unless all of that is waiting and was
+/// recorded so already.
+async fn rest(
+    client: &Client,
+    input: &Input,
+    run: &Run,
+    in_place: &Numbers,
+    added: bool,
+) -> Result<Way, Failure> {
+    let finished = |waiting| Way::Finished(Box::new(run.clone()), waiting);
+    let all = 1..=input.changes().len();
+    if all.clone().all(|number| in_place.contains(&number)) {
+        return Ok(finished(Vec::new()));
     }
+    if let Input::Saved(plan) = input
+        && plan.steps.iter().all(|step| in_place.contains(&step.change))
+    {
+        return Ok(finished(plan.waiting()));
+    }
+    let plan = begin(client, input, in_place).await?;
+    let waiting = plan.waiting();
+    if waiting.len() + in_place.len() == all.count() && !added {
+        return Ok(finished(waiting));
+    }
+    Ok(Way::Begin(Box::new(plan)))
 }
 
 impl Input {
@@ -95,22 +88,48 @@ impl Input {
 }
 
 /// The plan to begin with: compiled now, or the saved one if it still fits.
-pub async fn begin(client: &Client, input: &Input, recorded: usize) -> Result<ExecutionPlan, Failure> {
+pub async fn begin(client: &Client, input: &Input, in_place: &Numbers) -> Result<ExecutionPlan, Failure> {
     match input {
-        Input::File(file) => compile(client, file, recorded).await,
+        Input::File(file) => compile(client, file, in_place).await,
         Input::Saved(plan) => {
+            refuse_elsewhere(plan, in_place)?;
             refuse_moved(client, plan).await?;
             Ok((**plan).clone())
         }
     }
 }
 
-/// Compiles a plan file, all but its first `recorded` changes, against the catalog as it is.
-async fn compile(client: &Client, file: &PlanFile, recorded: usize) -> Result<ExecutionPlan, Failure> {
+/// Compiles a plan file, all but what is in place, against the catalog as it is.
+async fn compile(client: &Client, file: &PlanFile, in_place: &Numbers) -> Result<ExecutionPlan, Failure> {
     let mut catalog = load::snapshot(client).await?;
-    let questions = planner::questions_from(&file.plan, &catalog, recorded);
-    probe::ask(client, &mut catalog, &questions).await?;
-    planner::plan_from(&file.plan, &catalog, recorded).map_err(|diagnostics| file.refused(diagnostics))
+    let conditions = planner::conditions(&file.plan, in_place);
+    probe::ask_conditions(client, &mut catalog, &conditions).await?;
+    let questions = |catalog: &_| planner::questions_from(&file.plan, catalog, in_place);
+    probe::ask_all(client, &mut catalog, questions).await?;
+    planner::plan_from(&file.plan, &catalog, in_place).map_err(|diagnostics| file.refused(diagnostics))
+}
+
+/// A saved plan has steps for what was not in place when it was made, and for nothing else.
+fn refuse_elsewhere(plan: &ExecutionPlan, in_place: &Numbers) -> Result<(), Error> {
+    let numbered = (1..).zip(&plan.changes);
+    let has_steps = |number| plan.steps.iter().any(|step| step.change == number);
+    let moved = |(number, change): &(usize, &PlannedChange)| match in_place.contains(number) {
+        true => has_steps(*number),
+        false => change.in_place,
+    };
+    let moved: Vec<String> = numbered
+        .filter(moved)
+        .map(|(number, change)| format!("change {number} ({})", change.operation))
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Precondition,
+        "other changes of this plan are in place than when it was saved; nothing was changed",
+    )
+    .details(moved)
+    .help("make the plan again: pgmorph plan … -o FILE"))
 }
 
 /// The tables that a plan knows, as they are now.
@@ -181,6 +200,8 @@ mod tests {
         let change = |text: &str| PlannedChange {
             operation: "x".into(),
             text: text.into(),
+            waiting: None,
+            in_place: false,
         };
         let text = difference(
             &[change("x: 1"), change("x: 2")],

@@ -1,17 +1,22 @@
-//! `rollback`: undoes the latest run of a plan.
+//! `rollback`: undoes what runs of a plan did.
 
-use super::{Global, Outcome, confirm, input, interrupts, resolve, set};
+use super::history::History;
+use super::{Global, Outcome, confirm, input, interrupts, set};
 use crate::error::{Error, ErrorKind};
-use crate::executor::ledger::{Run, RunState, StepState};
-use crate::executor::{self, Executor, Loss};
+use crate::executor::ledger::{Run, StepState};
+use crate::executor::{self, Executor, Interrupt, Loss};
 use crate::postgres::settings::ConnectionSettings;
-use crate::report::{out, style};
+use crate::report::{Reporter, out, style};
 use crate::units;
 use clap::Args;
 use serde_json::json;
+use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
+use tokio_postgres::Client;
 
-/// Undo the latest run of a plan, as long as nothing irreversible is done
+/// Undo what was done of a plan, the last first, as long as nothing irreversible is done
 #[derive(Debug, Args)]
 pub struct Rollback {
     /// The plan file, a directory of plan files, a saved execution plan, or the plan's name
@@ -35,21 +40,20 @@ impl Rollback {
         let name = input::plan_name(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
-        let run = resolve::recorded(&session.client, &name).await?;
+        let undoing = Undoing::find(&session.client, &name).await?;
         drop(session);
-        if let Some(run) = run.as_ref().filter(|run| run.state != RunState::RolledBack) {
-            refuse_baseline(run)?;
-            let question = question(run, &settings, self.loss());
-            match &run.plan.confirm_rollback {
+        if !undoing.runs.is_empty() {
+            let question = question(&undoing, &settings, self.loss());
+            match undoing.typed() {
                 Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
                 None => confirm::ask(&question, self.yes)?,
             }
         }
-        let undone = Box::pin(self.undo_run(global, &settings, &name, run)).await?;
-        match global.is_json() {
-            true => out::json(&undone.json())?,
-            false => out::result(&undone.human())?,
-        }
+        let reporter = global.reporter();
+        let interrupts = interrupts::watch(reporter.clone())?;
+        let undone = Box::pin(self.undo(global, &settings, &undoing, &reporter, &interrupts)).await;
+        reporter.finish();
+        undone?.report(global)?;
         Ok(0)
     }
 
@@ -61,124 +65,189 @@ impl Rollback {
         }
     }
 
-    /// Undoes the plan without asking.
+    /// Does it without asking.
     pub(super) async fn undo(
         &self,
         global: &Global,
         settings: &ConnectionSettings,
-        name: &str,
+        undoing: &Undoing,
+        reporter: &Arc<dyn Reporter>,
+        interrupts: &watch::Receiver<Interrupt>,
     ) -> Result<Undone, Error> {
-        let session = global.observer(settings).await?;
-        let run = resolve::recorded(&session.client, name).await?;
-        drop(session);
-        Box::pin(self.undo_run(global, settings, name, run)).await
-    }
-
-    async fn undo_run(
-        &self,
-        global: &Global,
-        settings: &ConnectionSettings,
-        name: &str,
-        run: Option<Run>,
-    ) -> Result<Undone, Error> {
+        let began = Instant::now();
         let mut undone = Undone {
-            plan: name.to_owned(),
-            run: None,
+            plan: undoing.name.clone(),
+            runs: Vec::new(),
             steps: 0,
             elapsed_ms: 0,
         };
-        if let Some(run) = run.filter(|run| run.state != RunState::RolledBack) {
-            refuse_baseline(&run)?;
-            let began = Instant::now();
-            let outcome = Box::pin(execute(global, settings, &run, self.loss())).await?;
-            undone.run = Some(outcome.run);
-            undone.steps = outcome.steps;
-            undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        for run in undoing.runs.iter().rev() {
+            let executor = Executor::open(settings, reporter.clone(), interrupts.clone()).await?;
+            let outcome = Box::pin(undo(global, settings, executor, run, self.loss())).await?;
+            undone.steps += outcome.steps;
+            undone.runs.push(outcome.run);
+        }
+        undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(stays) = &undoing.stays {
+            global.note(&format!("note: {stays}"));
         }
         Ok(undone)
     }
 }
 
-/// What a rollback came to; no run means that there was nothing to undo.
+/// What is to be undone of a plan.
+pub(super) struct Undoing {
+    name: String,
+    /// Oldest first.
+    runs: Vec<Run>,
+    /// Why a run before them is not undone.
+    stays: Option<String>,
+}
+
+impl Undoing {
+    /// # Errors
+    /// When the latest run is a baseline.
+    pub(super) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
+        let mut runs = History::read(client, name).await?.standing;
+        let stays = stays(&mut runs);
+        if let Some(run) = runs.last().filter(|run| run.baseline) {
+            let message = format!(
+                "run {} of plan {name} is a baseline: pgmorph did not make these changes and has no way back",
+                run.id
+            );
+            return Err(Error::new(ErrorKind::Precondition, message)
+                .help("nothing was changed; write a plan that takes back what you do not want"));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            runs,
+            stays,
+        })
+    }
+
+    /// What has to be typed first.
+    pub(super) fn typed(&self) -> Option<&str> {
+        self.runs
+            .iter()
+            .find_map(|run| run.plan.confirm_rollback.as_deref())
+    }
+}
+
+/// Leaves only the runs after the last one that went past its point of no return or is a baseline, and tells about that one. Where it
+/// is the latest itself, the executor refuses it.
+fn stays(standing: &mut Vec<Run>) -> Option<String> {
+    let (position, why) = standing.iter().enumerate().rev().find_map(|(position, run)| {
+        if run.baseline {
+            return Some((position, "it is a baseline".to_owned()));
+        }
+        let (step, reason) = executor::irreversible(run)?;
+        Some((
+            position,
+            format!("its step {} is done and cannot be undone: {reason}", step.id),
+        ))
+    })?;
+    if position + 1 == standing.len() {
+        standing.drain(..position);
+        return None;
+    }
+    let after = standing.split_off(position + 1);
+    let stays = std::mem::replace(standing, after);
+    Some(format!(
+        "run {} stays, because {why}",
+        stays.last().map_or(0, |run| run.id)
+    ))
+}
+
+fn question(undoing: &Undoing, settings: &ConnectionSettings, loss: Loss) -> String {
+    let Undoing { name, runs, stays } = undoing;
+    let touched = |run: &Run| {
+        let states = run.steps.iter().map(|step| step.state);
+        states
+            .filter(|state| !matches!(state, StepState::Pending | StepState::Undone))
+            .count()
+    };
+    let steps: usize = runs.iter().map(touched).sum();
+    let ids: Vec<String> = runs.iter().rev().map(|run| run.id.to_string()).collect();
+    let mut text = format!(
+        "Roll back {} {} of plan {} on {}: {} to undo, the last first.",
+        if ids.len() == 1 { "run" } else { "runs" },
+        ids.join(", then "),
+        style::name(name),
+        settings.redacted(),
+        units::counted(steps, "step"),
+    );
+    if loss == Loss::Accepted {
+        text.push_str(" Values that the old columns cannot hold will be lost.");
+    }
+    if let Some(stays) = stays {
+        let _ = write!(text, "\n{} {stays}", style::careful("Not all of it:"));
+    }
+    text.push('\n');
+    text
+}
+
+async fn undo(
+    global: &Global,
+    settings: &ConnectionSettings,
+    executor: Executor,
+    run: &Run,
+    loss: Loss,
+) -> Result<executor::Outcome, Error> {
+    // Read again under the run lock: until then the run may have gone on.
+    let session = global.observer(settings).await?;
+    let mut found = History::read(&session.client, &run.plan.name).await?;
+    drop(session);
+    match found.standing.pop().filter(|found| found.id == run.id) {
+        Some(found) => Box::pin(executor.rollback(&found, loss)).await,
+        None => Err(Error::new(
+            ErrorKind::Precondition,
+            format!(
+                "another run of this plan came in between; run {} was not touched",
+                run.id
+            ),
+        )
+        .help("see `pgmorph status`, then run the same command again")),
+    }
+}
+
+/// What a rollback came to.
 pub(super) struct Undone {
     plan: String,
-    run: Option<i64>,
+    /// In the order in which they were undone.
+    runs: Vec<i64>,
     steps: usize,
     elapsed_ms: u64,
 }
 
 impl Undone {
     pub(super) fn json(&self) -> serde_json::Value {
-        json!({"plan": self.plan, "run": self.run, "steps": self.steps, "elapsed_ms": self.elapsed_ms})
+        json!({
+            "plan": self.plan,
+            "run": self.runs.first(),
+            "runs": self.runs,
+            "steps": self.steps,
+            "elapsed_ms": self.elapsed_ms,
+        })
     }
 
     pub(super) fn human(&self) -> String {
         let name = style::name(&self.plan);
-        match self.run {
-            None => format!("{name}: nothing to roll back\n"),
-            Some(_) => format!(
-                "{name}: rolled back, {} undone in {}\n",
-                units::counted(self.steps, "step"),
-                units::millis(self.elapsed_ms)
+        let steps = units::counted(self.steps, "step");
+        let elapsed = units::millis(self.elapsed_ms);
+        match self.runs.as_slice() {
+            [] => format!("{name}: nothing to roll back\n"),
+            [_] => format!("{name}: rolled back, {steps} undone in {elapsed}\n"),
+            several => format!(
+                "{name}: {} rolled back, {steps} undone in {elapsed}\n",
+                units::counted(several.len(), "run")
             ),
         }
     }
-}
 
-fn refuse_baseline(run: &Run) -> Result<(), Error> {
-    if !run.baseline {
-        return Ok(());
-    }
-    let message = format!(
-        "run {} of plan {} is a baseline: pgmorph did not make these changes and has no way back",
-        run.id, run.plan.name
-    );
-    Err(Error::new(ErrorKind::Precondition, message)
-        .help("nothing was changed; write a plan that takes back what you do not want"))
-}
-
-fn question(run: &Run, settings: &ConnectionSettings, loss: Loss) -> String {
-    let touched = run
-        .steps
-        .iter()
-        .filter(|step| !matches!(step.state, StepState::Pending | StepState::Undone));
-    let lost = match loss {
-        Loss::Refused => "",
-        Loss::Accepted => " Values that the old columns cannot hold will be lost.",
-    };
-    format!(
-        "Roll back run {} of plan {} on {}: {} to undo, the last first.{lost}\n",
-        run.id,
-        style::name(&run.plan.name),
-        settings.redacted(),
-        units::counted(touched.count(), "step"),
-    )
-}
-
-async fn execute(
-    global: &Global,
-    settings: &ConnectionSettings,
-    run: &Run,
-    loss: Loss,
-) -> Result<executor::Outcome, Error> {
-    let reporter = global.reporter();
-    let interrupts = interrupts::watch(reporter.clone())?;
-    let work = async {
-        let executor = Executor::open(settings, reporter.clone(), interrupts).await?;
-        // Read again under the run lock: until then the run may have gone on.
-        let session = global.observer(settings).await?;
-        let found = resolve::recorded(&session.client, &run.plan.name).await?;
-        drop(session);
-        match found.filter(|found| found.id == run.id && found.state != RunState::RolledBack) {
-            Some(found) => Box::pin(executor.rollback(&found, loss)).await,
-            None => Err(Error::new(
-                ErrorKind::Precondition,
-                "another run of this plan came in between; nothing was changed",
-            )
-            .help("see `pgmorph status`, then run the same command again")),
+    fn report(&self, global: &Global) -> Result<(), Error> {
+        if global.is_json() {
+            return out::json(&self.json());
         }
-    };
-    let outcome = Box::pin(work).await;
-    reporter.finish();
-    outcome
+        out::result(&self.human())
+    }
 }

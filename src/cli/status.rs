@@ -1,12 +1,17 @@
 //! `status`: what the ledger knows.
 
+use super::history::History;
 use super::{Global, Outcome, input, set};
+use crate::error::Error;
 use crate::executor::ledger::requests::{self, Requests};
+use crate::executor::ledger::{Run, RunState};
 use crate::executor::{self, ledger};
 use crate::report::out;
 use crate::report::status::{self, RunStatus};
 use clap::Args;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
+use tokio_postgres::Client;
 
 /// Show what the ledger knows: runs, steps, attempts, and who runs now
 #[derive(Debug, Args)]
@@ -27,11 +32,12 @@ impl Status {
         let known = ledger::exists(client).await?;
         if known {
             runs = match &name {
-                Some(name) => ledger::latest_run(client, name).await?.into_iter().collect(),
-                None => ledger::latest_runs(client).await?,
+                Some(name) => of_plan(client, name).await?,
+                None => of_all_plans(client).await?,
             };
         }
         let mut shown = Vec::new();
+        let mut told = BTreeSet::new();
         for run in runs {
             let attempts = ledger::attempts(client, run.id).await?;
             let asked = match requests::exist(client).await? {
@@ -39,11 +45,15 @@ impl Status {
                 false => Requests::default(),
             };
             let fills = ledger::cursors(client, run.id).await?;
+            // The latest that stands knows best; what earlier ones left out may have been made since.
+            let tells = !is_undone(&run) && told.insert(run.plan.name.clone());
+            let waiting = if tells { run.plan.waiting() } else { Vec::new() };
             shown.push(RunStatus {
                 run,
                 attempts,
                 asked,
                 fills,
+                waiting,
             });
         }
         let runner = executor::runner(client).await?;
@@ -57,6 +67,35 @@ impl Status {
         }
         Ok(0)
     }
+}
+
+fn is_undone(run: &Run) -> bool {
+    run.state == RunState::RolledBack
+}
+
+/// The runs of a plan that stand, and the latest, newest first.
+async fn of_plan(client: &Client, name: &str) -> Result<Vec<Run>, Error> {
+    let History {
+        mut standing,
+        mut undone,
+    } = History::read(client, name).await?;
+    standing.extend(undone.pop());
+    standing.reverse();
+    Ok(standing)
+}
+
+/// The latest run of every plan and, where that was rolled back, the latest that was not.
+async fn of_all_plans(client: &Client) -> Result<Vec<Run>, Error> {
+    let mut runs = Vec::new();
+    for run in ledger::latest_runs(client).await? {
+        let before = match is_undone(&run) {
+            true => History::read(client, &run.plan.name).await?.standing.pop(),
+            false => None,
+        };
+        runs.push(run);
+        runs.extend(before);
+    }
+    Ok(runs)
 }
 
 fn nothing(name: Option<&str>) -> String {

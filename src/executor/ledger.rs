@@ -288,6 +288,28 @@ pub async fn latest_run(client: &impl GenericClient, plan_name: &str) -> Result<
     }
 }
 
+/// The runs of a plan that are not rolled back, and those that were rolled back since its latest run began, oldest
+/// first: what stands, and what stood together with the latest one.
+///
+/// # Errors
+/// Lost connections and damaged entries.
+pub async fn standing_runs(client: &impl GenericClient, plan_name: &str) -> Result<Vec<Run>, Error> {
+    let sql = format!(
+        "SELECT {} FROM pgmorph.runs r WHERE plan_name = $1 AND (state <> 'rolled_back' OR finished_at > \
+         (SELECT started_at FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1)) ORDER BY id",
+        run_columns(client).await?
+    );
+    let rows = client
+        .query(&sql, &[&plan_name])
+        .await
+        .map_err(failed("reading the ledger"))?;
+    let mut runs = Vec::new();
+    for row in &rows {
+        runs.push(run_of(client, row).await?);
+    }
+    Ok(runs)
+}
+
 /// The latest run of every plan, most recent first.
 ///
 /// # Errors

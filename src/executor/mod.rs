@@ -87,6 +87,15 @@ pub enum Loss {
     Accepted,
 }
 
+/// The step that keeps a run from being undone, and why.
+pub fn irreversible(run: &Run) -> Option<(&Step, &str)> {
+    let state = |step: &Step| {
+        let record = run.steps.iter().find(|record| record.id == step.id);
+        record.map_or(StepState::Pending, |record| record.state)
+    };
+    barrier(run.plan.steps.iter().map(|step| (step, state(step))))
+}
+
 impl Loss {
     fn spares(self, work: &Work) -> bool {
         self == Self::Accepted && work.guards_values
@@ -272,8 +281,8 @@ impl Executor {
     /// When one of them has a run in place by now, and on lost connections: all are recorded or none.
     pub async fn baseline(mut self, plans: &[ExecutionPlan]) -> Result<Vec<i64>, Error> {
         for plan in plans {
-            let run = ledger::latest_run(&self.lock.client, &plan.name).await?;
-            if let Some(run) = run.filter(|run| run.state != RunState::RolledBack) {
+            let runs = ledger::standing_runs(&self.lock.client, &plan.name).await?;
+            if let Some(run) = runs.iter().find(|run| run.state != RunState::RolledBack) {
                 let message = format!("plan {} has a run already: run {}", plan.name, run.id);
                 return Err(Error::new(ErrorKind::Precondition, message)
                     .help("nothing was recorded; see `pgmorph status`"));
@@ -302,7 +311,7 @@ impl Executor {
                 .get(step.id.as_str())
                 .map_or(StepState::Pending, |record| record.state)
         };
-        if let Some((step, reason)) = barrier(run.plan.steps.iter().map(|step| (step, state(step)))) {
+        if let Some((step, reason)) = irreversible(run) {
             return Err(Error::new(
                 ErrorKind::Precondition,
                 format!("step {} is done and cannot be undone: {reason}", step.id),

@@ -50,8 +50,7 @@ pub struct CreateTable {
     columns: Vec<(Located<String>, Located<String>)>,
     primary_key: Option<Key>,
     unique: Vec<Key>,
-    /// Names may be left to the server.
-    checks: Vec<(Option<Located<String>>, Located<String>)>,
+    checks: Vec<NamedCheck>,
     indexes: Vec<IndexSpec>,
     foreign_keys: Vec<AddForeignKey>,
     partition_by: Option<Located<String>>,
@@ -59,6 +58,9 @@ pub struct CreateTable {
     unlogged: bool,
     comment: Option<String>,
 }
+
+/// An expression, whose name may be left to the server.
+type NamedCheck = (Option<Located<String>>, Located<String>);
 
 #[derive(Debug, Clone)]
 struct Key {
@@ -105,7 +107,7 @@ pub struct Target {
     foreign_keys: Vec<add_foreign_key::Target>,
 }
 
-fn read_checks(fields: &Fields<'_>) -> Option<Vec<(Option<Located<String>>, Located<String>)>> {
+fn read_checks(fields: &Fields<'_>) -> Option<Vec<NamedCheck>> {
     let Some(node) = fields.optional("checks") else {
         return Some(Vec::new());
     };

@@ -45,6 +45,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),
+        conditions: BTreeMap::new(),
     }
 }
 

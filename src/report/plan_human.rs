@@ -1,7 +1,7 @@
 //! A plan for people at a terminal, readable at 100 columns. The same plan gives the same bytes.
 
 use super::{plan_view, style};
-use crate::plan::{Check, ExecutionPlan, Phase, Step, Transaction};
+use crate::plan::{Check, ExecutionPlan, Phase, Step, Transaction, Waiting};
 use crate::units;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::fmt::Write;
@@ -13,10 +13,12 @@ const LABEL: usize = 10;
 pub fn plan(plan: &ExecutionPlan) -> String {
     let mut text = heading(plan);
     if plan.steps.is_empty() {
-        text.push_str("\nNothing to do: the database is as the plan wants it.\n");
+        text.push_str(plan_view::nothing_to_do(plan));
+        left_out(&mut text, plan);
         return text;
     }
     let _ = write!(text, "\n{}", overview(plan));
+    left_out(&mut text, plan);
     checks(
         &mut text,
         "Before the first step, these return no rows",
@@ -59,6 +61,33 @@ fn heading(plan: &ExecutionPlan) -> String {
         let _ = writeln!(text, "{line}");
     }
     text
+}
+
+fn left_out(text: &mut String, plan: &ExecutionPlan) {
+    let waiting = plan.waiting();
+    if !waiting.is_empty() {
+        let _ = writeln!(text, "\n{}", plan_view::WAITING);
+    }
+    for waiting in waiting {
+        let line = waiting.to_string();
+        let _ = writeln!(
+            text,
+            "  {}",
+            units::wrap(&line, usize::from(WIDTH) - 2).join("\n    ")
+        );
+    }
+}
+
+/// What is waiting, in a line: `1 change is waiting: table public.trades does not exist`.
+pub fn waiting(waiting: &[Waiting]) -> String {
+    let verb = if waiting.len() == 1 { "is" } else { "are" };
+    let mut reasons: Vec<&str> = waiting.iter().map(|waiting| waiting.reason.as_str()).collect();
+    reasons.dedup();
+    format!(
+        "{} {verb} waiting: {}",
+        units::counted(waiting.len(), "change"),
+        reasons.join("; ")
+    )
 }
 
 /// One line per phase: what it locks, what that blocks, how long it takes.

@@ -16,11 +16,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
     if !plan.description.is_empty() {
         let _ = write!(text, " {}", plan.description);
     }
-    text.push_str("\n\n");
+    text.push('\n');
     if plan.steps.is_empty() {
-        text.push_str("Nothing to do: the database is as the plan wants it.\n");
+        text.push_str(plan_view::nothing_to_do(plan));
+        left_out(&mut text, plan);
         return text;
     }
+    text.push('\n');
     phases(&mut text, plan);
     match plan.point_of_no_return() {
         Some(step) => {
@@ -33,6 +35,7 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         }
         None => text.push_str("\nEvery step can be rolled back.\n"),
     }
+    left_out(&mut text, plan);
     hazards(&mut text, plan);
     checks(&mut text, "Preconditions", &plan.preconditions);
     for (phase, steps) in plan.phases() {
@@ -66,6 +69,20 @@ fn phases(text: &mut String, plan: &ExecutionPlan) {
             ))),
             lock.map_or("nothing", |lock| lock.mode.blocks()),
             plan_view::longest(&steps).name(),
+        );
+    }
+}
+
+fn left_out(text: &mut String, plan: &ExecutionPlan) {
+    let waiting = plan.waiting();
+    if !waiting.is_empty() {
+        let _ = writeln!(text, "\n{}\n", plan_view::WAITING);
+    }
+    for waiting in waiting {
+        let _ = writeln!(
+            text,
+            "- change {} (`{}`): {}",
+            waiting.change, waiting.operation, waiting.reason
         );
     }
 }

@@ -23,6 +23,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         "Run it with psql. It stops at the first error and cannot be resumed: `pgmorph apply` can, it retries locks, \
          and it keeps a ledger.",
     );
+    let waiting = plan.waiting();
+    if !waiting.is_empty() {
+        comment(&mut text, plan_view::WAITING);
+    }
+    for waiting in waiting {
+        comment(&mut text, &waiting.to_string());
+    }
     text.push_str("\n\\set ON_ERROR_STOP on\n");
     for check in &plan.preconditions {
         question(&mut text, "Precondition", check);

@@ -16,6 +16,18 @@ pub fn purpose(phase: Phase) -> &'static str {
     }
 }
 
+/// In front of the changes that are left out.
+pub const WAITING: &str = "Waiting for their conditions, and left out:";
+
+/// Why a plan has no steps.
+pub fn nothing_to_do(plan: &ExecutionPlan) -> &'static str {
+    if plan.waiting().is_empty() {
+        "\nNothing to do: the database is as the plan wants it.\n"
+    } else {
+        "\nNothing to do now.\n"
+    }
+}
+
 /// The strongest lock of all these steps.
 pub fn strongest<'a>(steps: &[&'a Step]) -> Option<&'a Lock> {
     let locks = steps.iter().flat_map(|step| &step.work.locks);

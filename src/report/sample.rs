@@ -148,6 +148,8 @@ pub(super) fn plan() -> ExecutionPlan {
         changes: vec![PlannedChange {
             operation: "widen_column".into(),
             text: r#"widen_column: {table: "orders", column: "version"}"#.into(),
+            waiting: None,
+            in_place: false,
         }],
         schema: Some("public".into()),
         server_version_num: 150_018,

@@ -5,6 +5,7 @@ use crate::event::Blocker;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::requests::Requests;
 use crate::executor::ledger::{AttemptRecord, Cursor, Run, RunState, StepRecord, StepState};
+use crate::plan::Waiting;
 use crate::units;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,6 +19,8 @@ pub struct RunStatus {
     pub asked: Requests,
     /// Where its backfills stand, by their steps.
     pub fills: Vec<(String, Cursor)>,
+    /// Changes that it left out, and no later run has made.
+    pub waiting: Vec<Waiting>,
 }
 
 /// `2026-07-28 10:00:00Z`.
@@ -88,6 +91,9 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, running: bool, no
             .map_or(String::new(), |client| format!(" from {client}")),
         time(run.updated_at),
     );
+    for waiting in &status.waiting {
+        let _ = writeln!(text, "  {} {waiting}", style::careful("waiting:"));
+    }
     if steps || matches!(run.state, RunState::Started | RunState::RollingBack) {
         if run.state == RunState::Started {
             text.push_str(&asked(&status.asked, &run.plan.name));
@@ -218,6 +224,7 @@ fn run_json(status: &RunStatus, now: Timestamp) -> Value {
         "steps": run.steps.iter().map(step).collect::<Vec<_>>(),
         "attempts": status.attempts,
         "requests": status.asked.json(),
+        "waiting": status.waiting,
         "backfills": status.fills.iter().map(fill).collect::<Vec<_>>(),
     })
 }

@@ -32,3 +32,4 @@ mod tune;
 mod twin;
 mod types;
 mod views;
+mod when;

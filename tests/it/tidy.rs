@@ -26,7 +26,11 @@ const ARROWS: &[(&str, &[&str])] = &[
             "units",
         ],
     ),
-    ("change_plan", &["diagnostic", "document", "ops", "plan", "sql"]),
+    ("when", &["catalog::model", "diagnostic", "document", "sql"]),
+    (
+        "change_plan",
+        &["diagnostic", "document", "ops", "plan", "sql", "when"],
+    ),
     (
         "planner",
         &[
@@ -36,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "ops",
             "plan",
             "sql",
+            "when",
         ],
     ),
     (
@@ -95,6 +100,7 @@ const PURE: &[&str] = &[
     "document.rs",
     "plan.rs",
     "ops/",
+    "when.rs",
     "change_plan.rs",
     "planner.rs",
     "plan_set.rs",

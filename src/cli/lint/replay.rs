@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
 use crate::plan::Phase;
 use crate::plan_set::PlanSet;
+use crate::planner::Numbers;
 use crate::postgres::embedded::{EmbeddedError, Installation, Options, Server};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::Reporter;
@@ -154,7 +155,7 @@ impl Stage<'_> {
     async fn run(&self, file: &PlanFile) -> Result<(usize, Verification), Failure> {
         let input = Input::File(Box::new(file.clone()));
         let session = self.global.observer(&self.settings).await?;
-        let plan = resolve::begin(&session.client, &input, 0).await?;
+        let plan = resolve::begin(&session.client, &input, &Numbers::new()).await?;
         let interrupts = interrupts::watch(self.reporter.clone())?;
         let executor = Executor::open(&self.settings, self.reporter.clone(), interrupts).await?;
         let outcome = Box::pin(executor.apply(&plan, None, Phase::Contract)).await?;

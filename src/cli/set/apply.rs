@@ -3,6 +3,7 @@
 use super::standing::{self, Standing, State};
 use crate::catalog::load;
 use crate::cli::apply::{Apply, Task};
+use crate::cli::history::History;
 use crate::cli::resolve::{self, Way};
 use crate::cli::{Failure, Global, Outcome, confirm, interrupts};
 use crate::error::{Error, ErrorKind};
@@ -28,10 +29,9 @@ pub async fn run(apply: &Apply, global: &Global) -> Outcome {
     refuse_changed(&session.client, &standings).await?;
     let through = Phase::from(apply.through);
     let due: Vec<&Standing> = standings.iter().filter(|plan| plan.is_due(through)).collect();
-    let Some(first) = due.first() else {
+    let Some(task) = first_task(&session.client, &due, through).await? else {
         return nothing(apply, global, standings.len());
     };
-    let task = Task::find(&session.client, &first.input()).await?;
     drop(session);
     confirm::ask(&question(apply, &task, &due, &settings), apply.yes)?;
     let reporter = global.reporter();
@@ -45,6 +45,17 @@ pub async fn run(apply: &Apply, global: &Global) -> Outcome {
     Box::pin(walk.all(&due)).await
 }
 
+/// Of the first plan that has something to do: what is waiting may wait still.
+async fn first_task(client: &Client, due: &[&Standing], through: Phase) -> Result<Option<Task>, Failure> {
+    for standing in due {
+        let task = Task::find(client, &standing.input()).await?;
+        if !task.is_over(through) {
+            return Ok(Some(task));
+        }
+    }
+    Ok(None)
+}
+
 /// How far the plan of each file is.
 pub fn turns(standings: &[Standing]) -> impl Fn(&PlanFile) -> Turn {
     |file| {
@@ -56,7 +67,9 @@ pub fn turns(standings: &[Standing]) -> impl Fn(&PlanFile) -> Turn {
 /// A file that is not what was recorded would stop everything after it in the middle.
 async fn refuse_changed(client: &Client, standings: &[Standing]) -> Result<(), Failure> {
     for standing in standings.iter().filter(|plan| plan.is_refused) {
-        if let Way::Refused(error, _) = resolve::way(client, &standing.input()).await? {
+        let input = standing.input();
+        let history = History::read(client, input.name()).await?;
+        if let Way::Refused(error, _) = resolve::way(client, &input, &history).await? {
             let details = format!("{}: nothing was begun", standing.file.path);
             return Err((*error).details([details]).into());
         }

@@ -1,7 +1,8 @@
 //! What a command does when it is given a directory of plans instead of one.
 
+use super::history::History;
 use super::input::{Input, PlanFile};
-use super::{Failure, InvalidPlan, resolve};
+use super::{Failure, InvalidPlan};
 use crate::change_plan;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::RunState;
@@ -112,9 +113,9 @@ pub async fn refuse_unmet(client: &Client, input: &Input) -> Result<(), Error> {
     };
     let mut unmet = Vec::new();
     for wanted in &file.plan.depends_on {
-        let run = resolve::recorded(client, &wanted.value).await?;
-        let met = run.is_some_and(|run| {
-            matches!(run.state, RunState::Started | RunState::Completed) && standing::reached_cutover(&run)
+        let history = History::read(client, &wanted.value).await?;
+        let met = history.standing.last().is_some_and(|run| {
+            matches!(run.state, RunState::Started | RunState::Completed) && standing::reached_cutover(run)
         });
         if !met {
             unmet.push(wanted.value.clone());

@@ -1,17 +1,19 @@
 //! `rollback DIR`: what of a directory is in place, undone from the last plan to the first.
 
 use super::standing::{self, Standing, State};
-use crate::cli::rollback::Rollback;
-use crate::cli::{Failure, Global, Outcome, confirm};
+use crate::cli::rollback::{Rollback, Undoing};
+use crate::cli::{Failure, Global, Outcome, confirm, interrupts};
 use crate::error::{Error, ErrorKind};
-use crate::executor::ledger::{Run, StepState};
-use crate::plan::Undo;
+use crate::executor::ledger::Run;
+use crate::executor::{self, Interrupt};
 use crate::postgres::settings::ConnectionSettings;
-use crate::report::{out, style};
+use crate::report::{Reporter, out, style};
 use crate::units;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::sync::Arc;
+use tokio::sync::watch;
 
 pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
     let set = super::read(&rollback.plan)?;
@@ -29,10 +31,18 @@ pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
     if !due.is_empty() {
         ask(rollback, &due, &question(rollback, &due, &kept, &settings))?;
     }
+    let reporter = global.reporter();
+    let walk = Walk {
+        rollback,
+        global,
+        settings: &settings,
+        interrupts: interrupts::watch(reporter.clone())?,
+        reporter,
+    };
     let mut done = Vec::new();
     let mut failure = None;
     for standing in &due {
-        match Box::pin(one(rollback, global, &settings, standing)).await {
+        match Box::pin(walk.one(standing)).await {
             Ok(result) => done.push(result),
             Err(found) => {
                 failure = Some(found);
@@ -40,6 +50,7 @@ pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
             }
         }
     }
+    walk.reporter.finish();
     let left: Vec<&str> = due[done.len()..].iter().map(|plan| plan.name()).collect();
     report(
         rollback,
@@ -56,18 +67,11 @@ pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
 /// Rather than to stop in the middle.
 fn refuse_irreversible(due: &[&Standing]) -> Result<(), Error> {
     let beyond = |run: &Run| {
-        let done = |id: &str| {
-            run.steps
-                .iter()
-                .any(|step| step.id == id && step.state == StepState::Done)
-        };
-        let irreversible = |undo: &Undo| matches!(undo, Undo::Irreversible { .. });
-        let step = run
-            .plan
-            .steps
-            .iter()
-            .find(|step| irreversible(&step.undo) && done(&step.id));
-        step.map(|step| format!("{}: step {} is done and cannot be undone", run.plan.name, step.id))
+        let (step, reason) = executor::irreversible(run)?;
+        let (name, step) = (&run.plan.name, &step.id);
+        Some(format!(
+            "{name}: step {step} is done and cannot be undone: {reason}"
+        ))
     };
     let found: Vec<String> = due.iter().filter_map(|plan| beyond(plan.in_place()?)).collect();
     if found.is_empty() {
@@ -117,20 +121,37 @@ fn question(rollback: &Rollback, due: &[&Standing], kept: &[&str], settings: &Co
     text
 }
 
-async fn one(
-    rollback: &Rollback,
-    global: &Global,
-    settings: &ConnectionSettings,
-    standing: &Standing,
-) -> Result<Value, Failure> {
-    let name = &standing.file.plan.name;
-    let undone = Box::pin(rollback.undo(global, settings, name)).await?;
-    if !global.is_json() {
-        out::result(&undone.human())?;
+/// A walk back through the plans that are in place.
+struct Walk<'a> {
+    rollback: &'a Rollback,
+    global: &'a Global,
+    settings: &'a ConnectionSettings,
+    reporter: Arc<dyn Reporter>,
+    interrupts: watch::Receiver<Interrupt>,
+}
+
+impl Walk<'_> {
+    async fn one(&self, standing: &Standing) -> Result<Value, Failure> {
+        if *self.interrupts.borrow() != Interrupt::None {
+            let message = format!("interrupted before plan {}", standing.name());
+            let error = Error::new(ErrorKind::Interrupted, message);
+            return Err(error.help("run the same command again to go on").into());
+        }
+        let session = self.global.observer(self.settings).await?;
+        let undoing = Undoing::find(&session.client, &standing.file.plan.name).await?;
+        drop(session);
+        let (reporter, interrupts) = (&self.reporter, &self.interrupts);
+        let undo = self
+            .rollback
+            .undo(self.global, self.settings, &undoing, reporter, interrupts);
+        let undone = Box::pin(undo).await?;
+        if !self.global.is_json() {
+            out::result(&undone.human())?;
+        }
+        let mut json = undone.json();
+        json["file"] = standing.file.path.as_str().into();
+        Ok(json)
     }
-    let mut json = undone.json();
-    json["file"] = standing.file.path.as_str().into();
-    Ok(json)
 }
 
 struct Ended<'a> {

@@ -1,5 +1,6 @@
 //! How each plan of a directory stands in a database: what the ledger has of it, compared with its file.
 
+use crate::cli::history::History;
 use crate::cli::input::{Input, PlanFile};
 use crate::error::Error;
 use crate::executor::ledger::{self, PlanRelation, Run, RunState, StepState};
@@ -63,10 +64,17 @@ pub struct Standings {
 /// # Errors
 /// Lost connections and damaged entries.
 pub async fn of(client: &Client, set: &PlanSet) -> Result<Standings, Error> {
-    let runs = match ledger::exists(client).await? {
+    let mut runs = match ledger::exists(client).await? {
         true => ledger::latest_runs(client).await?,
         false => Vec::new(),
     };
+    for run in runs.iter_mut().filter(|run| run.state == RunState::RolledBack) {
+        // Those before it may stand.
+        let mut history = History::read(client, &run.plan.name).await?;
+        if let Some(standing) = history.standing.pop() {
+            *run = standing;
+        }
+    }
     Ok(compare(set, runs))
 }
 
@@ -143,7 +151,11 @@ fn judge(run: &Run, changes: &[PlannedChange]) -> (State, Option<String>, bool) 
             (State::Changed, Some(note), true)
         }
         (_, PlanRelation::Same) if run.baseline => (State::Baseline, None, false),
-        (RunState::Completed, PlanRelation::Same) => (State::Applied, None, false),
+        (RunState::Completed, PlanRelation::Same) => {
+            let waiting = run.plan.waiting().len();
+            let note = (waiting > 0).then(|| format!("{} waiting", units::counted(waiting, "change")));
+            (State::Applied, note, false)
+        }
         (RunState::Started, PlanRelation::Same) if reached_cutover(run) => {
             let pending = open_steps(run, Phase::Contract).next().is_some();
             let note = pending.then(|| "contract is pending".to_owned());
@@ -173,6 +185,13 @@ fn open_steps(run: &Run, through: Phase) -> impl Iterator<Item = &Step> {
 }
 
 impl Standing {
+    /// Changes of it were left out, and may be made by now.
+    fn is_waiting(&self) -> bool {
+        self.run
+            .as_ref()
+            .is_some_and(|run| !run.plan.waiting().is_empty())
+    }
+
     /// As in its file.
     pub fn name(&self) -> &str {
         self.renamed.as_deref().unwrap_or(&self.file.plan.name)
@@ -191,6 +210,7 @@ impl Standing {
         match self.state {
             State::Pending | State::RolledBack => Turn::ToCome,
             State::InProgress | State::Changed => Turn::Begun,
+            State::Applied if self.is_waiting() => Turn::Begun,
             State::Applied | State::Missing | State::Baseline => Turn::Over,
         }
     }
@@ -204,7 +224,7 @@ impl Standing {
                 let unrecorded = open_steps(run, Phase::Contract).next().is_none();
                 unrecorded || open_steps(run, through).next().is_some()
             }
-            (State::Applied, _) => false,
+            (State::Applied, _) => self.is_waiting(),
             _ => true,
         }
     }

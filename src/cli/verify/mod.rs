@@ -4,13 +4,15 @@ mod differences;
 mod judge;
 
 use super::apply::PhaseArg;
+use super::history::History;
 use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve, set};
 use crate::catalog::load;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, Step};
+use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Step, Waiting};
+use crate::planner::Numbers;
 use crate::report::out;
 use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
 use crate::sql::QualifiedName;
@@ -116,46 +118,85 @@ pub(super) async fn verification_besides(
     }
 }
 
-/// The recorded plan where the ledger has a run of the same changes, else the given one.
+/// The recorded plan where the ledger has runs of the same changes, else the given one.
 async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
-    let mut notes = Vec::new();
-    let mut recorded = 0;
-    if let Some(run) = resolve::recorded(client, input.name()).await? {
-        match ledger::relation(&run.plan.changes, &input.changes()) {
-            PlanRelation::Same => {
-                if run.baseline {
-                    notes.push("a baseline: recorded as applied, not run".into());
-                }
-                return Ok(Subject {
-                    plan: run.plan.clone(),
-                    run: Some(run),
-                    notes,
-                });
+    let history = History::read(client, input.name()).await?;
+    let given = input.changes();
+    let in_place = history.in_place(&given);
+    let mut notes = history.undone_in_part().into_iter().collect::<Vec<_>>();
+    if let Some(run) = history.whole() {
+        if ledger::relation(&run.plan.changes, &given) == PlanRelation::Same {
+            if run.baseline {
+                notes.push("a baseline: recorded as applied, not run".into());
             }
-            _ => {
-                recorded = resolve::in_place(&run, &input.changes());
-                notes.push(format!(
-                    "run {} was made from another version of this plan file",
-                    run.id
-                ));
-            }
+            notes.extend(waiting(client, input, &run, &in_place).await?);
+            return Ok(Subject {
+                plan: run.plan.clone(),
+                run: Some(run),
+                notes,
+            });
         }
-    }
-    if recorded > 0 {
         notes.push(format!(
-            "the first {} of this plan are in place already",
-            crate::units::counted(recorded, "change")
+            "run {} was made from another version of this plan file",
+            run.id
         ));
+    }
+    match in_place.len() {
+        0 => {}
+        1 => notes.push("1 change of this plan is in place already".into()),
+        several => notes.push(format!("{several} changes of this plan are in place already")),
     }
     let plan = match input {
         Input::Saved(plan) => (**plan).clone(),
-        Input::File(_) => resolve::begin(client, input, recorded).await?,
+        Input::File(_) => resolve::begin(client, input, &in_place).await?,
     };
+    notes.extend(plan.waiting().iter().map(is_waiting));
     Ok(Subject {
         plan,
         run: None,
         notes,
     })
+}
+
+fn is_waiting(waiting: &Waiting) -> String {
+    format!(
+        "change {} ({}) is waiting: {}",
+        waiting.change, waiting.operation, waiting.reason
+    )
+}
+
+/// What is known of the changes that a recorded run left out. Of a completed one it is asked again: `apply` would.
+async fn waiting(
+    client: &Client,
+    input: &Input,
+    run: &Run,
+    in_place: &Numbers,
+) -> Result<Vec<String>, Failure> {
+    let recorded = run.plan.waiting();
+    if recorded.is_empty() || matches!(run.state, RunState::RolledBack | RunState::RollingBack) {
+        return Ok(Vec::new());
+    }
+    if run.state != RunState::Completed || matches!(input, Input::Saved(_)) {
+        return Ok(recorded.iter().map(is_waiting).collect());
+    }
+    let plan = match resolve::begin(client, input, in_place).await {
+        Ok(plan) => plan,
+        Err(Failure::Plan(plan)) => {
+            let message = plan.diagnostics.first().map(|found| found.message.as_str());
+            let message = message.unwrap_or("the plan is refused");
+            return Ok(vec![format!("what was waiting cannot be made now: {message}")]);
+        }
+        Err(failure) => return Err(failure),
+    };
+    let numbered = (1..).zip(&plan.changes).filter(|(_, change)| !change.in_place);
+    let note = |(number, change): (usize, &PlannedChange)| match &change.waiting {
+        Some(reason) => format!("change {number} ({}) is waiting: {reason}", change.operation),
+        None => format!(
+            "change {number} ({}) has waited and may be made now: pgmorph apply",
+            change.operation
+        ),
+    };
+    Ok(numbered.map(note).collect())
 }
 
 async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Result<Verification, Failure> {

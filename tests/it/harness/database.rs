@@ -10,7 +10,7 @@ use pgmorph::event::{Event, Listener};
 use pgmorph::executor::ledger::{self, PlanRelation, Run, RunState};
 use pgmorph::executor::{Executor, Interrupt, Loss, Outcome};
 use pgmorph::plan::{ExecutionPlan, Phase};
-use pgmorph::planner;
+use pgmorph::planner::{self, Numbers};
 use pgmorph::postgres::settings::ConnectionSettings;
 use pgmorph::sql::QualifiedName;
 use pgmorph::verifier::{self, Tables};
@@ -90,8 +90,12 @@ impl<'s> Database<'s> {
         let plan = change_plan::parse(source)?;
         let client = self.session().await;
         let mut snapshot = load::snapshot(&client).await.unwrap();
-        let questions = planner::questions(&plan, &snapshot);
-        probe::ask(&client, &mut snapshot, &questions).await.unwrap();
+        let conditions = planner::conditions(&plan, &Numbers::new());
+        probe::ask_conditions(&client, &mut snapshot, &conditions)
+            .await
+            .unwrap();
+        let questions = |snapshot: &_| planner::questions(&plan, snapshot);
+        probe::ask_all(&client, &mut snapshot, questions).await.unwrap();
         Ok(snapshot)
     }
 
