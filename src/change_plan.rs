@@ -24,7 +24,12 @@ const NODES_MAX: usize = 20_000;
 pub struct ChangePlan {
     /// Identity in the ledger.
     pub name: String,
+    pub name_span: Span,
     pub description: String,
+    /// Of names without one.
+    pub schema: String,
+    /// Names of plans that must be applied before this one.
+    pub depends_on: Vec<Located<String>>,
     pub settings: Settings,
     pub preconditions: Vec<Check>,
     pub changes: Vec<Change>,
@@ -61,6 +66,7 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
         .optional_text("description")
         .map(|text| text.value)
         .unwrap_or_default();
+    let depends_on = read_depends_on(&fields);
     let settings = read_settings(&fields, &Settings::default());
     let preconditions = read_checks(&fields, "before");
     let changes = read_changes(&fields, &settings);
@@ -78,7 +84,10 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
     match (name, complaints.is_empty()) {
         (Some(name), true) => Ok(ChangePlan {
             name: name.value,
+            name_span: name.span,
             description,
+            schema: schema.clone(),
+            depends_on,
             settings,
             preconditions,
             changes,
@@ -104,7 +113,19 @@ fn default_schema(root: &Node) -> String {
     }
 }
 
-fn check_name(name: &str) -> Result<(), String> {
+fn read_depends_on(fields: &Fields<'_>) -> Vec<Located<String>> {
+    let items = fields.optional_list("depends_on").unwrap_or_default();
+    items
+        .iter()
+        .filter_map(|item| fields.text_of(item, "depends_on"))
+        .collect()
+}
+
+/// What a plan may be called.
+///
+/// # Errors
+/// The reason in words.
+pub fn check_name(name: &str) -> Result<(), String> {
     let fits = !name.is_empty()
         && name.len() <= 200
         && name

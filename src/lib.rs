@@ -51,6 +51,9 @@ pub mod change_plan;
 /// Change plan + catalog → execution plan.
 pub mod planner;
 
+/// Many plans: their order, and what they need of each other.
+pub mod plan_set;
+
 /// Does a fact hold; what differs?
 pub mod verifier;
 

@@ -710,6 +710,9 @@ pub struct ExecutionPlan {
     /// SHA-256 over the rest of this value.
     pub digest: String,
     pub changes: Vec<PlannedChange>,
+    /// Of the names in the changes that have none; plans that were recorded earlier do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     pub server_version_num: u32,
     /// The longest that getting one lock may be tried, all attempts together.
     pub lock_deadline_ms: u64,
@@ -731,7 +734,20 @@ pub struct ExecutionPlan {
     pub after: CatalogSnapshot,
 }
 
+/// One text for exactly these changes, under whatever name the plan goes.
+pub fn changes_digest(schema: &str, changes: &[PlannedChange]) -> String {
+    let texts: Vec<&str> = changes.iter().map(|change| change.text.as_str()).collect();
+    hex(&Sha256::digest(format!("{schema}\n{}", texts.join("\n"))))
+}
+
 impl ExecutionPlan {
+    /// Of what it changes: the same for every plan with the same changes. `None` where the plan was recorded too early
+    /// to tell.
+    pub fn changes_digest(&self) -> Option<String> {
+        let schema = self.schema.as_deref()?;
+        Some(changes_digest(schema, &self.changes))
+    }
+
     /// The digest that the plan ought to carry. Estimates are not in it: they follow tables that grow meanwhile.
     pub fn computed_digest(&self) -> String {
         let mut unsigned = Self {

@@ -92,6 +92,7 @@ pub fn plan_from(
         description: plan.description.clone(),
         digest: String::new(),
         changes,
+        schema: Some(plan.schema.clone()),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
         preconditions: plan.preconditions.clone(),
@@ -104,6 +105,31 @@ pub fn plan_from(
     };
     compiled.digest = compiled.computed_digest();
     Ok(compiled)
+}
+
+/// What is recorded of a plan that is in place already: no steps, for there is nothing to do and no way back. `verify`
+/// compares the tables with `compiled`, where it is known that they are as that plan foresees.
+pub fn baseline(plan: &ChangePlan, now: &CatalogSnapshot, compiled: Option<ExecutionPlan>) -> ExecutionPlan {
+    let after = compiled.map_or_else(|| now.restricted_to(&BTreeSet::new()), |compiled| compiled.after);
+    let mut recorded = ExecutionPlan {
+        format: PLAN_FORMAT,
+        name: plan.name.clone(),
+        description: plan.description.clone(),
+        digest: String::new(),
+        changes: planned_changes(plan),
+        schema: Some(plan.schema.clone()),
+        server_version_num: now.server.version_num,
+        lock_deadline_ms: plan.settings.lock_deadline_ms,
+        preconditions: Vec::new(),
+        steps: Vec::new(),
+        postconditions: plan.postconditions.clone(),
+        monitors: plan.monitors.clone(),
+        confirm_rollback: None,
+        before: after.clone(),
+        after,
+    };
+    recorded.digest = recorded.computed_digest();
+    recorded
 }
 
 /// The changes that are not in place, with their numbers.

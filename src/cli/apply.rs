@@ -1,32 +1,36 @@
 //! `apply`: begins a plan, or goes on with it.
 
 use super::history::History;
+use super::input::{self, Input};
 use super::resolve::{self, Way};
-use super::{Global, Outcome, confirm, input, interrupts};
+use super::{Failure, Global, Outcome, confirm, interrupts, set};
 use crate::error::{Error, ErrorKind};
-use crate::executor::Executor;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
+use crate::executor::{Executor, Interrupt};
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
-use crate::report::{out, plan_human, style};
+use crate::report::{Reporter, out, plan_human, style};
 use crate::units;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
+use tokio_postgres::Client;
 
 /// Run a plan, or go on with an unfinished run of it
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The plan file, or an execution plan saved by `plan -o`; `-` is standard input
-    plan: String,
+    /// The plan file, a directory of plan files, or an execution plan saved by `plan -o`; `-` is standard input
+    pub(super) plan: String,
     /// The last phase to run; only `contract` removes anything
     #[arg(long, value_enum, default_value_t = PhaseArg::Cutover, value_name = "PHASE")]
-    through: PhaseArg,
+    pub(super) through: PhaseArg,
     /// Go ahead without being asked
     #[arg(long, short)]
-    yes: bool,
+    pub(super) yes: bool,
     /// Sessions that fill a table at the same time, instead of what the plan says; `tune` changes it later
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(Settings::WORKERS_MAX)))]
     workers: Option<u32>,
@@ -59,13 +63,59 @@ impl From<PhaseArg> for Phase {
 }
 
 /// What is to be run.
-struct Task {
+pub(super) struct Task {
     plan: ExecutionPlan,
-    /// The run to go on with.
+    /// The run to go on with, or the one that has done everything.
     run: Option<Run>,
+    /// Of the plan when this was decided.
+    history: History,
+    /// What is waiting still, where all else is done.
+    finished: Option<Vec<Waiting>>,
 }
 
 impl Task {
+    /// # Errors
+    /// What stands against the plan.
+    pub(super) async fn find(client: &Client, input: &Input) -> Result<Self, Failure> {
+        let history = History::read(client, input.name()).await?;
+        let (plan, run, finished) = match resolve::way(client, input, &history).await? {
+            Way::Begin(plan) => (*plan, None, None),
+            Way::Resume(run) => (run.plan.clone(), Some(*run), None),
+            Way::Finished(run, waiting) => (run.plan.clone(), Some(*run), Some(waiting)),
+            Way::Refused(error, _) => return Err(Failure::Error(error)),
+        };
+        Ok(Self {
+            plan,
+            run,
+            history,
+            finished,
+        })
+    }
+
+    /// Whether nothing is left to do through this phase.
+    pub(super) fn is_over(&self, through: Phase) -> bool {
+        let (due, pending) = self.open_steps(through);
+        self.finished.is_some() || (self.run.is_some() && due.is_empty() && !pending.is_empty())
+    }
+
+    /// Of a call that has nothing to do.
+    pub(super) fn summary(&self, through: Phase) -> Summary<'_> {
+        let (pending, waiting) = match &self.finished {
+            Some(waiting) => (Vec::new(), waiting.clone()),
+            None => (self.open_steps(through).1, self.plan.waiting()),
+        };
+        Summary {
+            plan: &self.plan,
+            run: self.run.as_ref().map(|run| run.id),
+            complete: pending.is_empty(),
+            steps: 0,
+            elapsed_ms: 0,
+            pending,
+            waiting,
+            resumed: self.finished.is_none(),
+        }
+    }
+
     fn is_done(&self, step: &Step) -> bool {
         let records = self.run.iter().flat_map(|run| &run.steps);
         records
@@ -81,7 +131,7 @@ impl Task {
 }
 
 /// What a call of `apply` came to.
-struct Summary<'a> {
+pub(super) struct Summary<'a> {
     plan: &'a ExecutionPlan,
     run: Option<i64>,
     complete: bool,
@@ -95,45 +145,34 @@ struct Summary<'a> {
 
 impl Apply {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if set::is_directory(&self.plan) {
+            return Box::pin(set::apply::run(self, global)).await;
+        }
         let input = input::read(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
-        let history = History::read(&session.client, input.name()).await?;
-        let way = resolve::way(&session.client, &input, &history).await?;
+        let task = Task::find(&session.client, &input).await?;
+        if task.run.is_none() {
+            set::refuse_unmet(&session.client, &input).await?;
+        }
         // It would only idle while the question waits for an answer.
         drop(session);
-        let task = match way {
-            Way::Begin(plan) => Task {
-                plan: *plan,
-                run: None,
-            },
-            Way::Resume(run) => Task {
-                plan: run.plan.clone(),
-                run: Some(*run),
-            },
-            Way::Refused(error, _) => return Err(super::Failure::Error(error)),
-            Way::Finished(run, waiting) => {
-                let summary = Summary {
-                    waiting,
-                    resumed: false,
-                    ..Summary::nothing(&run.plan, run.id, Vec::new())
-                };
-                self.report(global, &summary)?;
-                return Ok(0);
-            }
-        };
-        let (due, pending) = task.open_steps(self.through.into());
-        if let (true, false, Some(run)) = (due.is_empty(), pending.is_empty(), &task.run) {
-            self.report(global, &Summary::nothing(&task.plan, run.id, pending))?;
+        let through = self.through.into();
+        if task.is_over(through) {
+            self.report(global, &task.summary(through))?;
             return Ok(0);
         }
         confirm::ask(&self.question(&task, &settings), self.yes)?;
-        let summary = Box::pin(self.execute(global, &settings, &task, &history)).await?;
-        self.report(global, &summary)?;
+        let reporter = global.reporter();
+        let interrupts = interrupts::watch(reporter.clone())?;
+        let execution = self.execute(global, &settings, &task, &reporter, interrupts);
+        let summary = Box::pin(execution).await;
+        reporter.finish();
+        self.report(global, &summary?)?;
         Ok(0)
     }
 
-    fn question(&self, task: &Task, settings: &ConnectionSettings) -> String {
+    pub(super) fn question(&self, task: &Task, settings: &ConnectionSettings) -> String {
         let (due, pending) = task.open_steps(self.through.into());
         let verb = if task.run.is_some() { "Go on with" } else { "Apply" };
         let mut text = format!(
@@ -169,26 +208,20 @@ impl Apply {
         text
     }
 
-    async fn execute<'a>(
+    pub(super) async fn execute<'a>(
         &self,
         global: &Global,
         settings: &ConnectionSettings,
         task: &'a Task,
-        history: &History,
+        reporter: &Arc<dyn Reporter>,
+        interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Summary<'a>, Error> {
-        let reporter = global.reporter();
-        let interrupts = interrupts::watch(reporter.clone())?;
         let began = Instant::now();
-        let work = async {
-            let executor = Executor::open(settings, reporter.clone(), interrupts)
-                .await?
-                .asked(self.workers, self.throttle);
-            let run = unchanged(global, settings, task, history).await?;
-            Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await
-        };
-        let outcome = Box::pin(work).await;
-        reporter.finish();
-        let outcome = outcome?;
+        let executor = Executor::open(settings, reporter.clone(), interrupts)
+            .await?
+            .asked(self.workers, self.throttle);
+        let run = unchanged(global, settings, task).await?;
+        let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await?;
         Ok(Summary {
             plan: &task.plan,
             run: Some(outcome.run),
@@ -214,11 +247,10 @@ async fn unchanged(
     global: &Global,
     settings: &ConnectionSettings,
     task: &Task,
-    history: &History,
 ) -> Result<Option<Run>, Error> {
     let session = global.observer(settings).await?;
     let mut found = History::read(&session.client, &task.plan.name).await?;
-    if found.marks() == history.marks() {
+    if found.marks() == task.history.marks() {
         return Ok(found.standing.pop().filter(|_| task.run.is_some()));
     }
     Err(Error::new(
@@ -228,21 +260,8 @@ async fn unchanged(
     .help("see `pgmorph status`, then run the same command again"))
 }
 
-impl<'a> Summary<'a> {
-    fn nothing(plan: &'a ExecutionPlan, run: i64, pending: Vec<&'a Step>) -> Self {
-        Self {
-            plan,
-            run: Some(run),
-            complete: pending.is_empty(),
-            steps: 0,
-            elapsed_ms: 0,
-            pending,
-            waiting: plan.waiting(),
-            resumed: true,
-        }
-    }
-
-    fn json(&self) -> serde_json::Value {
+impl Summary<'_> {
+    pub(super) fn json(&self) -> serde_json::Value {
         let pending = |step: &&Step| json!({"id": step.id, "phase": step.phase});
         json!({
             "plan": self.plan.name,
@@ -255,7 +274,7 @@ impl<'a> Summary<'a> {
         })
     }
 
-    fn human(&self, path: &str) -> String {
+    pub(super) fn human(&self, path: &str) -> String {
         let mut text = if self.steps == 0 {
             format!("{}: nothing to do", style::name(&self.plan.name))
         } else {
@@ -322,8 +341,13 @@ mod tests {
             let (_, said) = text.split_once(": ").unwrap();
             said.trim_end().to_owned()
         };
-        let mut summary = Summary::nothing(&plan, 1, Vec::new());
-        summary.resumed = false;
+        let task = Task {
+            finished: Some(plan.waiting()),
+            plan,
+            run: None,
+            history: History::default(),
+        };
+        let mut summary = task.summary(Phase::Cutover);
         let waits = "1 change is waiting: table public.u does not exist";
         assert_eq!(said(&summary), format!("nothing to do; {waits}"));
         summary.steps = 1;
@@ -332,7 +356,7 @@ mod tests {
         let left_out = "1 change left out when this run began: the next apply after its end looks again";
         assert_eq!(said(&summary), format!("1 step in 0ms; {left_out}"));
         summary.complete = false;
-        summary.pending = plan.steps.iter().collect();
+        summary.pending = task.plan.steps.iter().collect();
         let pending = "1 step in 0ms; expand is pending: pgmorph apply plan.yaml";
         assert_eq!(said(&summary), format!("{pending}; {left_out}"));
     }

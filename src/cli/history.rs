@@ -120,6 +120,7 @@ changes:
             started_at: now,
             updated_at: now,
             finished_at: None,
+            baseline: false,
             steps: Vec::new(),
         }
     }

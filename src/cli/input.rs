@@ -2,9 +2,10 @@
 
 use super::{Failure, InvalidPlan};
 use crate::catalog::model::{CatalogSnapshot, SNAPSHOT_FORMAT};
-use crate::change_plan::{self, ChangePlan};
+use crate::change_plan;
 use crate::error::{Error, ErrorKind};
 use crate::plan::{ExecutionPlan, PLAN_FORMAT};
+pub use crate::plan_set::PlanFile;
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -14,13 +15,6 @@ pub enum Input {
     File(Box<PlanFile>),
     /// A compiled plan as `plan -o` wrote it: its digest is right.
     Saved(Box<ExecutionPlan>),
-}
-
-/// A plan file with its text, which complaints point into.
-pub struct PlanFile {
-    pub path: String,
-    pub source: String,
-    pub plan: ChangePlan,
 }
 
 impl PlanFile {

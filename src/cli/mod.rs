@@ -4,12 +4,14 @@ use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::report::{self, Reporter, out};
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 mod apply;
+mod baseline;
 mod completions;
 mod confirm;
 mod demo;
@@ -17,9 +19,12 @@ mod explain;
 mod history;
 mod input;
 mod interrupts;
+mod lint;
+mod new;
 mod plan;
 mod resolve;
 mod rollback;
+mod set;
 mod snapshot;
 mod status;
 mod tune;
@@ -52,6 +57,9 @@ pub struct Global {
         value_name = "URL"
     )]
     pub url: Option<String>,
+    /// The URL stands on the command line: it is meant by this very call.
+    #[arg(skip)]
+    pub url_given: bool,
     /// The form of results
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
@@ -76,9 +84,12 @@ pub enum Format {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Apply(apply::Apply),
+    Baseline(baseline::Baseline),
     Completions(completions::Completions),
     Demo(demo::Demo),
     Explain(explain::Explain),
+    Lint(lint::Lint),
+    New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
     Resume(tune::Resume),
@@ -94,6 +105,8 @@ pub enum Failure {
     Error(Box<Error>),
     /// Complaints about a plan file.
     Plan(Box<InvalidPlan>),
+    /// Complaints about several of them, or about how they stand to each other.
+    Plans(Vec<InvalidPlan>),
 }
 
 pub struct InvalidPlan {
@@ -117,9 +130,76 @@ impl From<crate::catalog::load::LoadError> for Failure {
 /// The exit code of a command that did its work.
 pub type Outcome = Result<u8, Failure>;
 
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Error(error) => error.kind.exit_code(),
+            Self::Plan(plan) => kind_of(&plan.diagnostics).exit_code(),
+            Self::Plans(_) => ErrorKind::Usage.exit_code(),
+        }
+    }
+
+    /// As the value of `error` in a JSON result.
+    fn json(&self) -> serde_json::Value {
+        let plans = match self {
+            Self::Error(error) => return report::error::json(error),
+            Self::Plan(plan) => std::slice::from_ref(&**plan),
+            Self::Plans(plans) => plans,
+        };
+        let kind = match self {
+            Self::Plan(plan) => kind_of(&plan.diagnostics),
+            _ => ErrorKind::Usage,
+        };
+        let message = match plans {
+            [plan] => format!("{}: the plan is refused", plan.path),
+            _ => "the plans are refused".into(),
+        };
+        let found = plans.iter().flat_map(|plan| &plan.diagnostics);
+        let messages = found.map(|complaint| complaint.message.clone());
+        let mut error = report::error::json(&Error::new(kind, message).details(messages));
+        error["diagnostics"] = plans.iter().flat_map(InvalidPlan::json).collect();
+        error
+    }
+
+    fn human(&self, chain: bool) -> String {
+        match self {
+            Self::Error(error) => report::error::human(error, chain),
+            Self::Plan(plan) => plan.human(),
+            Self::Plans(plans) => plans.iter().map(InvalidPlan::human).collect(),
+        }
+    }
+}
+
+impl InvalidPlan {
+    fn human(&self) -> String {
+        diagnostic::render(&self.diagnostics, &self.path, &self.source, true)
+    }
+
+    fn json(&self) -> impl Iterator<Item = serde_json::Value> {
+        self.diagnostics.iter().map(|found| {
+            let mut found = report::error::diagnostic_json(found, &self.source);
+            found["file"] = self.path.as_str().into();
+            found
+        })
+    }
+}
+
+fn arguments() -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    cli.global.url_given = names_url(&matches);
+    Ok(cli)
+}
+
+/// Before the command or after it.
+fn names_url(matches: &ArgMatches) -> bool {
+    matches.value_source("url") == Some(ValueSource::CommandLine)
+        || matches.subcommand().is_some_and(|(_, inner)| names_url(inner))
+}
+
 /// Parses the arguments, runs the command, reports how it ended.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match arguments() {
         Ok(cli) => cli,
         Err(error) => {
             // Help goes to standard output, and a reader that went away is no reason to fail.
@@ -151,9 +231,12 @@ impl Command {
         }
         match self {
             Self::Apply(command) => command.run(global).await,
+            Self::Baseline(command) => command.run(global).await,
             Self::Completions(command) => command.run(),
             Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
+            Self::Lint(command) => command.run(global).await,
+            Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
             Self::Resume(command) => command.run(global).await,
@@ -232,41 +315,15 @@ impl Global {
     fn ended(&self, outcome: Outcome) -> ExitCode {
         ExitCode::from(match outcome {
             Ok(code) => code,
-            Err(Failure::Error(error)) => self.failed(&error),
-            Err(Failure::Plan(plan)) => self.refused(&plan),
+            Err(failure) if self.is_json() => {
+                let _ = out::json(&serde_json::json!({"error": failure.json()}));
+                failure.exit_code()
+            }
+            Err(failure) => {
+                out::message(&failure.human(self.verbose > 0));
+                failure.exit_code()
+            }
         })
-    }
-
-    fn failed(&self, error: &Error) -> u8 {
-        if self.is_json() {
-            let _ = out::json(&serde_json::json!({"error": report::error::json(error)}));
-        } else {
-            out::message(&report::error::human(error, self.verbose > 0));
-        }
-        error.kind.exit_code()
-    }
-
-    fn refused(&self, plan: &InvalidPlan) -> u8 {
-        let InvalidPlan {
-            path,
-            source,
-            diagnostics,
-        } = plan;
-        let kind = kind_of(diagnostics);
-        if self.is_json() {
-            let complaints = diagnostics.iter().map(|complaint| complaint.message.clone());
-            let mut error = report::error::json(
-                &Error::new(kind, format!("{path}: the plan is refused")).details(complaints),
-            );
-            let diagnostics = diagnostics
-                .iter()
-                .map(|found| report::error::diagnostic_json(found, source));
-            error["diagnostics"] = diagnostics.collect();
-            let _ = out::json(&serde_json::json!({"error": error}));
-        } else {
-            out::message(&diagnostic::render(diagnostics, path, source, true));
-        }
-        kind.exit_code()
     }
 }
 

@@ -1,29 +1,32 @@
 //! `rollback`: undoes what runs of a plan did.
 
 use super::history::History;
-use super::{Global, Outcome, confirm, input, interrupts};
+use super::{Global, Outcome, confirm, input, interrupts, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, StepState};
-use crate::executor::{self, Executor, Loss};
+use crate::executor::{self, Executor, Interrupt, Loss};
 use crate::postgres::settings::ConnectionSettings;
-use crate::report::{out, style};
+use crate::report::{Reporter, out, style};
 use crate::units;
 use clap::Args;
 use serde_json::json;
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
+use tokio_postgres::Client;
 
 /// Undo what was done of a plan, the last first, as long as nothing irreversible is done
 #[derive(Debug, Args)]
 pub struct Rollback {
-    /// The plan file, a saved execution plan, or the plan's name
-    plan: String,
+    /// The plan file, a directory of plan files, a saved execution plan, or the plan's name
+    pub(super) plan: String,
     /// Go ahead without being asked
     #[arg(long, short)]
-    yes: bool,
+    pub(super) yes: bool,
     /// What the plan wants to be typed before it is rolled back (`confirm_rollback`); --yes is not enough for it
     #[arg(long, value_name = "TEXT")]
-    confirm: Option<String>,
+    pub(super) confirm: Option<String>,
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
@@ -31,64 +34,116 @@ pub struct Rollback {
 
 impl Rollback {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if set::is_directory(&self.plan) {
+            return Box::pin(set::rollback::run(self, global)).await;
+        }
         let name = input::plan_name(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
-        let mut history = History::read(&session.client, &name).await?;
+        let undoing = Undoing::find(&session.client, &name).await?;
         drop(session);
-        let stays = stays(&mut history.standing);
-        if history.standing.is_empty() {
-            report(global, &name, &[], 0, 0)?;
-            return Ok(0);
+        if !undoing.runs.is_empty() {
+            let question = question(&undoing, &settings, self.loss());
+            match undoing.typed() {
+                Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
+                None => confirm::ask(&question, self.yes)?,
+            }
         }
-        let loss = if self.accept_loss {
+        let reporter = global.reporter();
+        let interrupts = interrupts::watch(reporter.clone())?;
+        let undone = Box::pin(self.undo(global, &settings, &undoing, &reporter, &interrupts)).await;
+        reporter.finish();
+        undone?.report(global)?;
+        Ok(0)
+    }
+
+    fn loss(&self) -> Loss {
+        if self.accept_loss {
             Loss::Accepted
         } else {
             Loss::Refused
-        };
-        let question = question(&history.standing, stays.as_deref(), &settings, loss);
-        let typed = history
-            .standing
-            .iter()
-            .find_map(|run| run.plan.confirm_rollback.as_deref());
-        match typed {
-            Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
-            None => confirm::ask(&question, self.yes)?,
         }
+    }
+
+    /// Does it without asking.
+    pub(super) async fn undo(
+        &self,
+        global: &Global,
+        settings: &ConnectionSettings,
+        undoing: &Undoing,
+        reporter: &Arc<dyn Reporter>,
+        interrupts: &watch::Receiver<Interrupt>,
+    ) -> Result<Undone, Error> {
         let began = Instant::now();
-        let reporter = global.reporter();
-        let interrupts = interrupts::watch(reporter.clone())?;
-        let mut runs = Vec::new();
-        let mut steps = 0;
-        let work = async {
-            for run in history.standing.iter().rev() {
-                let executor = Executor::open(&settings, reporter.clone(), interrupts.clone()).await?;
-                let outcome = Box::pin(undo(global, &settings, executor, run, loss)).await?;
-                steps += outcome.steps;
-                runs.push(outcome.run);
-            }
-            Ok::<_, Error>(())
+        let mut undone = Undone {
+            plan: undoing.name.clone(),
+            runs: Vec::new(),
+            steps: 0,
+            elapsed_ms: 0,
         };
-        let ended = Box::pin(work).await;
-        reporter.finish();
-        ended?;
-        let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if let Some(stays) = stays {
+        for run in undoing.runs.iter().rev() {
+            let executor = Executor::open(settings, reporter.clone(), interrupts.clone()).await?;
+            let outcome = Box::pin(undo(global, settings, executor, run, self.loss())).await?;
+            undone.steps += outcome.steps;
+            undone.runs.push(outcome.run);
+        }
+        undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(stays) = &undoing.stays {
             global.note(&format!("note: {stays}"));
         }
-        report(global, &name, &runs, steps, elapsed_ms)?;
-        Ok(0)
+        Ok(undone)
     }
 }
 
-/// Leaves only the runs after the last one that went past its point of no return, and tells about that one. Where it
+/// What is to be undone of a plan.
+pub(super) struct Undoing {
+    name: String,
+    /// Oldest first.
+    runs: Vec<Run>,
+    /// Why a run before them is not undone.
+    stays: Option<String>,
+}
+
+impl Undoing {
+    /// # Errors
+    /// When the latest run is a baseline.
+    pub(super) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
+        let mut runs = History::read(client, name).await?.standing;
+        let stays = stays(&mut runs);
+        if let Some(run) = runs.last().filter(|run| run.baseline) {
+            let message = format!(
+                "run {} of plan {name} is a baseline: pgmorph did not make these changes and has no way back",
+                run.id
+            );
+            return Err(Error::new(ErrorKind::Precondition, message)
+                .help("nothing was changed; write a plan that takes back what you do not want"));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            runs,
+            stays,
+        })
+    }
+
+    /// What has to be typed first.
+    pub(super) fn typed(&self) -> Option<&str> {
+        self.runs
+            .iter()
+            .find_map(|run| run.plan.confirm_rollback.as_deref())
+    }
+}
+
+/// Leaves only the runs after the last one that went past its point of no return or is a baseline, and tells about that one. Where it
 /// is the latest itself, the executor refuses it.
 fn stays(standing: &mut Vec<Run>) -> Option<String> {
-    let (position, step) = standing.iter().enumerate().rev().find_map(|(position, run)| {
+    let (position, why) = standing.iter().enumerate().rev().find_map(|(position, run)| {
+        if run.baseline {
+            return Some((position, "it is a baseline".to_owned()));
+        }
         let (step, reason) = executor::irreversible(run)?;
         Some((
             position,
-            format!("{} is done and cannot be undone: {reason}", step.id),
+            format!("its step {} is done and cannot be undone: {reason}", step.id),
         ))
     })?;
     if position + 1 == standing.len() {
@@ -98,12 +153,13 @@ fn stays(standing: &mut Vec<Run>) -> Option<String> {
     let after = standing.split_off(position + 1);
     let stays = std::mem::replace(standing, after);
     Some(format!(
-        "run {} stays, because its step {step}",
+        "run {} stays, because {why}",
         stays.last().map_or(0, |run| run.id)
     ))
 }
 
-fn question(runs: &[Run], stays: Option<&str>, settings: &ConnectionSettings, loss: Loss) -> String {
+fn question(undoing: &Undoing, settings: &ConnectionSettings, loss: Loss) -> String {
+    let Undoing { name, runs, stays } = undoing;
     let touched = |run: &Run| {
         let states = run.steps.iter().map(|step| step.state);
         states
@@ -116,7 +172,7 @@ fn question(runs: &[Run], stays: Option<&str>, settings: &ConnectionSettings, lo
         "Roll back {} {} of plan {} on {}: {} to undo, the last first.",
         if ids.len() == 1 { "run" } else { "runs" },
         ids.join(", then "),
-        style::name(runs.last().map_or("", |run| &run.plan.name)),
+        style::name(name),
         settings.redacted(),
         units::counted(steps, "step"),
     );
@@ -154,25 +210,44 @@ async fn undo(
     }
 }
 
-/// `runs` in the order in which they were undone.
-fn report(global: &Global, name: &str, runs: &[i64], steps: usize, elapsed_ms: u64) -> Result<(), Error> {
-    if global.is_json() {
-        return out::json(&json!({
-            "plan": name,
-            "run": runs.first(),
-            "runs": runs,
-            "steps": steps,
-            "elapsed_ms": elapsed_ms,
-        }));
+/// What a rollback came to.
+pub(super) struct Undone {
+    plan: String,
+    /// In the order in which they were undone.
+    runs: Vec<i64>,
+    steps: usize,
+    elapsed_ms: u64,
+}
+
+impl Undone {
+    pub(super) fn json(&self) -> serde_json::Value {
+        json!({
+            "plan": self.plan,
+            "run": self.runs.first(),
+            "runs": self.runs,
+            "steps": self.steps,
+            "elapsed_ms": self.elapsed_ms,
+        })
     }
-    let name = style::name(name);
-    let (steps, elapsed) = (units::counted(steps, "step"), units::millis(elapsed_ms));
-    out::result(&match runs {
-        [] => format!("{name}: nothing to roll back\n"),
-        [_] => format!("{name}: rolled back, {steps} undone in {elapsed}\n"),
-        several => format!(
-            "{name}: {} rolled back, {steps} undone in {elapsed}\n",
-            units::counted(several.len(), "run")
-        ),
-    })
+
+    pub(super) fn human(&self) -> String {
+        let name = style::name(&self.plan);
+        let steps = units::counted(self.steps, "step");
+        let elapsed = units::millis(self.elapsed_ms);
+        match self.runs.as_slice() {
+            [] => format!("{name}: nothing to roll back\n"),
+            [_] => format!("{name}: rolled back, {steps} undone in {elapsed}\n"),
+            several => format!(
+                "{name}: {} rolled back, {steps} undone in {elapsed}\n",
+                units::counted(several.len(), "run")
+            ),
+        }
+    }
+
+    fn report(&self, global: &Global) -> Result<(), Error> {
+        if global.is_json() {
+            return out::json(&self.json());
+        }
+        out::result(&self.human())
+    }
 }

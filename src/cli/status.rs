@@ -1,7 +1,7 @@
 //! `status`: what the ledger knows.
 
 use super::history::History;
-use super::{Global, Outcome, input};
+use super::{Global, Outcome, input, set};
 use crate::error::Error;
 use crate::executor::ledger::requests::{self, Requests};
 use crate::executor::ledger::{Run, RunState};
@@ -16,12 +16,15 @@ use tokio_postgres::Client;
 /// Show what the ledger knows: runs, steps, attempts, and who runs now
 #[derive(Debug, Args)]
 pub struct Status {
-    /// A plan file, or a plan's name; without it, the latest run of every plan
+    /// A plan file, a directory of plan files, or a plan's name; without it, the latest run of every plan
     plan: Option<String>,
 }
 
 impl Status {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if let Some(directory) = self.plan.as_deref().filter(|plan| set::is_directory(plan)) {
+            return Box::pin(set::status::run(directory, global)).await;
+        }
         let name = self.plan.as_deref().map(input::plan_name).transpose()?;
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;

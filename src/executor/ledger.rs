@@ -12,7 +12,7 @@ use tokio_postgres::GenericClient;
 pub mod requests;
 
 /// Version of the ledger's own tables; a newer one is refused.
-pub const LEDGER_VERSION: i32 = 2;
+pub const LEDGER_VERSION: i32 = 3;
 
 /// CREATE SCHEMA IF NOT EXISTS would ask for the right to create schemas even where an administrator made this one.
 const CREATE: &str = "
@@ -75,7 +75,8 @@ CREATE TABLE IF NOT EXISTS pgmorph.requests (
   paused_at timestamptz,
   paused_by text
 );
-UPDATE pgmorph.ledger SET version = 2 WHERE version < 2;
+ALTER TABLE pgmorph.runs ADD COLUMN IF NOT EXISTS baseline boolean NOT NULL DEFAULT false;
+UPDATE pgmorph.ledger SET version = 3 WHERE version < 3;
 ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +167,8 @@ pub struct Run {
     pub started_at: jiff::Timestamp,
     pub updated_at: jiff::Timestamp,
     pub finished_at: Option<jiff::Timestamp>,
+    /// Nothing was run: the changes were there, and were recorded as done.
+    pub baseline: bool,
     /// In the order of the plan.
     pub steps: Vec<StepRecord>,
 }
@@ -271,12 +274,12 @@ pub(super) async fn create(client: &tokio_postgres::Client) -> Result<(), Error>
 /// # Errors
 /// Lost connections and damaged entries.
 pub async fn latest_run(client: &impl GenericClient, plan_name: &str) -> Result<Option<Run>, Error> {
+    let sql = format!(
+        "SELECT {} FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1",
+        run_columns(client).await?
+    );
     let rows = client
-        .query(
-            "SELECT id, execution_plan, state, started_by, client, started_at, updated_at, finished_at \
-             FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1",
-            &[&plan_name],
-        )
+        .query(&sql, &[&plan_name])
         .await
         .map_err(failed("reading the ledger"))?;
     match rows.first() {
@@ -291,13 +294,13 @@ pub async fn latest_run(client: &impl GenericClient, plan_name: &str) -> Result<
 /// # Errors
 /// Lost connections and damaged entries.
 pub async fn standing_runs(client: &impl GenericClient, plan_name: &str) -> Result<Vec<Run>, Error> {
+    let sql = format!(
+        "SELECT {} FROM pgmorph.runs r WHERE plan_name = $1 AND (state <> 'rolled_back' OR finished_at > \
+         (SELECT started_at FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1)) ORDER BY id",
+        run_columns(client).await?
+    );
     let rows = client
-        .query(
-            "SELECT id, execution_plan, state, started_by, client, started_at, updated_at, finished_at \
-             FROM pgmorph.runs r WHERE plan_name = $1 AND (state <> 'rolled_back' OR finished_at > \
-             (SELECT started_at FROM pgmorph.runs WHERE plan_name = $1 ORDER BY id DESC LIMIT 1)) ORDER BY id",
-            &[&plan_name],
-        )
+        .query(&sql, &[&plan_name])
         .await
         .map_err(failed("reading the ledger"))?;
     let mut runs = Vec::new();
@@ -312,13 +315,13 @@ pub async fn standing_runs(client: &impl GenericClient, plan_name: &str) -> Resu
 /// # Errors
 /// Lost connections and damaged entries.
 pub async fn latest_runs(client: &impl GenericClient) -> Result<Vec<Run>, Error> {
+    let sql = format!(
+        "SELECT {} FROM (SELECT DISTINCT ON (plan_name) * FROM pgmorph.runs ORDER BY plan_name, id DESC) r \
+         ORDER BY id DESC",
+        run_columns(client).await?
+    );
     let rows = client
-        .query(
-            "SELECT id, execution_plan, state, started_by, client, started_at, updated_at, finished_at \
-             FROM (SELECT DISTINCT ON (plan_name) * FROM pgmorph.runs ORDER BY plan_name, id DESC) r \
-             ORDER BY id DESC",
-            &[],
-        )
+        .query(&sql, &[])
         .await
         .map_err(failed("reading the ledger"))?;
     let mut runs = Vec::new();
@@ -326,6 +329,23 @@ pub async fn latest_runs(client: &impl GenericClient) -> Result<Vec<Run>, Error>
         runs.push(run_of(client, row).await?);
     }
     Ok(runs)
+}
+
+/// What is read of a run. Whoever only looks may find a ledger that an earlier version has made.
+async fn run_columns(client: &impl GenericClient) -> Result<String, Error> {
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute \
+               WHERE attrelid = to_regclass('pgmorph.runs') AND attname = 'baseline' AND NOT attisdropped)";
+    let row = client
+        .query_one(sql, &[])
+        .await
+        .map_err(failed("reading the ledger"))?;
+    let baseline = match row.get(0) {
+        true => "baseline",
+        false => "false AS baseline",
+    };
+    Ok(format!(
+        "id, execution_plan, state, started_by, client, started_at, updated_at, finished_at, {baseline}"
+    ))
 }
 
 async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Result<Run, Error> {
@@ -351,6 +371,7 @@ async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Resul
         started_at: row.get("started_at"),
         updated_at: row.get("updated_at"),
         finished_at: row.get("finished_at"),
+        baseline: row.get("baseline"),
         steps,
     })
 }
@@ -420,6 +441,23 @@ pub(super) async fn start_run(
         .map_err(failed("recording the steps"))?;
     transaction.commit().await.map_err(failed("recording the run"))?;
     Ok(run)
+}
+
+/// Records a plan as applied although nothing was run.
+pub(super) async fn record_baseline(client: &impl GenericClient, plan: &ExecutionPlan) -> Result<i64, Error> {
+    let text = serde_json::to_string(plan).map_err(|error| damaged(error.to_string()))?;
+    let sql = "INSERT INTO pgmorph.runs \
+               (plan_name, plan_digest, execution_plan, state, client, tool_version, finished_at, baseline) \
+               VALUES ($1, $2, $3, 'completed', inet_client_addr()::text, $4, clock_timestamp(), true) \
+               RETURNING id";
+    let row = client
+        .query_one(
+            sql,
+            &[&plan.name, &plan.digest, &text, &env!("CARGO_PKG_VERSION")],
+        )
+        .await
+        .map_err(failed("recording a baseline"))?;
+    Ok(row.get(0))
 }
 
 pub(super) async fn set_run_state(

@@ -273,6 +273,29 @@ impl Executor {
         })
     }
 
+    /// Records plans as applied without running them.
+    ///
+    /// # Errors
+    /// When one of them has a run in place by now, and on lost connections: all are recorded or none.
+    pub async fn baseline(mut self, plans: &[ExecutionPlan]) -> Result<Vec<i64>, Error> {
+        for plan in plans {
+            let runs = ledger::standing_runs(&self.lock.client, &plan.name).await?;
+            if let Some(run) = runs.iter().find(|run| run.state != RunState::RolledBack) {
+                let message = format!("plan {} has a run already: run {}", plan.name, run.id);
+                return Err(Error::new(ErrorKind::Precondition, message)
+                    .help("nothing was recorded; see `pgmorph status`"));
+            }
+        }
+        let failed = |error| Error::postgres(ErrorKind::StepFailed, "recording a baseline", error);
+        let transaction = self.lock.client.transaction().await.map_err(failed)?;
+        let mut runs = Vec::new();
+        for plan in plans {
+            runs.push(ledger::record_baseline(&transaction, plan).await?);
+        }
+        transaction.commit().await.map_err(failed)?;
+        Ok(runs)
+    }
+
     /// Undoes the done steps of a run, last first. Refuses, untouched, past the point of no return.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! `add_check`: every row fulfils a condition.
 
 use super::parts::constraint::{self, NewConstraint, Reach};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Probe, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -125,6 +125,10 @@ impl Operation for AddCheck {
             expression: expression?,
             no_inherit,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

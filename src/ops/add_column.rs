@@ -3,7 +3,7 @@
 use super::parts::constraint::scan_estimate;
 use super::parts::not_null::NotNull;
 use super::parts::{brief, locks, statement};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Generated, Probe, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -833,6 +833,10 @@ impl Operation for AddColumn {
             comment,
             identity,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

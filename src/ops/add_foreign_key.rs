@@ -1,7 +1,7 @@
 //! `add_foreign_key`: every row refers to one that exists.
 
 use super::parts::constraint::{self, NewConstraint, Reach};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{
     CatalogSnapshot, Constraint, ConstraintKind, Index, Persistence, Reference, Table,
 };
@@ -452,6 +452,10 @@ impl Operation for AddForeignKey {
             deferrable,
             initially_deferred,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table), Named::relation(&self.references)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

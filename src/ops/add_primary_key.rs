@@ -1,7 +1,7 @@
 //! `add_primary_key`: a primary key, on an index built before.
 
 use super::parts::key::{KeySpec, KeyTarget};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, ConstraintKind, Probe};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -35,6 +35,10 @@ impl Operation for AddPrimaryKey {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         KeySpec::read(fields, ConstraintKind::PrimaryKey).map(|key| Self { key })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![self.key.table()]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

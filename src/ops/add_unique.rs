@@ -1,7 +1,7 @@
 //! `add_unique`: a unique constraint, on an index built before.
 
 use super::parts::key::{KeySpec, KeyTarget};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, ConstraintKind, Probe};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -34,6 +34,10 @@ impl Operation for AddUnique {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         KeySpec::read(fields, ConstraintKind::Unique).map(|key| Self { key })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![self.key.table()]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

@@ -1,7 +1,7 @@
 //! `create_enum`: a type whose values are a list of labels.
 
 use super::parts::object::{self, Making};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Question, Trial, UserType};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -81,6 +81,10 @@ impl Operation for CreateEnum {
             fields.report(Diagnostic::new("invalid_value", message).at(value.span));
         }
         Some(Self { name: name?, values })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::schema_of(&self.name)]
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {

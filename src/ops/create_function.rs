@@ -1,7 +1,7 @@
 //! `create_function`: a function, new or in the place of one with the same arguments.
 
 use super::parts::object::{self, Making};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Question, Trial};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -233,6 +233,10 @@ impl Operation for CreateFunction {
             comment,
             replace,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::schema_of(&self.name)]
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {

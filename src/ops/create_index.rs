@@ -2,7 +2,7 @@
 
 use super::parts::index::IndexSpec;
 use super::parts::index_build::Build;
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -42,6 +42,10 @@ impl Operation for CreateIndex {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         IndexSpec::read(fields).map(|spec| Self { spec })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.spec.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

@@ -3,7 +3,8 @@
 use super::create_view::{note_readers, options_text, query_text, unasked};
 use super::parts::index::IndexSpec;
 use super::parts::object::{self, Making};
-use super::{Context, Operation, StepDraft};
+use super::parts::statement;
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Question, Trial, View};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -108,6 +109,16 @@ impl Operation for CreateMaterializedView {
             indexes: indexes.into_iter().collect::<Option<Vec<_>>>()?,
             populate,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let mut needs = vec![Named::schema_of(&self.name)];
+        needs.extend(statement::read_by(&self.select));
+        needs
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.name)]
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {

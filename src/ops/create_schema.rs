@@ -1,7 +1,7 @@
 //! `create_schema`: a namespace of its own.
 
 use super::parts::object::{self, Making};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Question, Schema, Trial};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -63,6 +63,10 @@ impl Operation for CreateSchema {
         let name = fields.identifier("name");
         let comment = fields.optional_text("comment").map(|text| text.value);
         Some(Self { name: name?, comment })
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::schema(&self.name)]
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {

@@ -4,7 +4,7 @@ use super::add_foreign_key::{self, AddForeignKey};
 use super::parts::index::IndexSpec;
 use super::parts::object::{self, Making};
 use super::parts::statement;
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Question, Sequence, Table, Trial};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::{Fields, Node, Value};
@@ -283,6 +283,16 @@ impl Operation for CreateTable {
             unlogged,
             comment,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let mut needs = vec![Named::schema_of(&self.name)];
+        needs.extend(self.foreign_keys.iter().flat_map(Operation::needs));
+        needs
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.name)]
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {

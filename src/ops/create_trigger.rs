@@ -1,7 +1,7 @@
 //! `create_trigger`: a function that a table calls on writes.
 
 use super::parts::object::Making;
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Probe, Trigger};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::{Fields, Node, Value};
@@ -156,6 +156,10 @@ impl Operation for CreateTrigger {
             function: function?,
             arguments,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

@@ -1,7 +1,8 @@
 //! `create_view`: a query under a name.
 
 use super::parts::object::{self, Making};
-use super::{Context, Operation, StepDraft};
+use super::parts::statement;
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Dependent, Question, Trial, TrialOutcome, View};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -213,6 +214,16 @@ impl Operation for CreateView {
             comment,
             replace,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let mut needs = vec![Named::schema_of(&self.name)];
+        needs.extend(statement::read_by(&self.select));
+        needs
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.name)]
     }
 
     fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {

@@ -5,7 +5,7 @@ use super::parts::constraint::{Reach, mentions};
 use super::parts::index_build::Build;
 use super::parts::not_null::NotNull;
 use super::parts::{brief, locks};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, ConstraintKind, ReplicaIdentity, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -376,6 +376,10 @@ impl Operation for DropColumn {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         ColumnName::read(fields).map(|subject| Self { subject })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.subject.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -3,7 +3,7 @@
 use super::parts::constraint::{self, NewConstraint, Reach};
 use super::parts::index_build::Build;
 use super::parts::{brief, dependents, locks};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, ReplicaIdentity, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -313,6 +313,10 @@ impl Operation for DropConstraint {
             table: table?,
             name: name?,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

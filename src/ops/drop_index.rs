@@ -1,7 +1,7 @@
 //! `drop_index`: an index goes, at the very end.
 
 use super::parts::index_build::{Build, referencing_key};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Index};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
@@ -43,6 +43,10 @@ impl Operation for DropIndex {
         let name = fields.qualified("name");
         let table = fields.optional_qualified("table");
         Some(Self { name: name?, table })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        self.table.iter().map(Named::relation).collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -3,7 +3,7 @@
 use super::parts::column::ColumnName;
 use super::parts::not_null::NotNull;
 use super::parts::{brief, locks};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Table};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -105,6 +105,10 @@ impl Operation for DropNotNull {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         ColumnName::read(fields).map(|subject| Self { subject })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.subject.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

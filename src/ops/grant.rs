@@ -1,7 +1,8 @@
 //! `grant`: roles may do more.
 
 use super::parts::object::Making;
-use super::{Context, Operation, StepDraft};
+use super::parts::statement;
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Grant as Granted, Question, Trial};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -330,6 +331,23 @@ impl Operation for Grant {
             roles: roles?.into_iter().map(everybody).collect(),
             with_grant_option,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let named = |object: &Located<String>| {
+            let kind = match self.kind {
+                Kind::Table => "TABLE",
+                Kind::Schema | Kind::AllTables => "SCHEMA",
+                Kind::Function | Kind::Sequence => return Vec::new(),
+            };
+            let names = statement::names(
+                &format!("GRANT ALL ON {kind} {} TO nobody", object.value),
+                "public",
+            );
+            let needs = names.needs.into_iter();
+            needs.map(|it| Named::at(it, object.span)).collect()
+        };
+        self.objects.iter().flat_map(named).collect()
     }
 
     fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {

@@ -36,6 +36,7 @@ mod drop_not_null;
 mod drop_table;
 mod grant;
 mod parts;
+pub mod references;
 mod rename_column;
 mod rename_table;
 mod replace_index;
@@ -72,6 +73,7 @@ pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
 pub use drop_table::DropTable;
 pub use grant::Grant;
+pub use references::{Named, Object};
 pub use rename_column::RenameColumn;
 pub use rename_table::RenameTable;
 pub use replace_index::ReplaceIndex;
@@ -93,6 +95,16 @@ pub trait Operation: Sized {
 
     /// Reads the entry, reporting everything wrong with it. `None` when something required could not be read.
     fn read(fields: &Fields<'_>) -> Option<Self>;
+
+    /// The relations and schemas that must be there before it; those that it makes itself need not be left out.
+    fn needs(&self) -> Vec<Named> {
+        Vec::new()
+    }
+
+    /// The relations and schemas that are there after it and were not before.
+    fn makes(&self) -> Vec<Named> {
+        Vec::new()
+    }
 
     /// Definitions on which the server is asked for its opinion before planning, in order; their effects on the
     /// clone stay for later ones.
@@ -354,6 +366,14 @@ macro_rules! operations {
 
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$operation(_) => $operation::NAME),* }
+            }
+
+            pub fn needs(&self) -> Vec<Named> {
+                match self { $(Self::$operation(operation) => operation.needs()),* }
+            }
+
+            pub fn makes(&self) -> Vec<Named> {
+                match self { $(Self::$operation(operation) => operation.makes()),* }
             }
 
             pub fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {

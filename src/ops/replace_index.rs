@@ -4,7 +4,7 @@ use super::drop_index::{find, obstacles};
 use super::parts::brief;
 use super::parts::index::IndexSpec;
 use super::parts::index_build::{Build, free_index_name};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Index, Probe};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -84,6 +84,10 @@ impl Operation for ReplaceIndex {
             name: name?,
             replaces,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.spec.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

@@ -1,7 +1,7 @@
 //! `set_default`: new rows get another value when they do not bring one.
 
 use super::parts::column::ColumnName;
-use super::{Context, Operation, StepDraft, parts};
+use super::{Context, Named, Operation, StepDraft, parts};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -88,6 +88,10 @@ impl Operation for SetDefault {
             subject: subject?,
             default: default?,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.subject.table)]
     }
 
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {

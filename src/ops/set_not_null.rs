@@ -2,7 +2,7 @@
 
 use super::parts::column::ColumnName;
 use super::parts::not_null::{NotNull, needs_proof};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::CatalogSnapshot;
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -36,6 +36,10 @@ impl Operation for SetNotNull {
 
     fn read(fields: &Fields<'_>) -> Option<Self> {
         ColumnName::read(fields).map(|subject| Self { subject })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.subject.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<NotNull, Vec<Diagnostic>> {

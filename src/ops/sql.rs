@@ -1,7 +1,7 @@
 //! `sql`: statements of the user's own, with what pgmorph cannot know about them declared.
 
-use super::parts::statement::{self, Recognised};
-use super::{Context, Operation, StepDraft};
+use super::parts::statement::{self, Names, Recognised};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::CatalogSnapshot;
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
@@ -32,6 +32,8 @@ where it is not, you declare it, and a declaration that is too weak is refused.
 PostgreSQL refuses there (CREATE INDEX CONCURRENTLY, VACUUM…), which stand alone and need `expect`. Instead of `undo`
 give `irreversible: reason` (phase contract only) or `no_undo: reason`. BEGIN, COMMIT and SET are refused.
 `verify` does not compare the tables that such statements change with a prediction; it asks `expect`.
+Where many plans are applied together, their order is checked by what each names and makes: what CREATE and ALTER make is
+seen, and relations made in other ways (by a function, in a DO block) are told by `makes: [NAME, …]`.
 
 Locks: as declared or recognised. In a transaction always under lock_timeout, and under statement_timeout where they
 block reads or writes.
@@ -62,6 +64,8 @@ pub struct Sql {
     /// `None`: left to recognition.
     locks: Option<Vec<(Located<QualifiedName>, LockMode)>>,
     expect: Option<Located<String>>,
+    /// Relations that it makes in ways that its words do not tell.
+    makes: Vec<Located<QualifiedName>>,
     default_schema: String,
 }
 
@@ -136,6 +140,24 @@ fn read_locks(fields: &Fields<'_>) -> Option<Vec<(Located<QualifiedName>, LockMo
         }
     }
     Some(locks)
+}
+
+fn read_makes(fields: &Fields<'_>) -> Vec<Located<QualifiedName>> {
+    let read = |item: &Node| {
+        let text = fields.text_of(item, "makes")?;
+        match QualifiedName::parse(&text.value, fields.default_schema()) {
+            Ok(value) => Some(Located {
+                value,
+                span: text.span,
+            }),
+            Err(message) => {
+                fields.report(Diagnostic::new("invalid_value", message).at(text.span));
+                None
+            }
+        }
+    };
+    let items = fields.optional_list("makes").unwrap_or_default();
+    items.iter().filter_map(read).collect()
 }
 
 fn read_undo(fields: &Fields<'_>) -> Option<Declared> {
@@ -271,6 +293,12 @@ impl Sql {
         taken
     }
 
+    fn names(&self) -> impl Iterator<Item = (Names, Span)> {
+        self.run
+            .iter()
+            .map(|text| (statement::names(&text.value, &self.default_schema), text.span))
+    }
+
     fn summary(&self) -> String {
         let first = self
             .run
@@ -331,6 +359,7 @@ impl Operation for Sql {
         let phase = fields.choice("phase", &choices);
         let locks = read_locks(fields);
         let expect = fields.optional_text("expect");
+        let makes = read_makes(fields);
         let run = run?;
         if run.is_empty() {
             fields.report(Diagnostic::new("empty_list", "`run` has no statement").at(fields.span()));
@@ -345,8 +374,31 @@ impl Operation for Sql {
             phase_span: phase.span,
             locks,
             expect,
+            makes,
             default_schema: fields.default_schema().to_owned(),
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let mut needs: Vec<Named> = self
+            .locks
+            .iter()
+            .flatten()
+            .map(|(table, _)| Named::relation(table))
+            .collect();
+        for (names, span) in self.names() {
+            needs.extend(names.needs.into_iter().map(|it| Named::at(it, span)));
+            needs.extend(names.reads.into_iter().map(|it| Named::at(it, span).guessed()));
+        }
+        needs
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        let declared = self.makes.iter().map(Named::relation);
+        let recognised = self
+            .names()
+            .flat_map(|(names, span)| names.makes.into_iter().map(move |it| Named::at(it, span)));
+        declared.chain(recognised).collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -152,6 +152,7 @@ pub(super) fn plan() -> ExecutionPlan {
             waiting: None,
             in_place: false,
         }],
+        schema: Some("public".into()),
         server_version_num: 150_018,
         lock_deadline_ms: 600_000,
         preconditions: vec![check(

@@ -73,6 +73,7 @@ fn one_run(text: &mut String, status: &RunStatus, steps: bool, running: bool, no
         .filter(|step| step.state == StepState::Done)
         .count();
     let state = match run.state {
+        RunState::Completed if run.baseline => style::good("baseline, recorded as applied"),
         RunState::Completed => style::good("completed"),
         RunState::Started => style::careful("started, not finished"),
         RunState::RollingBack => style::careful("being rolled back, not finished"),
@@ -218,6 +219,7 @@ fn run_json(status: &RunStatus, now: Timestamp) -> Value {
         "digest": run.plan.digest,
         "run": run.id,
         "state": run.state.name(),
+        "baseline": run.baseline,
         "started_by": run.started_by,
         "client": run.client,
         "started_at": run.started_at,

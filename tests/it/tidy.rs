@@ -43,6 +43,10 @@ const ARROWS: &[(&str, &[&str])] = &[
             "when",
         ],
     ),
+    (
+        "plan_set",
+        &["catalog::model", "change_plan", "diagnostic", "ops", "sql"],
+    ),
     ("verifier", &["catalog::model", "plan", "sql"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres"]),
@@ -100,6 +104,7 @@ const PURE: &[&str] = &[
     "change_plan.rs",
     "planner.rs",
     "planner/",
+    "plan_set.rs",
     "verifier.rs",
     "executor/backfill/controller.rs",
     "executor/backfill/horizon.rs",

@@ -7,13 +7,13 @@ mod rows;
 use super::apply::PhaseArg;
 use super::history::History;
 use super::input::{self, Input};
-use super::{Failure, Global, Outcome, resolve};
+use super::{Failure, Global, Outcome, resolve, set};
 use crate::catalog::load;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::gate;
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Waiting};
+use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Step, Waiting};
 use crate::planner::Numbers;
 use crate::report::out;
 use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
@@ -33,11 +33,11 @@ const QUESTION_TIMEOUT: &str = "10min";
 /// Compare the database with what the plan promised; read only
 #[derive(Debug, Args)]
 pub struct Verify {
-    /// The plan file, or an execution plan saved by `plan -o`; `-` is standard input
-    plan: String,
+    /// The plan file, a directory of plan files, or an execution plan saved by `plan -o`; `-` is standard input
+    pub(super) plan: String,
     /// Be content when everything through this phase is done and holds
     #[arg(long, value_enum, value_name = "PHASE")]
-    through: Option<PhaseArg>,
+    pub(super) through: Option<PhaseArg>,
     /// Look again and again, with this much time in between (30s, 5min), until something is found or Ctrl-C
     #[arg(long, value_name = "TIME", value_parser = interval)]
     watch: Option<Duration>,
@@ -56,8 +56,38 @@ struct Subject {
     notes: Vec<String>,
 }
 
+impl Subject {
+    /// Leaves tables to the plans that have changed them since.
+    fn leave_out(&mut self, later: &BTreeSet<QualifiedName>) {
+        let plan = &mut self.plan;
+        let mut known = plan.before.tables.keys().chain(plan.after.tables.keys());
+        let left: BTreeSet<QualifiedName> = known
+            .by_ref()
+            .filter(|name| later.contains(name))
+            .cloned()
+            .collect();
+        if self.run.is_none() || left.is_empty() {
+            return;
+        }
+        plan.before.tables.retain(|name, _| !left.contains(name));
+        plan.after.tables.retain(|name, _| !left.contains(name));
+        let touches = |step: &Step| step.work.locks.iter().any(|lock| left.contains(&lock.relation));
+        for step in plan.steps.iter_mut().filter(|step| touches(step)) {
+            step.work.expect.clear();
+        }
+        for name in left {
+            self.notes.push(format!(
+                "{name} was changed by a later plan, and is compared with that"
+            ));
+        }
+    }
+}
+
 impl Verify {
     pub async fn run(&self, global: &Global) -> Outcome {
+        if set::is_directory(&self.plan) {
+            return Box::pin(set::verify::run(self, global)).await;
+        }
         let input = input::read(&self.plan)?;
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
@@ -90,8 +120,21 @@ pub(super) async fn verification(
     input: &Input,
     through: Option<Phase>,
 ) -> Result<Verification, Failure> {
+    Box::pin(verification_besides(client, input, through, &BTreeSet::new())).await
+}
+
+/// As [`verification`], without the tables that plans after this one have changed.
+pub(super) async fn verification_besides(
+    client: &Client,
+    input: &Input,
+    through: Option<Phase>,
+    later: &BTreeSet<QualifiedName>,
+) -> Result<Verification, Failure> {
     match Box::pin(subject(client, input)).await {
-        Ok(subject) => Box::pin(verify(client, subject, through)).await,
+        Ok(mut subject) => {
+            subject.leave_out(later);
+            Box::pin(verify(client, subject, through)).await
+        }
         Err(Failure::Plan(plan)) => Ok(not_compiled(input.name(), through, &plan.diagnostics)),
         Err(failure) => Err(failure),
     }
@@ -105,6 +148,9 @@ async fn subject(client: &Client, input: &Input) -> Result<Subject, Failure> {
     let mut notes = history.undone_in_part().into_iter().collect::<Vec<_>>();
     if let Some(run) = history.whole() {
         if ledger::relation(&run.plan.changes, &given) == PlanRelation::Same {
+            if run.baseline {
+                notes.push("a baseline: recorded as applied, not run".into());
+            }
             notes.extend(waiting(client, input, &run, &in_place).await?);
             return Ok(Subject {
                 plan: run.plan.clone(),
@@ -290,15 +336,11 @@ async fn functions(client: &Client) -> Result<Vec<String>, Error> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Whether a question with one row and one column says true. A refusal of the server is an answer too.
+/// Whether a question says true, asked as the executor asks it: an expression, or a query of one value. A refusal of the
+/// server is an answer too.
 async fn truth(client: &Client, query: &str) -> Result<Result<bool, String>, Error> {
-    let rows = ask(client, query).await?;
-    Ok(rows.map(|rows| match rows.as_slice() {
-        [row] => row
-            .as_object()
-            .is_some_and(|row| row.len() == 1 && row.values().all(|value| *value == true)),
-        _ => false,
-    }))
+    let rows = ask(client, &format!("SELECT (\n{query}\n)::boolean AS holds")).await?;
+    Ok(rows.map(|rows| rows.first().is_some_and(|row| row["holds"] == true)))
 }
 
 /// What a query of one text answers. A refusal of the server is an answer too.

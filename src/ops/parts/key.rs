@@ -7,7 +7,7 @@ use super::{brief, index_build};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Index, Probe, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
-use crate::ops::{Context, StepDraft};
+use crate::ops::{Context, Named, StepDraft};
 use crate::plan::{Action, Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{self, QualifiedName, ident, idents};
 
@@ -51,6 +51,10 @@ enum KeyIndex {
 }
 
 impl KeySpec {
+    pub fn table(&self) -> Named {
+        Named::relation(&self.table)
+    }
+
     pub fn read(fields: &Fields<'_>, kind: ConstraintKind) -> Option<Self> {
         let table = fields.qualified("table");
         let name = fields.optional_identifier("name");

@@ -3,6 +3,10 @@
 //! It reads words, not grammar: enough to tell which kind of statement it is and which relation it names. What is
 //! not recognised is left to the user's declaration.
 
+mod names;
+
+pub use names::{Names, names, read_by};
+
 use crate::plan::LockMode;
 use crate::sql::QualifiedName;
 

@@ -55,6 +55,7 @@ fn run(plan: &ExecutionPlan, state: RunState, states: &[StepState]) -> Run {
         started_at: now,
         updated_at: now,
         finished_at: None,
+        baseline: false,
         steps: plan.steps.iter().zip(states).map(record).collect(),
     }
 }

@@ -6,9 +6,9 @@ use crate::catalog::model::{CatalogSnapshot, Column, Constraint, ProbeOutcome, T
 use crate::catalog::types::{self, TypeChange};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
-use crate::ops::Context;
 use crate::ops::parts::carry::Views;
 use crate::ops::parts::shadow::{Group, Moves, Shadow, Spread};
+use crate::ops::{Context, Named, Object};
 use crate::plan::Hazard;
 use crate::sql::{QualifiedName, ident, parse_column, spell_column};
 use std::cmp::Reverse;
@@ -22,6 +22,18 @@ pub enum Together {
     Also(Vec<Located<ColumnOf>>),
     /// All whose foreign keys lead to the column.
     Cascade(Span),
+}
+
+impl Together {
+    /// The tables that the plan file names.
+    pub(super) fn needs(&self) -> Vec<Named> {
+        let Self::Also(columns) = self else {
+            return Vec::new();
+        };
+        let table =
+            |column: &Located<ColumnOf>| Named::at(Object::Relation(column.value.0.clone()), column.span);
+        columns.iter().map(table).collect()
+    }
 }
 
 /// A column as the catalog has it and as it will be.

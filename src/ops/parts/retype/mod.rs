@@ -21,7 +21,7 @@ use crate::catalog::model::{
 use crate::catalog::types::{self, TypeChange};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
-use crate::ops::{Context, StepDraft};
+use crate::ops::{Context, Named, StepDraft};
 use crate::plan::{Estimate, Hazard, Settings};
 use crate::sql::{QualifiedName, ident};
 use around::Around;
@@ -87,6 +87,13 @@ impl Retype {
             together,
             default_schema: fields.default_schema().to_owned(),
         })
+    }
+
+    /// The table, and those of the columns that are converted along.
+    fn needs(&self) -> Vec<Named> {
+        let mut needs = vec![Named::relation(&self.table)];
+        needs.extend(self.together.needs());
+        needs
     }
 
     pub(super) fn expressions(&self) -> (Option<&Located<String>>, Option<&Located<String>>) {

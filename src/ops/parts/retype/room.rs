@@ -4,7 +4,7 @@ use super::{By, Retype, Target};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
-use crate::ops::{Context, Operation, StepDraft};
+use crate::ops::{Context, Named, Operation, StepDraft};
 use crate::plan::Settings;
 use crate::sql::QualifiedName;
 use std::marker::PhantomData;
@@ -34,6 +34,10 @@ impl<R: Room> Operation for Retyping<R> {
             retype,
             room: PhantomData,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        self.retype.needs()
     }
 
     fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {

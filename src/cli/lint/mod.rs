@@ -1,0 +1,185 @@
+//! `lint`: what is wrong with plans before any of them runs.
+
+mod replay;
+
+use super::input;
+use super::{Failure, Global, InvalidPlan, Outcome, set};
+use crate::catalog::load;
+use crate::catalog::model::CatalogSnapshot;
+use crate::error::{Error, ErrorKind};
+use crate::plan_set::{Complaint, PlanFile, PlanSet, Scope, Turn};
+use crate::report::{out, style};
+use crate::units;
+use clap::Args;
+use replay::Replayed;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Find what is wrong with plans before any of them runs: their text, their order, what they refer to
+///
+/// Without a catalog, only what other plans of the directory make is known. A connection is used where --url stands on the
+/// command line; DATABASE_URL alone does not count.
+#[derive(Debug, Args)]
+pub struct Lint {
+    /// Plan files, and directories of them
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<String>,
+    /// What exists, from a catalog snapshot (see `snapshot`)
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<String>,
+    /// Run all plans, through contract, on a temporary server with an empty database, and verify each
+    #[arg(long)]
+    replay: bool,
+    /// What is in that database before the first plan
+    #[arg(long, value_name = "FILE.sql", requires = "replay")]
+    schema: Option<PathBuf>,
+    /// The folder with PostgreSQL's programs initdb and postgres; without it PGMORPH_PG_BINDIR, or else the newest found
+    #[arg(long, value_name = "DIR", requires = "replay")]
+    pg_bindir: Option<PathBuf>,
+}
+
+/// What is known besides the files.
+enum Known {
+    Nothing,
+    Catalog(Box<CatalogSnapshot>),
+    /// With the ledger of the database.
+    Database(Box<CatalogSnapshot>, tokio_postgres::Client),
+}
+
+/// The plans that are looked at together.
+struct Group {
+    paths: Vec<String>,
+    scope: Scope,
+}
+
+impl Lint {
+    pub async fn run(&self, global: &Global) -> Outcome {
+        let known = self.known(global).await?;
+        let mut findings = Vec::new();
+        let mut sets = Vec::new();
+        let mut plans = 0;
+        for group in self.groups()? {
+            plans += group.paths.len();
+            let (set, found) = look(group, &known).await?;
+            sets.push(set);
+            findings.extend(found);
+        }
+        let mut replayed = Vec::new();
+        if self.replay && findings.is_empty() {
+            for set in &sets {
+                replayed.push(Box::pin(replay::replay(self, global, set)).await?);
+            }
+        }
+        self.report(global, plans, &findings, &replayed)
+    }
+
+    async fn known(&self, global: &Global) -> Result<Known, Failure> {
+        if let Some(path) = &self.catalog {
+            return Ok(Known::Catalog(Box::new(input::snapshot(path)?)));
+        }
+        if !global.url_given {
+            return Ok(Known::Nothing);
+        }
+        let session = global.observer(&global.settings()?).await?;
+        let catalog = load::snapshot(&session.client).await?;
+        Ok(Known::Database(Box::new(catalog), session.client))
+    }
+
+    /// Each directory is one, and so are all single files.
+    fn groups(&self) -> Result<Vec<Group>, Error> {
+        let mut groups = Vec::new();
+        let mut single = Vec::new();
+        for path in &self.paths {
+            if !set::is_directory(path) {
+                single.push(path.clone());
+                continue;
+            }
+            let paths = set::files(path)?;
+            if paths.is_empty() {
+                let message = format!("{path} has no plan files, *.yaml or *.yml");
+                return Err(Error::new(ErrorKind::Usage, message));
+            }
+            groups.push(Group {
+                paths,
+                scope: Scope::Whole,
+            });
+        }
+        if !single.is_empty() {
+            groups.push(Group {
+                paths: single,
+                scope: Scope::Part,
+            });
+        }
+        Ok(groups)
+    }
+
+    fn report(
+        &self,
+        global: &Global,
+        plans: usize,
+        findings: &[InvalidPlan],
+        replayed: &[Replayed],
+    ) -> Outcome {
+        let passes = findings.is_empty() && replayed.iter().all(Replayed::passes);
+        let code = if passes {
+            0
+        } else {
+            ErrorKind::Findings.exit_code()
+        };
+        if global.is_json() {
+            let found: Vec<Value> = findings.iter().flat_map(InvalidPlan::json).collect();
+            let mut result = json!({"plans": plans, "findings": found});
+            if self.replay {
+                result["replay"] = replayed.iter().map(Replayed::json).collect();
+            }
+            out::json(&result)?;
+            return Ok(code);
+        }
+        let mut text: String = findings.iter().map(InvalidPlan::human).collect();
+        for replayed in replayed {
+            text.push_str(&replayed.human());
+        }
+        let number: usize = findings.iter().map(|found| found.diagnostics.len()).sum();
+        let plans = units::counted(plans, "plan");
+        let line = match number {
+            0 if passes => style::good(format!("{plans}, nothing found")),
+            0 => style::bad(format!("{plans}, the replay failed")),
+            _ => style::bad(format!("{plans}, {}", units::counted(number, "finding"))),
+        };
+        text.push_str(&format!("{line}\n"));
+        if self.replay && number > 0 {
+            text.push_str("They were not replayed: that would fail.\n");
+        }
+        out::result(&text)?;
+        Ok(code)
+    }
+}
+
+async fn look(group: Group, known: &Known) -> Result<(PlanSet, Vec<InvalidPlan>), Failure> {
+    let (plans, invalid) = set::parse(group.paths)?;
+    // What a file that cannot be read makes, nobody knows; then nothing can be said about the order.
+    let scope = match invalid.is_empty() {
+        true => group.scope,
+        false => Scope::Part,
+    };
+    let (set, mut complaints) = PlanSet::arrange(plans, scope);
+    if invalid.is_empty() {
+        complaints.extend(references(&set, known).await?);
+    }
+    let mut findings = invalid;
+    findings.extend(set::invalid(&set, complaints));
+    findings.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok((set, findings))
+}
+
+async fn references(set: &PlanSet, known: &Known) -> Result<Vec<Complaint>, Error> {
+    let to_come = |_: &PlanFile| Turn::ToCome;
+    Ok(match known {
+        Known::Nothing => set.references(None, to_come),
+        Known::Catalog(catalog) => set.references(Some(catalog), to_come),
+        Known::Database(catalog, client) => {
+            let standings = set::standing::of(client, set).await?.plans;
+            set.references(Some(catalog), set::apply::turns(&standings))
+        }
+    })
+}

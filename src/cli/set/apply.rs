@@ -1,0 +1,198 @@
+//! `apply DIR`: what is pending of a directory, one plan after the other.
+
+use super::standing::{self, Standing, State};
+use crate::catalog::load;
+use crate::cli::apply::{Apply, Task};
+use crate::cli::history::History;
+use crate::cli::resolve::{self, Way};
+use crate::cli::{Failure, Global, Outcome, confirm, interrupts};
+use crate::error::{Error, ErrorKind};
+use crate::executor::Interrupt;
+use crate::plan::Phase;
+use crate::plan_set::{PlanFile, Turn};
+use crate::postgres::settings::ConnectionSettings;
+use crate::report::{Reporter, out, style};
+use crate::units;
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+
+pub async fn run(apply: &Apply, global: &Global) -> Outcome {
+    let set = super::read(&apply.plan)?;
+    let settings = global.settings()?;
+    let session = global.observer(&settings).await?;
+    let standings = standing::of(&session.client, &set).await?.plans;
+    let catalog = load::snapshot(&session.client).await?;
+    super::refuse(&set, set.references(Some(&catalog), turns(&standings)))?;
+    refuse_changed(&session.client, &standings).await?;
+    let through = Phase::from(apply.through);
+    let due: Vec<&Standing> = standings.iter().filter(|plan| plan.is_due(through)).collect();
+    let Some(task) = first_task(&session.client, &due, through).await? else {
+        return nothing(apply, global, standings.len());
+    };
+    drop(session);
+    confirm::ask(&question(apply, &task, &due, &settings), apply.yes)?;
+    let reporter = global.reporter();
+    let walk = Walk {
+        apply,
+        global,
+        settings: &settings,
+        interrupts: interrupts::watch(reporter.clone())?,
+        reporter,
+    };
+    Box::pin(walk.all(&due)).await
+}
+
+/// Of the first plan that has something to do: what is waiting may wait still.
+async fn first_task(client: &Client, due: &[&Standing], through: Phase) -> Result<Option<Task>, Failure> {
+    for standing in due {
+        let task = Task::find(client, &standing.input()).await?;
+        if !task.is_over(through) {
+            return Ok(Some(task));
+        }
+    }
+    Ok(None)
+}
+
+/// How far the plan of each file is.
+pub fn turns(standings: &[Standing]) -> impl Fn(&PlanFile) -> Turn {
+    |file| {
+        let found = standings.iter().find(|plan| plan.file.path == file.path);
+        found.map_or(Turn::ToCome, Standing::turn)
+    }
+}
+
+/// A file that is not what was recorded would stop everything after it in the middle.
+async fn refuse_changed(client: &Client, standings: &[Standing]) -> Result<(), Failure> {
+    for standing in standings.iter().filter(|plan| plan.is_refused) {
+        let input = standing.input();
+        let history = History::read(client, input.name()).await?;
+        if let Way::Refused(error, _) = resolve::way(client, &input, &history).await? {
+            let details = format!("{}: nothing was begun", standing.file.path);
+            return Err((*error).details([details]).into());
+        }
+    }
+    Ok(())
+}
+
+fn nothing(apply: &Apply, global: &Global, plans: usize) -> Outcome {
+    if global.is_json() {
+        out::json(&json!({"directory": apply.plan, "plans": [], "left": []}))?;
+    } else {
+        let through = Phase::from(apply.through);
+        let plans = units::counted(plans, "plan");
+        out::result(&format!(
+            "{}: nothing to do; {plans}, applied through {through}\n",
+            apply.plan
+        ))?;
+    }
+    Ok(0)
+}
+
+fn question(apply: &Apply, task: &Task, due: &[&Standing], settings: &ConnectionSettings) -> String {
+    let mut text = format!(
+        "Apply {} of {} on {}, one after the other, through {}\n\n",
+        units::counted(due.len(), "plan"),
+        apply.plan,
+        settings.redacted(),
+        Phase::from(apply.through),
+    );
+    for (number, standing) in due.iter().enumerate() {
+        let what = match standing.state {
+            State::InProgress | State::Applied => "go on".to_owned(),
+            State::RolledBack => format!("{} again, after it was rolled back", changes(standing)),
+            State::Changed => standing.note.clone().unwrap_or_default(),
+            _ => changes(standing),
+        };
+        let _ = writeln!(text, "  {}. {}: {what}", number + 1, style::name(standing.name()));
+    }
+    let _ = write!(text, "\n{}", apply.question(task, settings));
+    if due.len() > 1 {
+        text.push_str("The others can only be planned when it is their turn.\n");
+    }
+    text
+}
+
+fn changes(standing: &Standing) -> String {
+    units::counted(standing.file.plan.changes.len(), "change")
+}
+
+/// A walk through the plans that are due.
+struct Walk<'a> {
+    apply: &'a Apply,
+    global: &'a Global,
+    settings: &'a ConnectionSettings,
+    reporter: Arc<dyn Reporter>,
+    interrupts: watch::Receiver<Interrupt>,
+}
+
+impl Walk<'_> {
+    async fn all(&self, due: &[&Standing]) -> Outcome {
+        let mut done = Vec::new();
+        let mut failure = None;
+        for standing in due {
+            match Box::pin(self.one(standing)).await {
+                Ok(result) => done.push(result),
+                Err(found) => {
+                    failure = Some(found);
+                    break;
+                }
+            }
+        }
+        self.reporter.finish();
+        let left: Vec<&str> = due[done.len()..].iter().map(|plan| plan.name()).collect();
+        self.report(&done, &left, failure)
+    }
+
+    async fn one(&self, standing: &Standing) -> Result<Value, Failure> {
+        if *self.interrupts.borrow() != Interrupt::None {
+            let message = format!("interrupted before plan {}", standing.name());
+            let error = Error::new(ErrorKind::Interrupted, message);
+            return Err(error.help("run the same command again to go on").into());
+        }
+        let session = self.global.observer(self.settings).await?;
+        let task = Task::find(&session.client, &standing.input()).await?;
+        drop(session);
+        let through = Phase::from(self.apply.through);
+        let summary = match task.is_over(through) {
+            true => task.summary(through),
+            false => {
+                let interrupts = self.interrupts.clone();
+                let execution =
+                    self.apply
+                        .execute(self.global, self.settings, &task, &self.reporter, interrupts);
+                Box::pin(execution).await?
+            }
+        };
+        if !self.global.is_json() {
+            out::result(&summary.human(&self.apply.plan))?;
+        }
+        let mut json = summary.json();
+        json["file"] = standing.file.path.as_str().into();
+        Ok(json)
+    }
+
+    fn report(&self, done: &[Value], left: &[&str], failure: Option<Failure>) -> Outcome {
+        let code = failure.as_ref().map_or(0, Failure::exit_code);
+        if self.global.is_json() {
+            let mut result = json!({"directory": self.apply.plan, "plans": done, "left": left});
+            if let Some(failure) = failure {
+                result["error"] = failure.json();
+            }
+            out::json(&result)?;
+            return Ok(code);
+        }
+        if let Some(failure) = failure {
+            out::message(&failure.human(self.global.verbose > 0));
+            out::line(&format!(
+                "{} stopped at {}; left: {}",
+                self.apply.plan,
+                style::name(left.first().copied().unwrap_or_default()),
+                left.join(", ")
+            ));
+        }
+        Ok(code)
+    }
+}
