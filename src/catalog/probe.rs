@@ -11,7 +11,8 @@ use tokio_postgres::types::Type;
 /// Tries the probes in their order and appends the server's answers to `snapshot.answers`. What a probe changed
 /// stays for those after it; of one that failed nothing stays.
 ///
-/// Touches the real tables with ACCESS SHARE only, and leaves nothing behind. The statements run under the session's
+/// Touches the real tables with ACCESS SHARE only, unless a probe explains a write to one (ROW EXCLUSIVE), and leaves
+/// nothing behind. The statements run under the session's
 /// own `search_path`, because a plan's expressions may rely on it. The client must not be in a transaction.
 ///
 /// Where clones are impossible (a standby, no TEMP privilege, a table that the role may not read) the answers stay

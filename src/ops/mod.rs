@@ -26,6 +26,7 @@ mod replace_index;
 mod set_default;
 mod set_not_null;
 mod sql;
+mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 mod widen_column;
@@ -46,6 +47,7 @@ pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
 pub use sql::Sql;
+pub use sync::Sync;
 pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
@@ -328,6 +330,7 @@ operations![
     SetDefault,
     SetNotNull,
     Sql,
+    Sync,
     WidenColumn,
 ];
 

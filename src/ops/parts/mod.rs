@@ -10,6 +10,7 @@ pub mod index_build;
 pub mod key;
 #[allow(dead_code, reason = "the operations that copy and compare come next")]
 pub mod mapping;
+pub mod mirror;
 pub mod not_null;
 pub mod retype;
 pub mod shadow;
