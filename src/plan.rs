@@ -197,6 +197,7 @@ pub enum Action {
     /// Statements, sent as they stand, in order.
     Sql(Vec<String>),
     Backfill(Backfill),
+    Copy(Copying),
     /// A read-only question that must have no rows as answer.
     Check(Check),
     Compare(Comparison),
@@ -233,6 +234,44 @@ pub struct Backfill {
     /// Sessions that fill at the same time.
     pub workers: u32,
     pub limits: Limits,
+}
+
+/// Inserts into one table what is made from the rows of another, in short transactions that walk the pages of that
+/// other one. Restartable at any batch: a row that is there already, whoever wrote it, stays as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Copying {
+    /// The table whose pages are walked.
+    pub from: QualifiedName,
+    /// What the texts call it.
+    pub alias: String,
+    pub into: QualifiedName,
+    /// `INSERT INTO … SELECT … FROM ONLY … AS …`, with what is joined: everything before WHERE.
+    pub insert: String,
+    /// True for the rows that are still to be copied.
+    pub needs: String,
+    /// What comes after WHERE: the lock on the rows that are read, and what to do about a row that is there.
+    pub rest: String,
+    /// Sessions that copy at the same time.
+    pub workers: u32,
+    pub limits: Limits,
+}
+
+impl Copying {
+    /// For the rows that fulfil one more condition.
+    pub fn statement(&self, range: &str) -> String {
+        let Self {
+            insert, needs, rest, ..
+        } = self;
+        format!("{insert} WHERE {range} AND ({needs}) {rest}")
+    }
+
+    /// For all of them.
+    pub fn whole(&self) -> String {
+        let Self {
+            insert, needs, rest, ..
+        } = self;
+        format!("{insert} WHERE {needs} {rest}")
+    }
 }
 
 /// What others may have to bear before a backfill stands aside.

@@ -1,6 +1,7 @@
 //! Compares all rows, fills those again that differ, and compares once more.
 
 use super::Runner;
+use super::backfill::Job;
 use super::ledger;
 use super::session::{Key, how_many, sample};
 use crate::error::{Error, ErrorKind};
@@ -50,7 +51,7 @@ impl Runner {
             }
             // Those of several tables have one cursor, and that of an earlier try is at its end.
             ledger::forget_cursor(&self.lock.client, key.run, key.step).await?;
-            self.backfill(key, &mend.fill, work).await?;
+            self.backfill(key, Job::Update(&mend.fill), work).await?;
         }
         Ok(())
     }

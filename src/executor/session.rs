@@ -1,6 +1,7 @@
 //! Sends the works of a plan: sets the timeouts, gets the locks without standing in the application's way, watches
 //! what blocks, and knows afterwards whether the effect is there.
 
+use super::backfill::Job;
 use super::decide::{self, Decision};
 use super::retry::{Backoff, Reaction, reaction};
 use super::{Interrupt, Runner, ledger, locks};
@@ -124,7 +125,12 @@ impl Runner {
                 Ok(attempts)
             }
             (Action::Backfill(backfill), _) => {
-                let attempts = self.backfill(key, backfill, work).await?;
+                let attempts = self.backfill(key, Job::Update(backfill), work).await?;
+                self.record(key).await?;
+                Ok(attempts)
+            }
+            (Action::Copy(copying), _) => {
+                let attempts = self.backfill(key, Job::Copy(copying), work).await?;
                 self.record(key).await?;
                 Ok(attempts)
             }

@@ -14,6 +14,7 @@ mod add_column;
 mod add_foreign_key;
 mod add_primary_key;
 mod add_unique;
+mod backfill;
 mod change_type;
 mod create_index;
 mod drop_column;
@@ -36,6 +37,7 @@ pub use add_column::AddColumn;
 pub use add_foreign_key::AddForeignKey;
 pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
+pub use backfill::Backfill;
 pub use change_type::ChangeType;
 pub use create_index::CreateIndex;
 pub use drop_column::DropColumn;
@@ -319,6 +321,7 @@ operations![
     AddForeignKey,
     AddPrimaryKey,
     AddUnique,
+    Backfill,
     ChangeType,
     CreateIndex,
     DropColumn,

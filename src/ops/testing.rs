@@ -279,6 +279,12 @@ fn work_text(text: &mut String, indent: &str, work: &Work) {
                 backfill.table, backfill.set, backfill.needs
             );
         }
+        Action::Copy(copying) => drop(writeln!(
+            text,
+            "{indent}copy {}: {}",
+            copying.from,
+            copying.whole()
+        )),
         Action::Check(check) => drop(writeln!(text, "{indent}check {}: {}", check.name, check.query)),
         Action::Compare(it) => {
             let (check, fills) = (&it.check, it.mend.len());

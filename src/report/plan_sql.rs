@@ -2,8 +2,10 @@
 //! resuming, throttling).
 
 use super::plan_view;
-use crate::plan::{Action, Backfill, Check, Comparison, ExecutionPlan, Phase, Step, Transaction, Work};
-use crate::sql::literal;
+use crate::plan::{
+    Action, Backfill, Check, Comparison, Copying, ExecutionPlan, Phase, Step, Transaction, Work,
+};
+use crate::sql::{QualifiedName, ident, literal};
 use crate::units;
 use std::fmt::Write;
 
@@ -89,11 +91,12 @@ fn work(text: &mut String, work: &Work) {
     let lock = work.timeouts.lock_ms.unwrap_or(0);
     // Of a DO block the server bounds the whole, and nobody knows how long that is; its locks stay bounded.
     let statement = match work.action {
-        Action::Backfill(_) => 0,
+        Action::Backfill(_) | Action::Copy(_) => 0,
         _ => work.timeouts.statement_ms,
     };
     // A DO block that commits may not stand in a transaction.
-    let single = work.transaction == Transaction::Single && !matches!(work.action, Action::Backfill(_));
+    let walks = matches!(work.action, Action::Backfill(_) | Action::Copy(_));
+    let single = work.transaction == Transaction::Single && !walks;
     let (open, set, close) = if single {
         ("BEGIN;\n", "SET LOCAL", "COMMIT;\n")
     } else {
@@ -115,6 +118,7 @@ fn work(text: &mut String, work: &Work) {
             }
         }
         Action::Backfill(action) => backfill(text, action),
+        Action::Copy(action) => copy(text, action),
         Action::Check(check) | Action::Compare(Comparison { check, .. }) => raise_on_rows(text, check),
     }
     text.push_str(close);
@@ -138,18 +142,34 @@ fn backfill(text: &mut String, backfill: &Backfill) {
     if backfill.suppress_triggers {
         text.push_str("SET session_replication_role = replica;\n");
     }
-    let table = literal(&backfill.table.to_string());
-    let range =
-        format!("ctid >= format('(%s,0)', page)::tid AND ctid < format('(%s,0)', page + {PAGES})::tid");
-    let update = plan_view::batch(backfill, &range);
-    let body = format!(
-        "DECLARE\n  page bigint := 0;\n  pages bigint := pg_relation_size({table}) / current_setting('block_size')::bigint;\n\
-         BEGIN\n  WHILE page < pages LOOP\n    {update}\n    COMMIT;\n    page := page + {PAGES};\n  END LOOP;\nEND"
+    by_pages(
+        text,
+        &backfill.table,
+        &plan_view::batch(backfill, &page_range("ctid")),
     );
-    do_block(text, &body);
     if backfill.suppress_triggers {
         text.push_str("RESET session_replication_role;\n");
     }
+}
+
+fn copy(text: &mut String, copying: &Copying) {
+    text.push_str("SET pgmorph.sync = 'on';\n");
+    let range = page_range(&format!("{}.ctid", ident(&copying.alias)));
+    by_pages(text, &copying.from, &format!("{};", copying.statement(&range)));
+    text.push_str("RESET pgmorph.sync;\n");
+}
+
+fn page_range(ctid: &str) -> String {
+    format!("{ctid} >= format('(%s,0)', page)::tid AND {ctid} < format('(%s,0)', page + {PAGES})::tid")
+}
+
+fn by_pages(text: &mut String, table: &QualifiedName, statement: &str) {
+    let table = literal(&table.to_string());
+    let body = format!(
+        "DECLARE\n  page bigint := 0;\n  pages bigint := pg_relation_size({table}) / current_setting('block_size')::bigint;\n\
+         BEGIN\n  WHILE page < pages LOOP\n    {statement}\n    COMMIT;\n    page := page + {PAGES};\n  END LOOP;\nEND"
+    );
+    do_block(text, &body);
 }
 
 fn do_block(text: &mut String, body: &str) {

@@ -67,9 +67,15 @@ pub fn estimate(estimate: &Estimate) -> String {
 pub fn sql(action: &Action) -> Vec<String> {
     match action {
         Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
+        Action::Copy(copying) => vec![format!(
+            "-- in batches of pages of {}{}\n{};",
+            copying.from,
+            workers(copying.workers),
+            copying.whole()
+        )],
         Action::Backfill(backfill) => vec![format!(
             "-- in batches of pages, some rows of each at a time{}\n{}",
-            workers(backfill),
+            workers(backfill.workers),
             batch(backfill, "")
         )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
@@ -80,8 +86,8 @@ pub fn sql(action: &Action) -> Vec<String> {
     }
 }
 
-fn workers(backfill: &Backfill) -> String {
-    match backfill.workers {
+fn workers(workers: u32) -> String {
+    match workers {
         1 => String::new(),
         several => format!(", by {several} sessions"),
     }

@@ -331,6 +331,7 @@ operations![
     add_foreign_key,
     add_primary_key,
     add_unique,
+    backfill,
     change_type,
     create_index,
     drop_column,

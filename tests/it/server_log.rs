@@ -60,12 +60,21 @@ fn comparable(text: &str) -> String {
         Some((before, _)) => format!("{before}COMMIT"),
         None => text.to_owned(),
     };
-    match (text.find("ctid >= '("), text.rfind(" AND (")) {
-        (Some(start), Some(end)) => {
-            let rows = rows(&text[start..end]);
-            format!("{}{rows}{}", &text[..start], &text[end..])
+    let Some(start) = text.find("ctid >= '(") else {
+        return text;
+    };
+    // With the alias that stands in front of it.
+    let start = text[..start].rfind(' ').map_or(0, |space| space + 1);
+    match text[start..].find(" AND (") {
+        Some(length) => {
+            let (condition, rest) = text[start..].split_at(length);
+            format!(
+                "{}{}{rest}",
+                &text[..start],
+                rows(&condition.replace("o.ctid", "ctid"))
+            )
         }
-        _ => text,
+        None => text,
     }
 }
 
@@ -104,6 +113,11 @@ fn expected_of(work: &Work) -> Vec<String> {
             "SELECT row_to_json(q)::text FROM ({}\n) AS q LIMIT 11",
             check.query
         )],
+        (Action::Copy(copying), _) => vec![format!(
+            "BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; \
+             SET LOCAL pgmorph.sync = 'on'; {}; COMMIT",
+            copying.statement("PAGES")
+        )],
         (Action::Backfill(backfill), _) => {
             assert!(backfill.suppress_triggers);
             let batch = |rows: &str| {
@@ -135,6 +149,7 @@ changes:
   - set_not_null: {table: orders, column: note}
   - add_check: {table: orders, name: 'od\"d', expression: length(note) < 100}
   - drop_index: {name: by_customer}
+  - backfill: {from: orders, as: o, into: copies, key: [id], where: o.note <> '', columns: [note]}
   - sql:
       run: |
         CREATE VIEW noted AS
@@ -151,6 +166,7 @@ async fn what_is_printed_is_what_runs() {
     let setup = "
         CREATE TABLE orders (id integer PRIMARY KEY, customer_id integer, version integer NOT NULL, note text);
         CREATE INDEX by_customer ON orders (customer_id);
+        CREATE TABLE copies (id integer PRIMARY KEY, note text);
         INSERT INTO orders SELECT i, i % 10, i, 'note ' || i FROM generate_series(1, 3000) AS i";
     let database = Database::create(&server, setup).await;
     let plan = database.planned(PLAN).await;

@@ -1,8 +1,8 @@
 //! One batch as text, and what the server answers.
 
 use super::controller::Updates;
+use super::job::Job;
 use super::slices::Visit;
-use crate::plan::Backfill;
 use crate::sql::literal;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
@@ -17,19 +17,12 @@ pub(super) struct Bounds {
 /// One text: one round trip, one transaction, with the cursor if it moves. Only that one waits until it is on disk, and
 /// with it all before it: what a crash of the server loses was not recorded as filled either. It also tells the file node, which changes
 /// when the table is rewritten meanwhile, and how many updates stayed on their page.
-pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
+pub(super) fn sql(job: Job<'_>, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
     let Bounds {
         lock_ms,
         statement_ms,
     } = bounds;
-    let Backfill {
-        table, set, needs, ..
-    } = backfill;
-    let replica = if backfill.suppress_triggers {
-        "SET LOCAL session_replication_role = replica; "
-    } else {
-        ""
-    };
+    let setting = job.setting().map(|setting| format!("{setting}; "));
     // A standby that is gone must not keep the rows locked.
     let end = record.map_or_else(
         || "SET LOCAL synchronous_commit = off".to_owned(),
@@ -37,13 +30,13 @@ pub(super) fn sql(backfill: &Backfill, visit: &Visit, bounds: Bounds, record: Op
     );
     format!(
         "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
-         SET LOCAL statement_timeout = '{statement_ms}ms'; {replica}\
-         UPDATE ONLY {table} SET {set} WHERE {} AND ({needs}); \
+         SET LOCAL statement_timeout = '{statement_ms}ms'; {}{}; \
          /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), \
          pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
          FROM pg_catalog.to_regclass({}) AS r; {end}; COMMIT",
-        visit.condition(),
-        literal(&table.to_string())
+        setting.unwrap_or_default(),
+        job.statement(visit),
+        literal(&job.table().to_string())
     )
 }
 
@@ -56,15 +49,15 @@ pub(super) struct Answer {
     pub(super) counted: Updates,
 }
 
-pub(super) fn answer(backfill: &Backfill, messages: &[SimpleQueryMessage]) -> Answer {
+pub(super) fn answer(job: Job<'_>, messages: &[SimpleQueryMessage]) -> Answer {
     let tags = messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
         _ => None,
     });
     let row = first_row(messages);
     let number = |column| row.and_then(|row| row.get(column)).unwrap_or_default();
-    // BEGIN, SET, SET, [SET,] UPDATE.
-    let before = 3 + usize::from(backfill.suppress_triggers);
+    // BEGIN, SET, SET, [SET,] UPDATE or INSERT.
+    let before = 3 + usize::from(job.setting().is_some());
     Answer {
         rows: tags.into_iter().nth(before).unwrap_or(0),
         file_node: number(0).parse().ok(),
@@ -97,7 +90,7 @@ pub(super) fn added(before: Updates, now: Updates, rows: i64) -> Updates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Limits;
+    use crate::plan::{Backfill, Copying, Limits};
     use crate::sql::QualifiedName;
 
     fn backfill(suppress_triggers: bool) -> Backfill {
@@ -119,7 +112,26 @@ mod tests {
             lock_ms: 100,
             statement_ms: 250,
         };
-        insta::assert_snapshot!(sql(&backfill(true), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; SET LOCAL synchronous_commit = local; INSERT; COMMIT");
+        insta::assert_snapshot!(sql(Job::Update(&backfill(true)), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; SET LOCAL synchronous_commit = local; INSERT; COMMIT");
+    }
+
+    #[test]
+    fn copies_say_that_they_are_and_leave_what_is_there() {
+        let copying = Copying {
+            from: QualifiedName::new("old", "orders"),
+            alias: "O".into(),
+            into: QualifiedName::new("public", "orders"),
+            insert: "INSERT INTO public.orders (id) SELECT \"O\".id FROM ONLY old.orders AS \"O\"".into(),
+            needs: "\"O\".id > 0".into(),
+            rest: "ON CONFLICT (id) DO NOTHING".into(),
+            workers: 1,
+            limits: Limits::default(),
+        };
+        let bounds = Bounds {
+            lock_ms: 100,
+            statement_ms: 250,
+        };
+        insta::assert_snapshot!(sql(Job::Copy(&copying), &Visit::whole((5, 9)), bounds, None), @r#"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL pgmorph.sync = 'on'; INSERT INTO public.orders (id) SELECT "O".id FROM ONLY old.orders AS "O" WHERE "O".ctid >= '(5,0)' AND "O".ctid < '(9,0)' AND ("O".id > 0) ON CONFLICT (id) DO NOTHING; /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('old.orders') AS r; SET LOCAL synchronous_commit = off; COMMIT"#);
     }
 
     #[test]

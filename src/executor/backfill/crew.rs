@@ -164,7 +164,7 @@ impl Runner {
         let timeout = self.long_statement_ms;
         let settings = format!("SET lock_timeout = '1s'; SET statement_timeout = {timeout}");
         session.batch_execute(&settings).await.map_err(failed)?;
-        let table = &walk.backfill.table;
+        let table = walk.job.table();
         // The indexes are left to the VACUUM after the walk, and truncating would take ACCESS EXCLUSIVE.
         let sql = format!("VACUUM (INDEX_CLEANUP OFF, TRUNCATE OFF, SKIP_LOCKED) {table}");
         let mut blockers = Vec::new();

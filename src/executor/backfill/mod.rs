@@ -1,4 +1,4 @@
-//! Fills rows in short transactions, stretch by stretch of pages; the cursor is committed with the batch that moves it.
+//! Fills rows, or copies them, in short transactions, stretch by stretch of pages; the cursor is committed with the batch that moves it.
 //!
 //! Walking the heap by TID ranges needs no key. What moves behind the cursor was written by somebody, and the trigger
 //! that was there before the range was measured has filled it. Each stretch is visited in several passes, see
@@ -10,7 +10,7 @@ use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, inter
 use super::{Interrupt, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
-use crate::plan::{Backfill, Work};
+use crate::plan::Work;
 use batch::Bounds;
 use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
@@ -20,11 +20,14 @@ use slices::{Visit, Visits};
 use std::time::{Duration, Instant};
 use walk::{Resting, Walk};
 
+pub(super) use job::Job;
+
 mod batch;
 mod controller;
 mod crew;
 mod deferred;
 mod horizon;
+mod job;
 mod ranges;
 mod signals;
 mod slices;
@@ -78,19 +81,18 @@ struct Hand {
 
 impl Runner {
     /// Goes on where an earlier run came to, but does not record the step as done. Gives the number of attempts.
-    pub(super) async fn backfill(
-        &self,
-        key: Key<'_>,
-        backfill: &Backfill,
-        work: &Work,
-    ) -> Result<u32, Error> {
+    pub(super) async fn backfill(&self, key: Key<'_>, job: Job<'_>, work: &Work) -> Result<u32, Error> {
+        if key.undo.is_some() {
+            // The one on record tells how far the way forwards came.
+            ledger::forget_cursor(&self.lock.client, key.run, key.step).await?;
+        }
         let mut tries = Tries::new(self.deadline);
         let mut batches = 0;
         let mut attempts = 0;
         loop {
             attempts += 1;
             let began = Instant::now();
-            match self.walk(key, backfill, work).await {
+            match self.walk(key, job, work).await {
                 Ok(()) => return Ok(attempts),
                 Err(error) if error.kind == ErrorKind::Connection => {
                     self.check_run_lock()?;
@@ -108,11 +110,11 @@ impl Runner {
         }
     }
 
-    async fn walk(&self, key: Key<'_>, backfill: &Backfill, work: &Work) -> Result<(), Error> {
-        let mut cursor = self.start_cursor(key, backfill).await?;
+    async fn walk(&self, key: Key<'_>, job: Job<'_>, work: &Work) -> Result<(), Error> {
+        let mut cursor = self.start_cursor(key, job).await?;
         loop {
-            let pacer = self.pacer(key, backfill, cursor.end_page).await?;
-            let walk = Walk::new(key, backfill, work, &self.plan, cursor, pacer);
+            let pacer = self.pacer(key, job, cursor.end_page).await?;
+            let walk = Walk::new(key, job, work, &self.plan, cursor, pacer);
             self.look_around(&walk).await;
             let fills = async {
                 let filled = self.fill(&walk).await;
@@ -132,7 +134,7 @@ impl Runner {
                     .map_err(|error| Error::postgres(ErrorKind::StepFailed, &work.summary, error));
             }
             // A table that was rewritten meanwhile has its rows on other pages.
-            cursor = self.new_cursor(key, backfill).await?;
+            cursor = self.new_cursor(key, job).await?;
         }
     }
 
@@ -276,7 +278,8 @@ impl Runner {
                 Filled::PutAside | Filled::TooLong => {
                     let what = format!(
                         "{}: {} stays locked by others",
-                        walk.work.summary, walk.backfill.table
+                        walk.work.summary,
+                        walk.job.table()
                     );
                     self.wait_with_nothing_held(walk.key, &mut tries, &what, &blockers)
                         .await?;
@@ -326,7 +329,7 @@ impl Runner {
             lock_ms: lock_ms.min(ROW_LOCK_TIMEOUT_MS),
             statement_ms: timeout_ms,
         };
-        let sql = batch::sql(walk.backfill, visit, bounds, record.as_deref());
+        let sql = batch::sql(walk.job, visit, bounds, record.as_deref());
         hand.blockers.clear();
         let began = Instant::now();
         let sent = hand.session.simple_query(&sql);
@@ -335,7 +338,7 @@ impl Runner {
             .await
         {
             Ok(messages) => {
-                let answer = batch::answer(walk.backfill, &messages);
+                let answer = batch::answer(walk.job, &messages);
                 let updates = batch::added(hand.counted, answer.counted, answer.rows);
                 hand.counted = answer.counted;
                 hand.rest = walk.committed(answer.rows, record.is_some(), began.elapsed());

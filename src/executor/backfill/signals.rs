@@ -68,7 +68,7 @@ impl Runner {
         };
         let who = signals.oldest.as_ref().map(|oldest| oldest.who.clone());
         let (known, lesson) = walk.sampled(signals, asked.clone());
-        for what in asked::news(&known, &asked, walk.backfill.workers, &self.plan) {
+        for what in asked::news(&known, &asked, walk.job.workers(), &self.plan) {
             self.note(walk, what);
         }
         match lesson {
@@ -106,7 +106,7 @@ impl Runner {
                       AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks ours WHERE ours.pid = w.pid \
                        AND ours.locktype = 'advisory' AND ours.objsubid = 1 \
                        AND (ours.classid::bigint << 32 | ours.objid::bigint) = $2)";
-        let table = walk.backfill.table.to_string();
+        let table = walk.job.table().to_string();
         let row = observer
             .query_one(waits, &[&table, &locks::WORKERS_LOCK])
             .await

@@ -38,16 +38,16 @@ impl Visit {
         self.pass + 1 == self.passes
     }
 
-    /// The rows that it takes, besides that they need it.
-    pub(super) fn condition(&self) -> String {
+    /// The rows that it takes, besides that they need it, by this spelling of their address.
+    pub(super) fn condition(&self, ctid: &str) -> String {
         let (first, end) = self.pages;
-        let pages = format!("ctid >= '({first},0)' AND ctid < '({end},0)'");
+        let pages = format!("{ctid} >= '({first},0)' AND {ctid} < '({end},0)'");
         if self.is_last() {
             return pages;
         }
         // What earlier passes filled does not match any more: a growing part is as good as the next slice.
         let (passes, below) = (self.passes, self.pass + 1);
-        format!("{pages} AND pg_catalog.get_byte(pg_catalog.tidsend(ctid), 5) % {passes} < {below}")
+        format!("{pages} AND pg_catalog.get_byte(pg_catalog.tidsend({ctid}), 5) % {passes} < {below}")
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn the_last_pass_takes_every_row() {
         let conditions: Vec<_> = visits((0, 1), shape(1, 3))
-            .map(|visit| visit.condition())
+            .map(|visit| visit.condition("ctid"))
             .collect();
         insta::assert_snapshot!(conditions.join("\n"), @r"
         ctid >= '(0,0)' AND ctid < '(1,0)' AND pg_catalog.get_byte(pg_catalog.tidsend(ctid), 5) % 3 < 1

@@ -1,7 +1,7 @@
 //! Where a backfill begins: the table's file and size, what its pages are like, and how far an earlier run came.
 
 use super::controller::Pacer;
-use super::{ROW_LOCK_TIMEOUT_MS, batch, leaving};
+use super::{Job, ROW_LOCK_TIMEOUT_MS, batch, leaving};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::executor::Runner;
@@ -15,17 +15,17 @@ use crate::sql::literal;
 const SAMPLE_PAGES: i64 = 16;
 
 impl Runner {
-    pub(super) async fn start_cursor(&self, key: Key<'_>, backfill: &Backfill) -> Result<Cursor, Error> {
+    pub(super) async fn start_cursor(&self, key: Key<'_>, job: Job<'_>) -> Result<Cursor, Error> {
         let recorded = ledger::cursor(&self.lock.client, key.run, key.step).await?;
         match recorded {
             // A rewritten table (VACUUM FULL, CLUSTER) has its rows on other pages.
-            Some(cursor) if cursor.file_node == self.file_and_pages(key, backfill).await?.0 => Ok(cursor),
-            _ => self.new_cursor(key, backfill).await,
+            Some(cursor) if cursor.file_node == self.file_and_pages(key, job).await?.0 => Ok(cursor),
+            _ => self.new_cursor(key, job).await,
         }
     }
 
-    pub(super) async fn new_cursor(&self, key: Key<'_>, backfill: &Backfill) -> Result<Cursor, Error> {
-        let (file_node, end_page) = self.file_and_pages(key, backfill).await?;
+    pub(super) async fn new_cursor(&self, key: Key<'_>, job: Job<'_>) -> Result<Cursor, Error> {
+        let (file_node, end_page) = self.file_and_pages(key, job).await?;
         Ok(Cursor {
             file_node,
             next_page: 0,
@@ -36,19 +36,19 @@ impl Runner {
         })
     }
 
-    async fn file_and_pages(&self, key: Key<'_>, backfill: &Backfill) -> Result<(u32, i64), Error> {
+    async fn file_and_pages(&self, key: Key<'_>, job: Job<'_>) -> Result<(u32, i64), Error> {
         let sql = format!(
             "SELECT pg_catalog.pg_relation_filenode(r), \
              (pg_catalog.pg_relation_size(r) + s.block - 1) / s.block FROM pg_catalog.to_regclass({}) AS r, \
              (SELECT pg_catalog.current_setting('block_size')::pg_catalog.int8 AS block) AS s",
-            literal(&backfill.table.to_string())
+            literal(&job.table().to_string())
         );
-        let row = self.ask(key, backfill, &sql).await?;
+        let row = self.ask(key, job, &sql).await?;
         match (row.0.and_then(|node| node.parse().ok()), row.1) {
             (Some(file_node), Some(pages)) => Ok((file_node, pages)),
             _ => Err(Error::new(
                 ErrorKind::StepFailed,
-                format!("{} is gone", backfill.table),
+                format!("{} is gone", job.table()),
             )),
         }
     }
@@ -75,12 +75,15 @@ impl Runner {
             columns.join(", "),
             literal(&backfill.table.to_string())
         );
-        Ok(self.ask(key, backfill, &sql).await?.0)
+        Ok(self.ask(key, Job::Update(backfill), &sql).await?.0)
     }
 
     /// Looks at some pages in the middle, and how full pages are to be.
-    pub(super) async fn pacer(&self, key: Key<'_>, backfill: &Backfill, pages: i64) -> Result<Pacer, Error> {
-        let index = self.index_in_the_way(key, backfill).await?;
+    pub(super) async fn pacer(&self, key: Key<'_>, job: Job<'_>, pages: i64) -> Result<Pacer, Error> {
+        let index = match job {
+            Job::Update(backfill) => self.index_in_the_way(key, backfill).await?,
+            Job::Copy(_) => None,
+        };
         if let Some(index) = &index {
             self.tell(Event::Noted {
                 step: key.step.into(),
@@ -94,15 +97,15 @@ impl Runner {
              WHERE o.option_name = 'fillfactor'), \
              (SELECT pg_catalog.count(*) FROM ONLY {} WHERE ctid >= '({first},0)' AND ctid < '({end},0)') \
              FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass({})",
-            backfill.table,
-            literal(&backfill.table.to_string())
+            job.table(),
+            literal(&job.table().to_string())
         );
-        let (fillfactor, rows) = self.ask(key, backfill, &sql).await?;
+        let (fillfactor, rows) = self.ask(key, job, &sql).await?;
         let fillfactor = fillfactor.and_then(|text| text.parse().ok()).unwrap_or(100);
         Ok(Pacer::new(
             rows.unwrap_or(0) / (end - first).max(1),
             fillfactor,
-            index.is_some(),
+            index.is_some() || !job.updates(),
         ))
     }
 
@@ -110,7 +113,7 @@ impl Runner {
     async fn ask(
         &self,
         key: Key<'_>,
-        backfill: &Backfill,
+        job: Job<'_>,
         sql: &str,
     ) -> Result<(Option<String>, Option<i64>), Error> {
         let mut tries = Tries::new(self.deadline);
@@ -136,7 +139,7 @@ impl Runner {
             }
             // The pool rolls back what is given back.
             drop(session);
-            let what = format!("measuring {}: it stays locked by others", backfill.table);
+            let what = format!("measuring {}: it stays locked by others", job.table());
             self.wait_with_nothing_held(key, &mut tries, &what, &blockers)
                 .await?;
         }

@@ -2,6 +2,7 @@
 
 use super::controller::{Lesson, Pacer, Seen, Shape, whole_pages};
 use super::horizon::Horizon;
+use super::job::Job;
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
 use super::throttle::{Signals, Throttle};
@@ -11,7 +12,7 @@ use crate::executor::brake::{Brake, Rest};
 use crate::executor::ledger::requests::Requests;
 use crate::executor::ledger::{self, Cursor};
 use crate::executor::session::{Key, millis};
-use crate::plan::{Backfill, Settings, Work};
+use crate::plan::{Settings, Work};
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +27,7 @@ const VACUUM_PAGES_MIN: i64 = 256;
 /// One walk over one file of a table.
 pub(super) struct Walk<'a> {
     pub(super) key: Key<'a>,
-    pub(super) backfill: &'a Backfill,
+    pub(super) job: Job<'a>,
     pub(super) work: &'a Work,
     pub(super) file_node: u32,
     rows_before: i64,
@@ -71,7 +72,7 @@ struct State {
 impl<'a> Walk<'a> {
     pub(super) fn new(
         key: Key<'a>,
-        backfill: &'a Backfill,
+        job: Job<'a>,
         work: &'a Work,
         plan: &'a str,
         cursor: Cursor,
@@ -87,7 +88,7 @@ impl<'a> Walk<'a> {
             vacuumed: ranges.done(),
             ranges,
             pacer,
-            throttle: Throttle::new(backfill.limits),
+            throttle: Throttle::new(job.limits()),
             horizon: Horizon::default(),
             asked: Requests::default(),
             rest: Rest::default(),
@@ -103,7 +104,7 @@ impl<'a> Walk<'a> {
         };
         Self {
             key,
-            backfill,
+            job,
             work,
             file_node: cursor.file_node,
             rows_before: cursor.rows_done,
@@ -145,7 +146,7 @@ impl<'a> Walk<'a> {
     }
 
     fn wanted(&self, state: &State) -> u32 {
-        let wanted = state.asked.workers.unwrap_or(self.backfill.workers);
+        let wanted = state.asked.workers.unwrap_or(self.job.workers());
         wanted.clamp(1, Settings::WORKERS_MAX)
     }
 
@@ -189,7 +190,8 @@ impl<'a> Walk<'a> {
         let mut state = self.state();
         let done = state.ranges.done();
         let every = (state.ranges.end() / VACUUMS).max(VACUUM_PAGES_MIN);
-        let due = state.pacer.leaves_room() && done - state.vacuumed >= every && done < state.ranges.end();
+        let leaves_room = self.job.updates() && state.pacer.leaves_room();
+        let due = leaves_room && done - state.vacuumed >= every && done < state.ranges.end();
         if due {
             state.vacuumed = done;
         }
@@ -350,7 +352,7 @@ impl<'a> Walk<'a> {
         let seconds = millis(self.began.elapsed()).max(1) as f64 / 1_000.0;
         Some(Event::Progress {
             step: self.key.step.into(),
-            stage: stage(state.opened, state.asked.throttle),
+            stage: stage(self.job.doing(), state.opened, state.asked.throttle),
             unit: Unit::Pages,
             done: u64::try_from(done).unwrap_or(0),
             total: u64::try_from(total).unwrap_or(0),
@@ -360,8 +362,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn stage(workers: u32, throttle: Brake) -> String {
-    let mut stage = String::from("filling rows");
+fn stage(doing: &str, workers: u32, throttle: Brake) -> String {
+    let mut stage = String::from(doing);
     if workers > 1 {
         let _ = write!(stage, " by {workers} workers");
     }

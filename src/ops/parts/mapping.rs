@@ -4,7 +4,7 @@ use crate::catalog::model::{CatalogSnapshot, Index, Probe, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::ops::Context;
-use crate::sql::{QualifiedName, ident};
+use crate::sql::{QualifiedName, ident, idents};
 use std::collections::BTreeSet;
 
 /// A name of the target and what stands for it on the other side: a column, or an SQL expression.
@@ -61,6 +61,12 @@ impl Mapping {
         self.key.iter().chain(&self.columns).chain(&self.insert_only)
     }
 
+    /// The columns that are given a value, as a list in SQL.
+    pub fn names(&self) -> String {
+        let names: Vec<&str> = self.given().map(|(target, _)| target.value.as_str()).collect();
+        idents(&names)
+    }
+
     pub fn target_key(&self) -> Vec<String> {
         self.key.iter().map(|(target, _)| target.value.clone()).collect()
     }
@@ -74,6 +80,17 @@ impl Mapping {
     /// As [`Self::select`], of one table that stands for the driving one (a partition of it, say), and of the rows
     /// that fulfil one more condition.
     pub fn select_from(&self, source: &str, with_insert_only: bool, also: Option<&str>) -> String {
+        let text = self.select_all(source, with_insert_only);
+        let condition = self.condition.iter().map(|it| it.value.as_str());
+        let conditions: Vec<String> = also.into_iter().chain(condition).map(parenthesized).collect();
+        if conditions.is_empty() {
+            return text;
+        }
+        format!("{text} WHERE {}", conditions.join(" AND "))
+    }
+
+    /// As [`Self::select_from`], of every row whether it has a counterpart or not: everything before WHERE.
+    pub fn select_all(&self, source: &str, with_insert_only: bool) -> String {
         let own = self.key.iter().map(|(target, column)| {
             let column = ident(&column.value);
             format!("{}.{column} AS {}", ident(&self.alias), ident(&target.value))
@@ -84,13 +101,7 @@ impl Mapping {
         let list: Vec<String> = own
             .chain(self.columns.iter().chain(more).map(expression))
             .collect();
-        let mut text = format!("SELECT {} FROM {}", list.join(", "), self.source_clause(source));
-        let condition = self.condition.iter().map(|it| it.value.as_str());
-        let conditions: Vec<String> = also.into_iter().chain(condition).map(parenthesized).collect();
-        if !conditions.is_empty() {
-            text += &format!(" WHERE {}", conditions.join(" AND "));
-        }
-        text
+        format!("SELECT {} FROM {}", list.join(", "), self.source_clause(source))
     }
 
     /// A table that stands for the driving one, with its alias and what is joined to it.
@@ -121,6 +132,15 @@ impl Mapping {
             let list = format!(" {}", parenthesized(&it.value));
             (it.span, probe(&list, ""))
         }));
+        let (names, source) = (self.names(), self.from.value.to_string());
+        questions.push((
+            self.into.span,
+            Probe {
+                table: self.into.value.clone(),
+                before: "INSERT INTO ".into(),
+                after: format!(" ({names}) {} LIMIT 0", self.select_all(&source, true)),
+            },
+        ));
         questions
     }
 
@@ -145,7 +165,7 @@ impl Mapping {
             Ok(target) => complaints.extend(self.check_target(context, target)),
             Err(complaint) => complaints.push(complaint),
         }
-        complaints.extend(self.refused_texts(context));
+        self.ask_server(context, &mut complaints);
         complaints
     }
 
@@ -220,25 +240,30 @@ impl Mapping {
     }
 
     /// What the server says to the texts. One that names what an earlier change of the plan makes cannot be judged.
-    fn refused_texts(&self, context: &Context<'_>) -> Vec<Diagnostic> {
-        let mut complaints = Vec::new();
+    fn ask_server(&self, context: &Context<'_>, complaints: &mut Vec<Diagnostic>) {
         let (now, then) = (context.now, context.catalog);
         let changed = now.tables != then.tables || now.views != then.views || now.types != then.types;
-        for (position, (span, probe)) in self.questions().into_iter().enumerate() {
+        let questions = self.questions();
+        let last = questions.len() - 1;
+        for (position, (span, probe)) in questions.into_iter().enumerate() {
             let Some(Err(error)) = context.answer(&probe) else {
                 continue;
             };
+            // The whole is not wrong for other reasons than its parts are.
+            if position == last && !complaints.is_empty() {
+                break;
+            }
             // Functions, types and operators: nobody says which ones earlier changes make.
             let unknowable = ["42883", "42704"].contains(&error.sqlstate.as_str());
             let not_yet = ["42P01", "42703", "3F000"].contains(&error.sqlstate.as_str());
             if !(unknowable || changed && not_yet) {
                 complaints.extend(context.accepted(&probe, span).err());
             }
+            // What is wrong with what is joined is wrong with everything.
             if position == 0 {
                 break;
             }
         }
-        complaints
     }
 
     /// `OVERRIDING SYSTEM VALUE` where a column that is given is one the server insists on numbering itself.
@@ -264,7 +289,7 @@ fn trimmed(text: Located<String>) -> Located<String> {
 }
 
 /// On lines of its own where it may end in a comment.
-fn parenthesized(text: &str) -> String {
+pub fn parenthesized(text: &str) -> String {
     if text.contains("--") {
         format!("({text}\n)")
     } else {
@@ -480,12 +505,13 @@ mod tests {
     fn every_text_is_asked_about_on_its_own() {
         let probes = strategies().probes();
         let text = |probe: &Probe| format!("{}?{}\n", probe.before, probe.after);
-        insta::assert_snapshot!(probes.iter().map(text).collect::<String>(), @"
+        insta::assert_snapshot!(probes.iter().map(text).collect::<String>(), @r#"
         SELECT FROM ? AS cp LEFT JOIN old AS cs ON cs.portfolio_id = cp.id LIMIT 0
         SELECT FROM ? AS cp LEFT JOIN old AS cs ON cs.portfolio_id = cp.id WHERE (cp.status <> 'draft' -- not yet
         ) LIMIT 0
         SELECT (coalesce(cs.min, 1)) FROM ? AS cp LEFT JOIN old AS cs ON cs.portfolio_id = cp.id LIMIT 0
         SELECT (now()) FROM ? AS cp LEFT JOIN old AS cs ON cs.portfolio_id = cp.id LIMIT 0
-        ");
+        INSERT INTO ? (portfolio_id, "Min", created) SELECT cp.id AS portfolio_id, (coalesce(cs.min, 1)) AS "Min", (now()) AS created FROM public.portfolios AS cp LEFT JOIN old AS cs ON cs.portfolio_id = cp.id LIMIT 0
+        "#);
     }
 }

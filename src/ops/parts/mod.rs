@@ -4,11 +4,12 @@ pub mod carry;
 pub mod column;
 pub mod constraint;
 pub mod conversion;
+pub mod copy;
 pub mod dependents;
+pub mod fill;
 pub mod index;
 pub mod index_build;
 pub mod key;
-#[allow(dead_code, reason = "the operations that copy and compare come next")]
 pub mod mapping;
 pub mod mirror;
 pub mod not_null;

@@ -87,6 +87,9 @@ fn render_work(text: &mut String, indent: &str, work: &Work) {
             )
             .unwrap();
         }
+        Action::Copy(copying) => {
+            writeln!(text, "{indent}> copy {}: {}", copying.from, copying.whole()).unwrap();
+        }
         Action::Check(check) => writeln!(text, "{indent}> no rows from {}", check.query).unwrap(),
         Action::Compare(Comparison { check, mend }) => {
             writeln!(text, "{indent}> no rows from {}", check.query).unwrap();

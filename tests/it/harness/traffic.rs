@@ -4,7 +4,7 @@
 
 use super::noise::{self, Late};
 use super::{Database, PATIENCE};
-use pgmorph::plan::ExecutionPlan;
+use pgmorph::plan::{Action, ExecutionPlan, Step};
 use pgmorph::sql::{QualifiedName, ident, literal};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -136,6 +136,21 @@ fn script(text: &str, targets: &[Target]) -> Vec<Scripted> {
     found
 }
 
+fn is_copied_into(plan: &ExecutionPlan, table: &QualifiedName) -> bool {
+    let copies = |action: &Action| matches!(action, Action::Copy(copying) if &copying.into == table);
+    plan.steps.iter().any(|step| copies(&step.work.action))
+}
+
+/// Columns of the application's own that the plan sets in its rows.
+fn filled_columns(plan: &ExecutionPlan, table: &QualifiedName) -> Vec<String> {
+    let tree = plan.before.tree(table);
+    let filled = |step: &Step| match &step.work.action {
+        Action::Backfill(backfill) if tree.contains(&backfill.table) => backfill.columns.clone(),
+        _ => Vec::new(),
+    };
+    plan.steps.iter().flat_map(filled).collect()
+}
+
 impl Workload {
     pub async fn new(
         database: &Database<'_>,
@@ -151,10 +166,14 @@ impl Workload {
             let Some(after) = plan.after.tables.get(name) else {
                 continue;
             };
-            if table.partition_of.is_some() || !table.inherits.is_empty() {
+            if table.partition_of.is_some() || !table.inherits.is_empty() || is_copied_into(plan, name) {
                 continue;
             }
-            let common = table.columns.iter().filter(|column| column.generated.is_none());
+            let filled = filled_columns(plan, name);
+            let common = table
+                .columns
+                .iter()
+                .filter(|column| column.generated.is_none() && !filled.contains(&column.name));
             let columns: Vec<TargetColumn> = common
                 .filter_map(|column| {
                     let retyped = after.column(&column.name)?.data_type != column.data_type;
