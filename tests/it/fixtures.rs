@@ -16,7 +16,6 @@ use futures_util::{StreamExt, stream};
 use pgmorph::diagnostic;
 use pgmorph::executor::ledger::RunState;
 use pgmorph::plan::{ExecutionPlan, Phase};
-use pgmorph::sql::QualifiedName;
 use pgmorph::{change_plan, planner};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -36,8 +35,6 @@ struct Particulars {
     from_major: u32,
     /// Why the case is not rolled back.
     no_rollback: Option<String>,
-    /// Tables that the plan itself writes: the application leaves them alone, and keeps no account of them.
-    written_by_plan: Vec<QualifiedName>,
 }
 
 struct Case {
@@ -132,10 +129,7 @@ impl Case {
     }
 
     async fn workload(&self, database: &Database<'_>, plan: &ExecutionPlan) -> Workload {
-        let mut plan = plan.clone();
-        let written = &self.particulars.written_by_plan;
-        plan.before.tables.retain(|name, _| !written.contains(name));
-        Workload::new(database, &plan, self.writer.as_deref(), self.reader.as_deref()).await
+        Workload::new(database, plan, self.writer.as_deref(), self.reader.as_deref()).await
     }
 
     /// Through all phases; with the dump of before, all the way back.

@@ -14,6 +14,7 @@ mod cli;
 mod crash;
 mod demo;
 mod disk;
+mod dual_write;
 mod embedded;
 mod fixtures;
 mod harness;

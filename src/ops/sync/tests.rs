@@ -31,6 +31,7 @@ fn two_and_one() -> CatalogSnapshot {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "it is one text")]
 fn writes_are_repeated_in_both_directions() {
     insta::assert_snapshot!(plan_text(&two_and_one(), BOTH), @r#"
     01-sync-define [expand] define how public.new follows
@@ -38,9 +39,28 @@ fn writes_are_repeated_in_both_directions() {
       CREATE VIEW pgmorph.sync_forth_into AS SELECT key, "Label", live, own FROM public.new;
       CREATE VIEW pgmorph.sync_forth_key AS SELECT id FROM public."Old Ones";
       CREATE FUNCTION pgmorph.sync_forth_row(bigint) RETURNS void LANGUAGE plpgsql AS '#variable_conflict use_column
-    DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; BEGIN LOOP SELECT s.key, s."Label", s.live, s.own INTO wanted FROM pgmorph.sync_forth_from AS s WHERE s.key OPERATOR(pg_catalog.=) $1; IF NOT FOUND THEN DELETE FROM pgmorph.sync_forth_into AS t WHERE t.key OPERATOR(pg_catalog.=) $1; RETURN; END IF; UPDATE pgmorph.sync_forth_into AS t SET "Label" = wanted."Label", live = wanted.live WHERE t.key OPERATOR(pg_catalog.=) wanted.key AND ROW(t."Label", t.live)::record OPERATOR(pg_catalog.*<>) ROW(wanted."Label", wanted.live)::record; IF FOUND THEN RETURN; END IF; PERFORM FROM pgmorph.sync_forth_into AS t WHERE t.key OPERATOR(pg_catalog.=) wanted.key; IF FOUND THEN RETURN; END IF; INSERT INTO pgmorph.sync_forth_into (key, "Label", live, own) VALUES (wanted.key, wanted."Label", wanted.live, wanted.own) ON CONFLICT (key) DO NOTHING; IF FOUND THEN RETURN; END IF; END LOOP; END';
-      CREATE FUNCTION pgmorph.sync_forth_joined(bigint) RETURNS void LANGUAGE plpgsql AS 'BEGIN IF $1 IS NULL THEN RETURN; END IF; PERFORM FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE; IF NOT FOUND THEN PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', $1::text)) OPERATOR(pg_catalog.&) 63); PERFORM FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE; END IF; IF FOUND THEN PERFORM pgmorph.sync_forth_row($1); END IF; END';
-      DO 'DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path''); BEGIN PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true); FOR wanted IN SELECT s.key, s."Label", s.live, s.own FROM pgmorph.sync_forth_from AS s LIMIT 100 LOOP END LOOP; PERFORM pg_catalog.set_config(''search_path'', path, true); END';
+    DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; there boolean;
+    BEGIN LOOP
+    PERFORM FROM pgmorph.sync_forth_into AS t WHERE t.key OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
+    there := FOUND;
+    SELECT s.key, s."Label", s.live, s.own INTO wanted FROM pgmorph.sync_forth_from AS s WHERE s.key OPERATOR(pg_catalog.=) $1;
+    IF NOT FOUND THEN DELETE FROM pgmorph.sync_forth_into AS t WHERE t.key OPERATOR(pg_catalog.=) $1; RETURN; END IF;
+    IF there THEN UPDATE pgmorph.sync_forth_into AS t SET "Label" = wanted."Label", live = wanted.live WHERE t.key OPERATOR(pg_catalog.=) $1 AND ROW(t."Label", t.live)::record OPERATOR(pg_catalog.*<>) ROW(wanted."Label", wanted.live)::record; RETURN; END IF;
+    INSERT INTO pgmorph.sync_forth_into (key, "Label", live, own) VALUES (wanted.key, wanted."Label", wanted.live, wanted.own) ON CONFLICT (key) DO NOTHING;
+    IF FOUND THEN RETURN; END IF;
+    END LOOP; END';
+      CREATE FUNCTION pgmorph.sync_forth_joined(bigint) RETURNS void LANGUAGE plpgsql AS 'BEGIN
+    IF $1 IS NULL THEN RETURN; END IF;
+    PERFORM FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
+    IF NOT FOUND THEN PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', $1::text)) OPERATOR(pg_catalog.&) 63); PERFORM FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE; END IF;
+    IF FOUND THEN PERFORM pgmorph.sync_forth_row($1); END IF;
+    END';
+      DO 'DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path'');
+    BEGIN
+    PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);
+    FOR wanted IN SELECT s.key, s."Label", s.live, s.own FROM pgmorph.sync_forth_from AS s LIMIT 100 LOOP END LOOP;
+    PERFORM pg_catalog.set_config(''search_path'', path, true);
+    END';
         locks: public."Old Ones" ACCESS SHARE, public.more ACCESS SHARE, public.new ACCESS SHARE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_forth_joined(bigint);
       undo DROP FUNCTION IF EXISTS pgmorph.sync_forth_row(bigint);
@@ -48,18 +68,43 @@ fn writes_are_repeated_in_both_directions() {
       undo   locks:  (lock_timeout 200ms)
     01-sync-follow [expand] repeat writes in public.new
       LOCK TABLE public."Old Ones", public.more IN SHARE ROW EXCLUSIVE MODE;
-      CREATE FUNCTION pgmorph.sync_forth_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true); IF TG_OP = ''TRUNCATE'' THEN DELETE FROM pgmorph.sync_forth_into AS t USING pgmorph.sync_forth_key AS s WHERE t.key OPERATOR(pg_catalog.=) s.id; RETURN NULL; END IF; IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_row(OLD.id); RETURN NULL; ELSIF TG_OP = ''UPDATE'' THEN IF ROW(OLD.id)::record OPERATOR(pg_catalog.*<>) ROW(NEW.id)::record THEN PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63); UPDATE pgmorph.sync_forth_into AS t SET key = NEW.id WHERE t.key OPERATOR(pg_catalog.=) OLD.id AND NOT EXISTS (SELECT FROM pgmorph.sync_forth_into AS o WHERE o.key OPERATOR(pg_catalog.=) NEW.id) AND NOT EXISTS (SELECT FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) OLD.id); PERFORM pgmorph.sync_forth_row(OLD.id); END IF; ELSIF TG_OP = ''INSERT'' THEN PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63); END IF; PERFORM pgmorph.sync_forth_row(NEW.id); RETURN NULL; END';
+      CREATE FUNCTION pgmorph.sync_forth_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
+    IF TG_OP = ''TRUNCATE'' THEN DELETE FROM pgmorph.sync_forth_into AS t USING pgmorph.sync_forth_key AS s WHERE t.key OPERATOR(pg_catalog.=) s.id; RETURN NULL; END IF;
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_row(OLD.id); RETURN NULL;
+    ELSIF TG_OP = ''UPDATE'' THEN
+    IF ROW(OLD.id)::record OPERATOR(pg_catalog.*<>) ROW(NEW.id)::record THEN
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63);
+    UPDATE pgmorph.sync_forth_into AS t SET key = NEW.id WHERE t.key OPERATOR(pg_catalog.=) OLD.id AND NOT EXISTS (SELECT FROM pgmorph.sync_forth_into AS o WHERE o.key OPERATOR(pg_catalog.=) NEW.id) AND NOT EXISTS (SELECT FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) OLD.id);
+    PERFORM pgmorph.sync_forth_row(OLD.id);
+    END IF;
+    ELSIF TG_OP = ''INSERT'' THEN
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63);
+    END IF;
+    PERFORM pgmorph.sync_forth_row(NEW.id);
+    RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_forth__row" AFTER INSERT OR UPDATE OR DELETE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
-      ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth__row";
-      CREATE TRIGGER "0_pgmorph_sync_forth__all" BEFORE TRUNCATE ON public."Old Ones" FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
-      ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth__all";
-      CREATE FUNCTION pgmorph.sync_forth_write1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true); IF TG_OP = ''TRUNCATE'' THEN PERFORM pgmorph.sync_forth_joined(s.id) FROM pgmorph.sync_forth_key AS s; RETURN NULL; END IF; IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_joined(OLD.of); RETURN NULL; END IF; IF TG_OP = ''UPDATE'' THEN IF ROW(OLD.of)::record OPERATOR(pg_catalog.*<>) ROW(NEW.of)::record THEN PERFORM pgmorph.sync_forth_joined(OLD.of); END IF; END IF; PERFORM pgmorph.sync_forth_joined(NEW.of); RETURN NULL; END';
+      CREATE TRIGGER "0_pgmorph_sync_forth_row" AFTER INSERT OR UPDATE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_row";
+      CREATE TRIGGER "9_pgmorph_sync_forth_gone" AFTER DELETE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_gone";
+      CREATE TRIGGER "9_pgmorph_sync_forth_all" BEFORE TRUNCATE ON public."Old Ones" FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_all";
+      CREATE FUNCTION pgmorph.sync_forth_write1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
+    IF TG_OP = ''TRUNCATE'' THEN PERFORM pgmorph.sync_forth_joined(s.id) FROM pgmorph.sync_forth_key AS s; RETURN NULL; END IF;
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_joined(OLD.of); RETURN NULL; END IF;
+    IF TG_OP = ''UPDATE'' THEN
+    IF ROW(OLD.of)::record OPERATOR(pg_catalog.*<>) ROW(NEW.of)::record THEN PERFORM pgmorph.sync_forth_joined(OLD.of); END IF; END IF;
+    PERFORM pgmorph.sync_forth_joined(NEW.of);
+    RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write1() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_forth_1_row" AFTER INSERT OR UPDATE OR DELETE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
-      ALTER TABLE public.more ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_1_row";
-      CREATE TRIGGER "0_pgmorph_sync_forth_1_all" AFTER TRUNCATE ON public.more FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
-      ALTER TABLE public.more ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_1_all";
+      CREATE TRIGGER "0_pgmorph_sync_forth_row1" AFTER INSERT OR UPDATE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      ALTER TABLE public.more ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_row1";
+      CREATE TRIGGER "9_pgmorph_sync_forth_gone1" AFTER DELETE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      ALTER TABLE public.more ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_gone1";
+      CREATE TRIGGER "9_pgmorph_sync_forth_all1" AFTER TRUNCATE ON public.more FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      ALTER TABLE public.more ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_all1";
         locks: public."Old Ones" SHARE ROW EXCLUSIVE, public.more SHARE ROW EXCLUSIVE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_forth_write() CASCADE;
       undo   locks: public."Old Ones" ACCESS EXCLUSIVE (lock_timeout 200ms)
@@ -73,21 +118,54 @@ fn writes_are_repeated_in_both_directions() {
       CREATE VIEW pgmorph.sync_back_into AS SELECT id, label FROM public."Old Ones";
       CREATE VIEW pgmorph.sync_back_key AS SELECT key FROM public.new;
       CREATE FUNCTION pgmorph.sync_back_row(bigint) RETURNS void LANGUAGE plpgsql AS '#variable_conflict use_column
-    DECLARE wanted pgmorph.sync_back_into%ROWTYPE; BEGIN LOOP SELECT s.id, s.label INTO wanted FROM pgmorph.sync_back_from AS s WHERE s.id OPERATOR(pg_catalog.=) $1; IF NOT FOUND THEN RETURN; END IF; UPDATE pgmorph.sync_back_into AS t SET label = wanted.label WHERE t.id OPERATOR(pg_catalog.=) wanted.id AND ROW(t.label)::record OPERATOR(pg_catalog.*<>) ROW(wanted.label)::record; IF FOUND THEN RETURN; END IF; PERFORM FROM pgmorph.sync_back_into AS t WHERE t.id OPERATOR(pg_catalog.=) wanted.id; IF FOUND THEN RETURN; END IF; INSERT INTO pgmorph.sync_back_into (id, label) VALUES (wanted.id, wanted.label) ON CONFLICT (id) DO NOTHING; IF FOUND THEN RETURN; END IF; END LOOP; END';
-      DO 'DECLARE wanted pgmorph.sync_back_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path''); BEGIN PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true); FOR wanted IN SELECT s.id, s.label FROM pgmorph.sync_back_from AS s LIMIT 100 LOOP END LOOP; PERFORM pg_catalog.set_config(''search_path'', path, true); END';
+    DECLARE wanted pgmorph.sync_back_into%ROWTYPE; there boolean;
+    BEGIN LOOP
+    PERFORM FROM pgmorph.sync_back_into AS t WHERE t.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
+    there := FOUND;
+    SELECT s.id, s.label INTO wanted FROM pgmorph.sync_back_from AS s WHERE s.id OPERATOR(pg_catalog.=) $1;
+    IF NOT FOUND THEN RETURN; END IF;
+    IF there THEN UPDATE pgmorph.sync_back_into AS t SET label = wanted.label WHERE t.id OPERATOR(pg_catalog.=) $1 AND ROW(t.label)::record OPERATOR(pg_catalog.*<>) ROW(wanted.label)::record; RETURN; END IF;
+    INSERT INTO pgmorph.sync_back_into (id, label) VALUES (wanted.id, wanted.label) ON CONFLICT (id) DO NOTHING;
+    IF FOUND THEN RETURN; END IF;
+    END LOOP; END';
+      DO 'DECLARE wanted pgmorph.sync_back_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path'');
+    BEGIN
+    PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);
+    FOR wanted IN SELECT s.id, s.label FROM pgmorph.sync_back_from AS s LIMIT 100 LOOP END LOOP;
+    PERFORM pg_catalog.set_config(''search_path'', path, true);
+    END';
         locks: public.new ACCESS SHARE, public."Old Ones" ACCESS SHARE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_back_row(bigint);
       undo DROP VIEW IF EXISTS pgmorph.sync_back_from, pgmorph.sync_back_into, pgmorph.sync_back_key;
       undo   locks:  (lock_timeout 200ms)
     02-sync-follow [expand] repeat writes in public."Old Ones"
-      CREATE FUNCTION pgmorph.sync_back_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true); IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_back_row(OLD.key); RETURN NULL; ELSIF TG_OP = ''UPDATE'' THEN IF ROW(OLD.key)::record OPERATOR(pg_catalog.*<>) ROW(NEW.key)::record THEN UPDATE pgmorph.sync_back_into AS t SET id = NEW.key WHERE t.id OPERATOR(pg_catalog.=) OLD.key AND NOT EXISTS (SELECT FROM pgmorph.sync_back_into AS o WHERE o.id OPERATOR(pg_catalog.=) NEW.key) AND NOT EXISTS (SELECT FROM pgmorph.sync_back_key AS s WHERE s.key OPERATOR(pg_catalog.=) OLD.key); PERFORM pgmorph.sync_back_row(OLD.key); END IF; END IF; PERFORM pgmorph.sync_back_row(NEW.key); RETURN NULL; END';
+      CREATE FUNCTION pgmorph.sync_back_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_back_row(OLD.key); RETURN NULL;
+    ELSIF TG_OP = ''UPDATE'' THEN
+    IF ROW(OLD.key)::record OPERATOR(pg_catalog.*<>) ROW(NEW.key)::record THEN
+    UPDATE pgmorph.sync_back_into AS t SET id = NEW.key WHERE t.id OPERATOR(pg_catalog.=) OLD.key AND NOT EXISTS (SELECT FROM pgmorph.sync_back_into AS o WHERE o.id OPERATOR(pg_catalog.=) NEW.key) AND NOT EXISTS (SELECT FROM pgmorph.sync_back_key AS s WHERE s.key OPERATOR(pg_catalog.=) OLD.key);
+    PERFORM pgmorph.sync_back_row(OLD.key);
+    END IF;
+    END IF;
+    PERFORM pgmorph.sync_back_row(NEW.key);
+    RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_back_write() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_back__row" AFTER INSERT OR UPDATE OR DELETE ON public.new FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_back_write();
-      ALTER TABLE public.new ENABLE ALWAYS TRIGGER "0_pgmorph_sync_back__row";
+      CREATE TRIGGER "0_pgmorph_sync_back_row" AFTER INSERT OR UPDATE ON public.new FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_back_write();
+      ALTER TABLE public.new ENABLE ALWAYS TRIGGER "0_pgmorph_sync_back_row";
         locks: public.new SHARE ROW EXCLUSIVE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_back_write() CASCADE;
       undo   locks: public.new ACCESS EXCLUSIVE (lock_timeout 200ms)
       hazard writes_are_repeated: every write to public.new also writes public."Old Ones" in the same transaction, takes as much longer, and fails if public."Old Ones" refuses it
+    01-sync-copy [backfill] copy rows of public."Old Ones" into public.new
+      copy public."Old Ones": INSERT INTO public.new (key, "Label", live, own) SELECT o.id AS key, (o.label) AS "Label", (coalesce(m.live, false)) AS live, (gen_random_uuid()) AS own FROM ONLY public."Old Ones" AS o LEFT JOIN more AS m ON m.of = o.id WHERE (o.label <> '') AND NOT EXISTS (SELECT FROM public.new AS "~pgmorph_there" WHERE "~pgmorph_there".key = o.id) FOR SHARE OF o ON CONFLICT (key) DO NOTHING
+        locks: public."Old Ones" ROW SHARE, public.new ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
+      undo not needed: the copied rows stay: nobody can tell them from rows that were there or came since
+      hazard rows_are_written: every row that is copied into public.new goes to the WAL, to standbys and to subscribers, and needs about as much disk as it does in public."Old Ones"
+    01-sync-analyze [backfill] gather statistics of public.new
+      ANALYZE public.new;
+        locks: public.new SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
+      undo not needed: statistics do no harm
     01-sync-leave_1 [contract] repeat writes to public."Old Ones" no more
       DROP FUNCTION IF EXISTS pgmorph.sync_forth_write() CASCADE;
         locks: public."Old Ones" ACCESS EXCLUSIVE (lock_timeout 200ms)

@@ -168,7 +168,7 @@ impl<'s> Database<'s> {
         let sql = "SELECT 'function ' || oid::regprocedure FROM pg_proc \
                    WHERE pronamespace = to_regnamespace('pgmorph') \
                    UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class \
-                   WHERE relnamespace = to_regnamespace('pgmorph') AND relkind = 'r' \
+                   WHERE relnamespace = to_regnamespace('pgmorph') AND relkind IN ('r', 'v') \
                     AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills', 'requests') \
                    UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index \
                    WHERE NOT indisvalid OR NOT indisready \

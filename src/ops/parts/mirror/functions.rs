@@ -44,39 +44,37 @@ impl Mirror {
         )
     }
 
-    /// Makes the row of one key anew. Between looking and inserting somebody else may insert it: then it is looked at
-    /// again.
+    /// Makes the row of one key anew. The row of the target is locked before anything is read: who holds it may be about
+    /// to write to what is read. Between looking and inserting somebody else may insert it: then it is looked at again.
     pub(super) fn row_function(&self) -> String {
         let (made, target) = (self.made(), self.target());
         let arguments = self.arguments();
+        let here = self.same_key("t", &arguments);
         let gone = match self.deletes {
-            true => format!(
-                "DELETE FROM {target} AS t WHERE {}; ",
-                self.same_key("t", &arguments)
-            ),
+            true => format!("DELETE FROM {target} AS t WHERE {here}; "),
             false => String::new(),
         };
-        let given = || self.mapping.given().map(|(column, _)| ident(&column.value));
-        let wanted_key: Vec<String> = self.of_wanted(self.mapping.key.iter());
-        let here = self.same_key("t", &wanted_key);
+        let given = self.mapping.given().map(|(column, _)| ident(&column.value));
+        let key = self.mapping.key.iter().map(|(column, _)| ident(&column.value));
         let body = format!(
             "#variable_conflict use_column\n\
-             DECLARE wanted {target}%ROWTYPE;\nBEGIN LOOP\n\
+             DECLARE wanted {target}%ROWTYPE; there boolean;\n\
+             BEGIN LOOP\n\
+             PERFORM FROM {target} AS t WHERE {here} FOR NO KEY UPDATE;\n\
+             there := FOUND;\n\
              SELECT {} INTO wanted FROM {made} AS s WHERE {};\n\
-             IF NOT FOUND THEN {gone}RETURN; END IF;\n{}\
-             PERFORM FROM {target} AS t WHERE {here};\nIF FOUND THEN RETURN; END IF;\n\
+             IF NOT FOUND THEN {gone}RETURN; END IF;\n\
+             IF there THEN {}RETURN; END IF;\n\
              INSERT INTO {target} ({}){} VALUES ({}) ON CONFLICT ({}) DO NOTHING;\n\
-             IF FOUND THEN RETURN; END IF;\nEND LOOP; END",
+             IF FOUND THEN RETURN; END IF;\n\
+             END LOOP; END",
             self.columns_of("s", self.mapping.given()),
             self.same_key("s", &arguments),
             self.update(&here),
-            joined_list(given(), ", "),
+            joined_list(given, ", "),
             self.overriding,
             self.of_wanted(self.mapping.given()).join(", "),
-            joined_list(
-                self.mapping.key.iter().map(|(column, _)| ident(&column.value)),
-                ", "
-            ),
+            joined_list(key, ", "),
         );
         let name = self.row_name();
         self.function(&name, &self.key_types, "RETURNS void LANGUAGE plpgsql", &body)
@@ -97,7 +95,7 @@ impl Mirror {
         let set = columns.iter().map(|pair| format!("{0} = wanted.{0}", name(pair)));
         let there: Vec<String> = columns.iter().map(|pair| format!("t.{}", name(pair))).collect();
         format!(
-            "UPDATE {} AS t SET {} WHERE {here} AND {};\nIF FOUND THEN RETURN; END IF;\n",
+            "UPDATE {} AS t SET {} WHERE {here} AND {}; ",
             self.target(),
             joined_list(set, ", "),
             unlike(&there, &self.of_wanted(columns.iter()))
