@@ -42,7 +42,8 @@ the rows that are there already, `compare: false` does not compare all rows befo
 
 The triggers write with the rights of the role that applies the plan, so that a writer needs none on the target. They run
 with search_path pg_catalog, pg_temp, and so do the target's own triggers when a mirrored write fires them; schemas that
-those need stand in `search_path`. If the target refuses a row, the write to the source fails. Tables and columns may be
+those need stand in `search_path`. If the target refuses a row, the write to the source fails. A REPEATABLE READ
+transaction in which `where` becomes true for a row does not see what others joined to it meanwhile; `compare` does. Tables and columns may be
 renamed while it holds.
 
 Locks: SHARE ROW EXCLUSIVE on `from` and the joined tables, for an instant; ACCESS EXCLUSIVE on each of them, one at a

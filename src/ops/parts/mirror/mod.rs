@@ -7,7 +7,9 @@
 //! one entity wait for each other at the row of the driving table: its own writer holds it already, and a writer of a
 //! joined table locks it first. Who writes to the target itself, and repeats that the other way round, is waited for at
 //! the row of the target. In READ COMMITTED every statement of a function sees what was committed before it
-//! began, so the last of them sees everything; above that PostgreSQL refuses the later one (SQLSTATE 40001).
+//! began, so the last of them sees everything; above that PostgreSQL refuses the later one (SQLSTATE 40001), unless it
+//! gives a driving row its first counterpart while a joined row came that its snapshot does not have: a comparison finds
+//! that.
 
 mod functions;
 
