@@ -3,7 +3,7 @@
 //! It holds everything the executor needs, so that a saved plan runs alone.
 
 use crate::catalog::model::{CatalogSnapshot, Constraint, Index};
-use crate::sql::{QualifiedName, literal};
+use crate::sql::{QualifiedName, ident, idents, literal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -201,6 +201,7 @@ pub enum Action {
     /// A read-only question that must have no rows as answer.
     Check(Check),
     Compare(Comparison),
+    Match(Box<Match>),
 }
 
 /// A check whose offending rows are filled again, once; after that there must be none.
@@ -296,6 +297,56 @@ impl Default for Limits {
             archive_backlog_bytes: 1 << 30,
         }
     }
+}
+
+/// Two queries that must have the same rows, told apart by a key; compared by ranges of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Match {
+    /// What is compared, in a few words.
+    pub name: String,
+    pub left: String,
+    pub right: String,
+    /// What people call the left side and the right one.
+    pub sides: (String, String),
+    /// Columns of both sides, whose values sort alike on both.
+    pub key: Vec<MatchColumn>,
+    /// What is compared besides; without it, all that the queries have, by name.
+    pub columns: Option<Vec<MatchColumn>>,
+    /// What to do when they differ.
+    pub help: String,
+}
+
+impl Match {
+    pub fn key_list(&self) -> String {
+        let names: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
+        idents(&names)
+    }
+
+    /// A query that has the rows of either side that are not those of the other, values and all.
+    pub fn difference(&self) -> String {
+        let list = |columns: &[MatchColumn]| {
+            let column = |it: &MatchColumn| match &it.cast {
+                Some(cast) => format!("{}::{cast}", ident(&it.name)),
+                None => ident(&it.name),
+            };
+            columns.iter().map(column).collect::<Vec<_>>()
+        };
+        let columns = match &self.columns {
+            Some(columns) => [list(&self.key), list(columns)].concat().join(", "),
+            None => "pg_catalog.to_jsonb(s)".into(),
+        };
+        let side = |query: &str| format!("SELECT {columns} FROM ({query}\n) AS s");
+        let (left, right) = (side(&self.left), side(&self.right));
+        format!("({left} EXCEPT ALL {right}) UNION ALL ({right} EXCEPT ALL {left})")
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MatchColumn {
+    pub name: String,
+    /// The type that both values are brought to before their texts are compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cast: Option<String>,
 }
 
 /// A query that must return no rows.

@@ -24,6 +24,7 @@ mod compare;
 mod decide;
 pub mod ledger;
 mod locks;
+pub mod matching;
 mod retry;
 mod session;
 

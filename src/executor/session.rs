@@ -124,6 +124,11 @@ impl Runner {
                 self.record(key).await?;
                 Ok(attempts)
             }
+            (Action::Match(it), _) => {
+                let attempts = self.match_rows(key, it, work).await?;
+                self.record(key).await?;
+                Ok(attempts)
+            }
             (Action::Backfill(backfill), _) => {
                 let attempts = self.backfill(key, Job::Update(backfill), work).await?;
                 self.record(key).await?;

@@ -16,6 +16,7 @@ mod add_primary_key;
 mod add_unique;
 mod backfill;
 mod change_type;
+mod compare;
 mod create_index;
 mod drop_column;
 mod drop_constraint;
@@ -39,6 +40,7 @@ pub use add_primary_key::AddPrimaryKey;
 pub use add_unique::AddUnique;
 pub use backfill::Backfill;
 pub use change_type::ChangeType;
+pub use compare::Compare;
 pub use create_index::CreateIndex;
 pub use drop_column::DropColumn;
 pub use drop_constraint::DropConstraint;
@@ -323,6 +325,7 @@ operations![
     AddUnique,
     Backfill,
     ChangeType,
+    Compare,
     CreateIndex,
     DropColumn,
     DropConstraint,

@@ -5,7 +5,7 @@ use crate::catalog::model::{
     ReplicaIdentity, Role, SNAPSHOT_FORMAT, Schema, Server, Table, TableKind, TableSize,
 };
 use crate::diagnostic::{Diagnostic, line_and_column};
-use crate::plan::{Action, ExecutionPlan, Transaction, Undo, Work};
+use crate::plan::{Action, ExecutionPlan, MatchColumn, Transaction, Undo, Work};
 use crate::sql::QualifiedName;
 use crate::{change_plan, planner};
 use std::collections::{BTreeMap, BTreeSet};
@@ -286,6 +286,21 @@ fn work_text(text: &mut String, indent: &str, work: &Work) {
             copying.whole()
         )),
         Action::Check(check) => drop(writeln!(text, "{indent}check {}: {}", check.name, check.query)),
+        Action::Match(it) => {
+            let column = |it: &MatchColumn| format!("{} {}", it.name, it.cast.as_deref().unwrap_or("-"));
+            let columns: Vec<_> = it
+                .key
+                .iter()
+                .chain(it.columns.iter().flatten())
+                .map(column)
+                .collect();
+            let (left, right, columns) = (&it.left, &it.right, columns.join(", "));
+            let _ = writeln!(
+                text,
+                "{indent}match {}: {left}\n{indent}  with {right}\n{indent}  by {columns}",
+                it.name
+            );
+        }
         Action::Compare(it) => {
             let (check, fills) = (&it.check, it.mend.len());
             let _ = writeln!(

@@ -119,6 +119,14 @@ fn work(text: &mut String, work: &Work) {
         }
         Action::Backfill(action) => backfill(text, action),
         Action::Copy(action) => copy(text, action),
+        Action::Match(it) => {
+            let check = Check {
+                name: it.name.clone(),
+                query: it.difference(),
+                help: String::new(),
+            };
+            raise_on_rows(text, &check);
+        }
         Action::Check(check) | Action::Compare(Comparison { check, .. }) => raise_on_rows(text, check),
     }
     text.push_str(close);

@@ -79,6 +79,12 @@ pub fn sql(action: &Action) -> Vec<String> {
             batch(backfill, "")
         )],
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
+        Action::Match(it) => vec![format!(
+            "-- must be the same rows, compared by ranges of ({})\n{}\n-- and\n{}",
+            it.key_list(),
+            terminated(&it.left),
+            terminated(&it.right)
+        )],
         Action::Compare(comparison) => vec![format!(
             "-- must return no rows; where it does, they are filled again, and it is asked once more\n{}",
             terminated(&comparison.check.query)

@@ -47,6 +47,8 @@ pub enum FindingKind {
     Expectation,
     /// One of the plan's own questions has an answer it must not have.
     Postcondition,
+    /// Two sides do not have the same rows.
+    Rows,
     /// Something of ours is still there.
     Leftover,
     /// A step failed.

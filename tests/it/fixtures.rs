@@ -10,7 +10,8 @@
 //! `UPDATE_FIXTURES=1` writes the `.snap` files (`=18` those that differ on that release), `FIXTURE=text` chooses the cases with that text in their name.
 
 use crate::harness::{
-    Balance, Database, TestServer, Traffic, Workload, compare, difference, render_plan, schema_dump,
+    Balance, Database, TestServer, Traffic, Workload, compare as compare_text, difference, render_plan,
+    schema_dump,
 };
 use futures_util::{StreamExt, stream};
 use pgmorph::diagnostic;
@@ -66,7 +67,7 @@ impl Case {
     }
 
     fn compare(&self, file: &str, major: u32, text: &str) {
-        if let Err(difference) = compare(&self.directory.join(file), major, text) {
+        if let Err(difference) = compare_text(&self.directory.join(file), major, text) {
             panic!("{difference}");
         }
     }
@@ -327,6 +328,7 @@ operations![
     add_unique,
     backfill,
     change_type,
+    compare,
     create_index,
     drop_column,
     drop_constraint,

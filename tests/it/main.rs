@@ -11,6 +11,7 @@ mod backfill;
 mod catalog;
 mod change_type;
 mod cli;
+mod copying;
 mod crash;
 mod demo;
 mod disk;

@@ -61,7 +61,7 @@ fn first_pending(plan: &ExecutionPlan, run: &Run) -> Option<Phase> {
     pending.map(|step| step.phase).min()
 }
 
-fn state(run: &Run, step: &Step) -> StepState {
+pub(super) fn state(run: &Run, step: &Step) -> StepState {
     let record = run.steps.iter().find(|record| record.id == step.id);
     record.map_or(StepState::Pending, |record| record.state)
 }

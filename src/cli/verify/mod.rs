@@ -2,10 +2,12 @@
 
 mod differences;
 mod judge;
+mod rows;
 
 use super::apply::PhaseArg;
 use super::input::{self, Input};
 use super::{Failure, Global, Outcome, resolve};
+use crate::change_plan;
 use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
@@ -16,6 +18,7 @@ use crate::sql::QualifiedName;
 use clap::Args;
 use judge::{Facts, Stage};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use tokio_postgres::Client;
 
 /// So many rows of a question that must have none are shown.
@@ -31,6 +34,15 @@ pub struct Verify {
     /// Be content when everything through this phase is done and holds
     #[arg(long, value_enum, value_name = "PHASE")]
     through: Option<PhaseArg>,
+    /// Look again and again, with this much time in between (30s, 5min), until something is found or Ctrl-C
+    #[arg(long, value_name = "TIME", value_parser = interval)]
+    watch: Option<Duration>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let ms = change_plan::duration_ms(text).filter(|ms| *ms > 0);
+    ms.map(Duration::from_millis)
+        .ok_or_else(|| format!("{text:?} is not a time such as 30s or 5min"))
 }
 
 /// What to compare with.
@@ -46,7 +58,16 @@ impl Verify {
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
         let through = self.through.map(Phase::from);
-        let verification = Box::pin(verification(client, &input, through)).await?;
+        let mut verification = Box::pin(verification(client, &input, through)).await?;
+        while let Some(interval) = self.watch
+            && verification.findings.is_empty()
+        {
+            tokio::select! {
+                () = tokio::time::sleep(interval) => {}
+                _ = tokio::signal::ctrl_c() => break,
+            }
+            verification = Box::pin(self::verification(client, &input, through)).await?;
+        }
         if global.is_json() {
             out::json(&verification)?;
         } else {
@@ -132,6 +153,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
             postconditions.extend(postcondition(client, check).await?);
         }
     }
+    postconditions.extend(Box::pin(rows::findings(client, &plan, run)).await?);
     let others = unfinished_others(client, &plan.name).await?;
     let objects = if others.is_empty() {
         objects(client).await?

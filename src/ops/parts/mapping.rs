@@ -1,6 +1,6 @@
 //! How the rows of one table are made from those of another: what `backfill`, `compare` and `sync` share.
 
-use crate::catalog::model::{CatalogSnapshot, Index, Probe, Table};
+use crate::catalog::model::{CatalogSnapshot, Column, Index, Probe, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::ops::Context;
@@ -132,26 +132,40 @@ impl Mapping {
             let list = format!(" {}", parenthesized(&it.value));
             (it.span, probe(&list, ""))
         }));
-        let (names, source) = (self.names(), self.from.value.to_string());
-        questions.push((
-            self.into.span,
-            Probe {
-                table: self.into.value.clone(),
-                before: "INSERT INTO ".into(),
-                after: format!(" ({names}) {} LIMIT 0", self.select_all(&source, true)),
-            },
-        ));
         questions
+    }
+
+    fn insertion(&self) -> Probe {
+        let (names, source) = (self.names(), self.from.value.to_string());
+        Probe {
+            table: self.into.value.clone(),
+            before: "INSERT INTO ".into(),
+            after: format!(" ({names}) {} LIMIT 0", self.select_all(&source, true)),
+        }
     }
 
     /// What to ask the server before planning; [`Self::check`] reads the answers.
     pub fn probes(&self) -> Vec<Probe> {
-        self.questions().into_iter().map(|(_, probe)| probe).collect()
+        let texts = self.questions().into_iter().map(|(_, probe)| probe);
+        texts.chain([self.insertion()]).collect()
     }
 
     /// Everything wrong with it: tables and columns that do not exist or cannot be given a value, a key that is not
     /// unique on both sides, columns of the target that would be missing, texts that the server does not accept.
     pub fn check(&self, context: &Context<'_>) -> Vec<Diagnostic> {
+        let mut complaints = self.check_compared(context);
+        if let Some(target) = context.catalog.tables.get(&self.into.value) {
+            complaints.extend(self.missing_values(target));
+        }
+        // The whole is not wrong for other reasons than its parts are.
+        if complaints.is_empty() {
+            complaints.extend(refusal(context, self.into.span, &self.insertion()));
+        }
+        complaints
+    }
+
+    /// As [`Self::check`], where nothing is inserted: the target may have columns besides.
+    pub fn check_compared(&self, context: &Context<'_>) -> Vec<Diagnostic> {
         let mut complaints = Vec::new();
         if self.from.value == self.into.value {
             let message = format!("{} cannot be filled from itself", self.into.value);
@@ -165,7 +179,15 @@ impl Mapping {
             Ok(target) => complaints.extend(self.check_target(context, target)),
             Err(complaint) => complaints.push(complaint),
         }
-        self.ask_server(context, &mut complaints);
+        // What is wrong with what is joined is wrong with everything.
+        let mut questions = self.questions().into_iter();
+        let mut refused = questions
+            .next()
+            .and_then(|(span, probe)| refusal(context, span, &probe));
+        if refused.is_none() {
+            complaints.extend(questions.filter_map(|(span, probe)| refusal(context, span, &probe)));
+        }
+        complaints.extend(refused.take());
         complaints
     }
 
@@ -223,47 +245,22 @@ impl Mapping {
                 );
             }
         }
-        let missing = target.columns.iter().filter(|column| {
-            let filled = column.default.is_some() || column.identity.is_some() || column.generated.is_some();
-            column.not_null && !filled && !given.clone().any(|it| it.value == column.name)
-        });
-        complaints.extend(missing.map(|column| {
-            let message = format!(
-                "{name}.{} must have a value and is given none",
-                ident(&column.name)
-            );
-            Diagnostic::new("column_not_given", message)
-                .at(self.into.span)
-                .help(format!("add `{}` to `columns`", column.name))
-        }));
         complaints
     }
 
-    /// What the server says to the texts. One that names what an earlier change of the plan makes cannot be judged.
-    fn ask_server(&self, context: &Context<'_>, complaints: &mut Vec<Diagnostic>) {
-        let (now, then) = (context.now, context.catalog);
-        let changed = now.tables != then.tables || now.views != then.views || now.types != then.types;
-        let questions = self.questions();
-        let last = questions.len() - 1;
-        for (position, (span, probe)) in questions.into_iter().enumerate() {
-            let Some(Err(error)) = context.answer(&probe) else {
-                continue;
-            };
-            // The whole is not wrong for other reasons than its parts are.
-            if position == last && !complaints.is_empty() {
-                break;
-            }
-            // Functions, types and operators: nobody says which ones earlier changes make.
-            let unknowable = ["42883", "42704"].contains(&error.sqlstate.as_str());
-            let not_yet = ["42P01", "42703", "3F000"].contains(&error.sqlstate.as_str());
-            if !(unknowable || changed && not_yet) {
-                complaints.extend(context.accepted(&probe, span).err());
-            }
-            // What is wrong with what is joined is wrong with everything.
-            if position == 0 {
-                break;
-            }
-        }
+    fn missing_values(&self, target: &Table) -> Vec<Diagnostic> {
+        let missing = target.columns.iter().filter(|column| {
+            let filled = column.default.is_some() || column.identity.is_some() || column.generated.is_some();
+            column.not_null && !filled && !self.given().any(|(it, _)| it.value == column.name)
+        });
+        let complaint = |column: &Column| {
+            let (table, name) = (&self.into.value, ident(&column.name));
+            let message = format!("{table}.{name} must have a value and is given none");
+            Diagnostic::new("column_not_given", message)
+                .at(self.into.span)
+                .help(format!("add `{}` to `columns`", column.name))
+        };
+        missing.map(complaint).collect()
     }
 
     /// `OVERRIDING SYSTEM VALUE` where a column that is given is one the server insists on numbering itself.
@@ -279,6 +276,22 @@ impl Mapping {
             ""
         }
     }
+}
+
+/// What the server says to a text. One that names what an earlier change of the plan makes cannot be judged.
+fn refusal(context: &Context<'_>, span: Span, probe: &Probe) -> Option<Diagnostic> {
+    let (now, then) = (context.now, context.catalog);
+    let Some(Err(error)) = context.answer(probe) else {
+        return None;
+    };
+    let changed = now.tables != then.tables || now.views != then.views || now.types != then.types;
+    // Of functions, types and operators nobody says which ones earlier changes make.
+    let unknowable = ["42883", "42704"].contains(&error.sqlstate.as_str());
+    let not_yet = ["42P01", "42703", "3F000"].contains(&error.sqlstate.as_str());
+    if unknowable || changed && not_yet {
+        return None;
+    }
+    context.accepted(probe, span).err()
 }
 
 fn trimmed(text: Located<String>) -> Located<String> {

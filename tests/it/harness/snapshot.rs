@@ -1,6 +1,8 @@
 //! Expected texts beside the fixtures, and the plan as such a text.
 
-use pgmorph::plan::{Action, Backfill, Comparison, ExecutionPlan, Step, Timeouts, Transaction, Undo, Work};
+use pgmorph::plan::{
+    Action, Backfill, Comparison, ExecutionPlan, MatchColumn, Step, Timeouts, Transaction, Undo, Work,
+};
 use pgmorph::verifier;
 use similar::TextDiff;
 use std::fmt::Write;
@@ -91,6 +93,19 @@ fn render_work(text: &mut String, indent: &str, work: &Work) {
             writeln!(text, "{indent}> copy {}: {}", copying.from, copying.whole()).unwrap();
         }
         Action::Check(check) => writeln!(text, "{indent}> no rows from {}", check.query).unwrap(),
+        Action::Match(it) => {
+            writeln!(text, "{indent}> the rows of {}", it.left).unwrap();
+            writeln!(text, "{indent}> are those of {}", it.right).unwrap();
+            let column =
+                |it: &MatchColumn| format!("{} as {}", it.name, it.cast.as_deref().unwrap_or("it is"));
+            let columns: Vec<_> = it
+                .key
+                .iter()
+                .chain(it.columns.iter().flatten())
+                .map(column)
+                .collect();
+            writeln!(text, "{indent}> by {}: {}", it.key_list(), columns.join(", ")).unwrap();
+        }
         Action::Compare(Comparison { check, mend }) => {
             writeln!(text, "{indent}> no rows from {}", check.query).unwrap();
             for mend in mend {
