@@ -62,6 +62,19 @@ pub struct Target {
     estimate: Estimate,
 }
 
+impl Target {
+    /// That a table has what a mapping makes, which was checked.
+    pub fn of_mapping(mapping: &Mapping, where_right: Option<&str>, source: &Table, target: &Table) -> Self {
+        let rows = source.size.rows.max(target.size.rows);
+        let bytes = source.size.heap_bytes + target.size.heap_bytes;
+        Self {
+            it: matched(mapping, where_right, source, target),
+            reads: vec![mapping.from.value.clone(), mapping.into.value.clone()],
+            estimate: Estimate::scan(rows, bytes, 0),
+        }
+    }
+}
+
 const HELP: &str = "repair these rows, or what writes them, then run the same command again";
 
 fn plain(names: &[String]) -> Vec<MatchColumn> {
@@ -179,21 +192,11 @@ impl Operation for Compare {
         };
         let complaints = mapping.check_compared(context);
         let tables = &context.catalog.tables;
-        let reads = vec![mapping.from.value.clone(), mapping.into.value.clone()];
-        match (
-            complaints.is_empty(),
-            tables.get(&reads[0]),
-            tables.get(&reads[1]),
-        ) {
+        let sides = [&mapping.from.value, &mapping.into.value].map(|name| tables.get(name));
+        match (complaints.is_empty(), sides[0], sides[1]) {
             (true, Some(source), Some(target)) => {
                 let where_right = where_right.as_ref().map(|it| it.value.as_str());
-                let rows = source.size.rows.max(target.size.rows);
-                let bytes = source.size.heap_bytes + target.size.heap_bytes;
-                Ok(Target {
-                    it: matched(mapping, where_right, source, target),
-                    reads,
-                    estimate: Estimate::scan(rows, bytes, 0),
-                })
+                Ok(Target::of_mapping(mapping, where_right, source, target))
             }
             _ => Err(complaints),
         }

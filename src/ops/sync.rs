@@ -3,7 +3,7 @@
 use super::parts::copy::CopyPlan;
 use super::parts::mapping::Mapping;
 use super::parts::mirror::Mirror;
-use super::{Context, Operation, StepDraft, parts};
+use super::{Compare, Context, Operation, StepDraft, compare, parts};
 use crate::catalog::model::{CatalogSnapshot, Probe, View};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::{Fields, Node, Value};
@@ -43,8 +43,10 @@ the rows that are there already, `compare: false` does not compare all rows befo
 The triggers write with the rights of the role that applies the plan, so that a writer needs none on the target. They run
 with search_path pg_catalog, pg_temp, and so do the target's own triggers when a mirrored write fires them; schemas that
 those need stand in `search_path`. If the target refuses a row, the write to the source fails. A REPEATABLE READ
-transaction in which `where` becomes true for a row does not see what others joined to it meanwhile; `compare` does. Tables and columns may be
-renamed while it holds.
+transaction in which `where` becomes true for a row does not see what others joined to it meanwhile; the comparison does.
+Tables and columns may be renamed while it holds. Where two entries hold in opposite directions, transactions that write
+one entity on both sides at the same instant can meet in a deadlock: one of them is refused (SQLSTATE 40P01) and has to
+be tried again. Writing sessions must be ready for that.
 
 Locks: SHARE ROW EXCLUSIVE on `from` and the joined tables, for an instant; ACCESS EXCLUSIVE on each of them, one at a
 time, for an instant, to drop the triggers in contract.
@@ -75,8 +77,7 @@ pub struct Target {
     sources: Vec<Source>,
     hazards: Vec<Hazard>,
     fill: Option<CopyPlan>,
-    #[expect(dead_code, reason = "the comparison by ranges is not there yet")]
-    compare: bool,
+    compare: Option<compare::Target>,
 }
 
 struct Source {
@@ -172,7 +173,7 @@ impl Operation for Sync {
             sources: self.sources(context, &mirror),
             hazards: self.hazards(context, &mirror),
             fill,
-            compare: self.compare,
+            compare: self.comparison(context),
             mirror,
         })
     }
@@ -180,6 +181,8 @@ impl Operation for Sync {
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
         let mut steps = vec![target.define(settings), target.follow(settings)];
         steps.extend(target.fill.iter().flat_map(|fill| fill.steps(settings)));
+        let compare = target.compare.iter();
+        steps.extend(compare.flat_map(|target| Compare::steps(target, settings)));
         steps.extend(target.leave(settings));
         steps
     }

@@ -4,9 +4,9 @@ use super::{JoinedTable, Source, Sync};
 use crate::catalog::model::{CatalogSnapshot, Constraint, Probe, Table, TableKind};
 use crate::catalog::types;
 use crate::diagnostic::{Diagnostic, Located};
-use crate::ops::Context;
 use crate::ops::parts::mapping::Mapping;
 use crate::ops::parts::mirror::{DEPTH_MAX, Joined, Mirror};
+use crate::ops::{Context, compare};
 use crate::plan::Hazard;
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
@@ -45,6 +45,28 @@ impl Sync {
         let error = context.answer(&probe)?.err()?;
         let answer = context.accepted(&probe, self.mapping.into.span);
         answer.err().filter(|_| error.sqlstate == DATATYPE_MISMATCH)
+    }
+
+    pub(super) fn comparison(&self, context: &Context<'_>) -> Option<compare::Target> {
+        let Mapping { from, into, key, .. } = &self.mapping;
+        let table = |name: &QualifiedName| context.catalog.tables.get(name);
+        // Rows that are kept have no source.
+        let made = || {
+            let same = key.iter().map(|(column, _)| {
+                let column = ident(&column.value);
+                format!("s.{column} = {}.{column}", ident(&into.value.name))
+            });
+            let same: Vec<String> = same.collect();
+            format!(
+                "EXISTS (SELECT FROM ({}) AS s WHERE {})",
+                self.mapping.select(false),
+                same.join(" AND ")
+            )
+        };
+        let where_right = (!self.deletes).then(made);
+        let sides = (table(&from.value)?, table(&into.value)?);
+        self.compare
+            .then(|| compare::Target::of_mapping(&self.mapping, where_right.as_deref(), sides.0, sides.1))
     }
 
     pub(super) fn check_joined(&self, context: &Context<'_>) -> Vec<Diagnostic> {

@@ -166,6 +166,12 @@ fn writes_are_repeated_in_both_directions() {
       ANALYZE public.new;
         locks: public.new SHARE UPDATE EXCLUSIVE (lock_timeout -, no transaction)
       undo not needed: statistics do no harm
+    01-sync-compare [validate] compare: public.new has what public."Old Ones" makes
+      match public.new has what public."Old Ones" makes: SELECT o.id AS key, (o.label) AS "Label", (coalesce(m.live, false)) AS live FROM public."Old Ones" AS o LEFT JOIN more AS m ON m.of = o.id WHERE (o.label <> '')
+        with SELECT key, "Label", live FROM public.new
+        by key -, Label text, live boolean
+        locks: public."Old Ones" ACCESS SHARE, public.new ACCESS SHARE (lock_timeout -, no transaction)
+      undo not needed: it only reads
     01-sync-leave_1 [contract] repeat writes to public."Old Ones" no more
       DROP FUNCTION IF EXISTS pgmorph.sync_forth_write() CASCADE;
         locks: public."Old Ones" ACCESS EXCLUSIVE (lock_timeout 200ms)
