@@ -214,7 +214,8 @@ impl Writer {
         let Some(label) = label else { return };
         let sql = match self.version {
             Version::Old => format!(
-                "BEGIN; DELETE FROM lth.customer_strategies AS s USING customer_portfolios AS p \
+                "BEGIN; SELECT FROM customer_portfolios WHERE label = '{label}' FOR UPDATE; \
+                 DELETE FROM lth.customer_strategies AS s USING customer_portfolios AS p \
                   WHERE p.portfolio_id = s.portfolio_id AND label = '{label}'; \
                  DELETE FROM customer_portfolios WHERE label = '{label}'; COMMIT"
             ),
@@ -293,6 +294,8 @@ impl Traffic {
     }
 
     async fn settled(&self, database: &Database<'_>) {
+        let complaints = std::mem::take(&mut *self.books.complaints.lock().unwrap());
+        assert_eq!(complaints, Vec::<String>::new());
         let sql = "SELECT label, by_old, by_new, coalesce(switched, 0), s.portfolio_id IS NOT NULL \
                    FROM customer_portfolios LEFT JOIN lth.customer_strategies AS s USING (portfolio_id)";
         let rows = database.admin.query(sql, &[]).await.unwrap();
@@ -325,7 +328,6 @@ impl Traffic {
             expected.len(),
             "rows that nobody made, or that were deleted"
         );
-        assert_eq!(*self.books.complaints.lock().unwrap(), Vec::<String>::new());
     }
 
     async fn stop(self, database: &Database<'_>) {
