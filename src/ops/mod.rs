@@ -27,6 +27,7 @@ mod parts;
 mod replace_index;
 mod set_default;
 mod set_not_null;
+mod snapshot_table;
 mod sql;
 mod sync;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use drop_not_null::DropNotNull;
 pub use replace_index::ReplaceIndex;
 pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
+pub use snapshot_table::SnapshotTable;
 pub use sql::Sql;
 pub use sync::Sync;
 pub use widen_column::WidenColumn;
@@ -335,6 +337,7 @@ operations![
     ReplaceIndex,
     SetDefault,
     SetNotNull,
+    SnapshotTable,
     Sql,
     Sync,
     WidenColumn,

@@ -338,6 +338,7 @@ operations![
     replace_index,
     set_default,
     set_not_null,
+    snapshot_table,
     sql,
     sync,
     widen_column,

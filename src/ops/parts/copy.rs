@@ -116,7 +116,7 @@ impl CopyPlan {
             followed: false,
             heaps: heaps(catalog, from).into_iter().map(heap).collect(),
             overriding: mapping.overriding(catalog),
-            analyzes: target.is_some_and(|table| context.now.role.acts_as(&table.owner)),
+            analyzes: target.is_none_or(|table| context.now.role.acts_as(&table.owner)),
             hazards,
         }
     }

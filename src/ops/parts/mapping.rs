@@ -179,19 +179,25 @@ impl Mapping {
             Ok(target) => complaints.extend(self.check_target(context, target)),
             Err(complaint) => complaints.push(complaint),
         }
-        // What is wrong with what is joined is wrong with everything.
-        let mut questions = self.questions().into_iter();
-        let mut refused = questions
-            .next()
-            .and_then(|(span, probe)| refusal(context, span, &probe));
-        if refused.is_none() {
-            complaints.extend(questions.filter_map(|(span, probe)| refusal(context, span, &probe)));
-        }
-        complaints.extend(refused.take());
+        complaints.extend(self.refused_texts(context));
         complaints
     }
 
-    fn check_source(&self, context: &Context<'_>, source: &Table) -> Vec<Diagnostic> {
+    /// What the server does not accept in the texts. What is wrong with what is joined is wrong with everything.
+    pub fn refused_texts(&self, context: &Context<'_>) -> Vec<Diagnostic> {
+        let mut questions = self.questions().into_iter();
+        let joined = questions
+            .next()
+            .and_then(|(span, probe)| refusal(context, span, &probe));
+        match joined {
+            Some(refused) => vec![refused],
+            None => questions
+                .filter_map(|(span, probe)| refusal(context, span, &probe))
+                .collect(),
+        }
+    }
+
+    pub fn check_source(&self, context: &Context<'_>, source: &Table) -> Vec<Diagnostic> {
         let columns = self.key.iter().map(|(_, column)| column);
         let mut complaints = missing_columns(context, &self.from.value, source, columns.clone());
         if !complaints.is_empty() {
@@ -326,7 +332,7 @@ fn read_key(fields: &Fields<'_>) -> Option<Vec<Pair>> {
 }
 
 /// `{target: expression}`, or a list of columns that are called alike in the driving table.
-fn read_columns(fields: &Fields<'_>, alias: &str) -> Option<Vec<Pair>> {
+pub fn read_columns(fields: &Fields<'_>, alias: &str) -> Option<Vec<Pair>> {
     let Some(Node {
         value: Value::List(_),
         ..
