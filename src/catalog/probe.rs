@@ -14,7 +14,8 @@ use tokio_postgres::types::Type;
 /// Asks the questions in their order and appends the answers to `snapshot.answers` and `snapshot.trials`. What a
 /// definition made or changed stays for those after it; of one that failed nothing stays.
 ///
-/// Touches the tables in use with ACCESS SHARE only, and leaves nothing behind. The statements run under the session's
+/// Touches the tables in use with ACCESS SHARE only, unless a probe explains a write to one (ROW EXCLUSIVE), and leaves
+/// nothing behind. The statements run under the session's
 /// own `search_path`, because a plan's expressions may rely on it. The client must not be in a transaction.
 ///
 /// Where clones are impossible (a standby, no TEMP privilege, a table that the role may not read) the answers stay

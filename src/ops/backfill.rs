@@ -3,7 +3,7 @@
 use super::parts::copy::{self, CopyPlan};
 use super::parts::fill::{Fill, FillPlan};
 use super::parts::mapping::Mapping;
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Probe};
 use crate::diagnostic::Diagnostic;
 use crate::document::Fields;
@@ -82,6 +82,13 @@ impl Operation for Backfill {
         match self {
             Self::Set(fill) => fill.probes(),
             Self::Copy(mapping) => mapping.probes(),
+        }
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        match self {
+            Self::Set(fill) => vec![Named::relation(&fill.table)],
+            Self::Copy(mapping) => mapping.needs(),
         }
     }
 

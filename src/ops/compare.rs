@@ -1,7 +1,7 @@
 //! `compare`: two tables, or two queries, have the same rows.
 
 use super::parts::mapping::Mapping;
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Probe, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -60,6 +60,19 @@ pub struct Target {
     it: Match,
     reads: Vec<QualifiedName>,
     estimate: Estimate,
+}
+
+impl Target {
+    /// That a table has what a mapping makes, which was checked.
+    pub fn of_mapping(mapping: &Mapping, where_right: Option<&str>, source: &Table, target: &Table) -> Self {
+        let rows = source.size.rows.max(target.size.rows);
+        let bytes = source.size.heap_bytes + target.size.heap_bytes;
+        Self {
+            it: matched(mapping, where_right, source, target),
+            reads: vec![mapping.from.value.clone(), mapping.into.value.clone()],
+            estimate: Estimate::scan(rows, bytes, 0),
+        }
+    }
 }
 
 const HELP: &str = "repair these rows, or what writes them, then run the same command again";
@@ -152,6 +165,13 @@ impl Operation for Compare {
         }
     }
 
+    fn needs(&self) -> Vec<Named> {
+        match self {
+            Self::Mapping { mapping, .. } => mapping.needs(),
+            Self::Queries { .. } => Vec::new(),
+        }
+    }
+
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
         let (mapping, where_right) = match self {
             Self::Mapping { mapping, where_right } => (mapping, where_right),
@@ -179,21 +199,11 @@ impl Operation for Compare {
         };
         let complaints = mapping.check_compared(context);
         let tables = &context.catalog.tables;
-        let reads = vec![mapping.from.value.clone(), mapping.into.value.clone()];
-        match (
-            complaints.is_empty(),
-            tables.get(&reads[0]),
-            tables.get(&reads[1]),
-        ) {
+        let sides = [&mapping.from.value, &mapping.into.value].map(|name| tables.get(name));
+        match (complaints.is_empty(), sides[0], sides[1]) {
             (true, Some(source), Some(target)) => {
                 let where_right = where_right.as_ref().map(|it| it.value.as_str());
-                let rows = source.size.rows.max(target.size.rows);
-                let bytes = source.size.heap_bytes + target.size.heap_bytes;
-                Ok(Target {
-                    it: matched(mapping, where_right, source, target),
-                    reads,
-                    estimate: Estimate::scan(rows, bytes, 0),
-                })
+                Ok(Target::of_mapping(mapping, where_right, source, target))
             }
             _ => Err(complaints),
         }

@@ -2,7 +2,7 @@
 
 use super::parts::unused::{self, Removal};
 use super::parts::{brief, compatible};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
@@ -98,6 +98,10 @@ impl Operation for DropTable {
         let table = fields.qualified("table");
         fields.choice("cascade", &[("never", ())]);
         Some(Self { table: table? })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

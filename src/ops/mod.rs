@@ -45,6 +45,7 @@ mod set_default;
 mod set_not_null;
 mod snapshot_table;
 mod sql;
+mod sync;
 #[cfg(test)]
 pub(crate) mod testing;
 mod widen_column;
@@ -82,6 +83,7 @@ pub use set_default::SetDefault;
 pub use set_not_null::SetNotNull;
 pub use snapshot_table::SnapshotTable;
 pub use sql::Sql;
+pub use sync::Sync;
 pub use widen_column::WidenColumn;
 
 /// A kind of change. Everything here is pure: it sees the catalog as a value and gives steps as values.
@@ -428,6 +430,7 @@ operations![
     SetNotNull,
     SnapshotTable,
     Sql,
+    Sync,
     WidenColumn,
 ];
 

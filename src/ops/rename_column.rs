@@ -3,7 +3,7 @@
 use super::parts::column::ColumnName;
 use super::parts::compatible::{self, Compatible};
 use super::parts::{brief, dependents, locks, renamed, unused};
-use super::{Context, Operation, Rename, StepDraft};
+use super::{Context, Named, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -306,6 +306,10 @@ impl Operation for RenameColumn {
             to: to?,
             view,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.subject.table)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

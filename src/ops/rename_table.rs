@@ -2,7 +2,7 @@
 
 use super::parts::compatible::{self, Compatible};
 use super::parts::{brief, renamed, unused};
-use super::{Context, Operation, Rename, StepDraft};
+use super::{Context, Named, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -162,6 +162,14 @@ impl Operation for RenameTable {
             table,
             view,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.table)]
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.to)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -3,9 +3,9 @@
 use super::drop_table::{lost, partition};
 use super::parts::compatible::{self, Compatible};
 use super::parts::unused::{self, Removal};
-use super::parts::{brief, renamed};
+use super::parts::{brief, renamed, statement};
 use super::rename_table::{read_new_name, rename};
-use super::{Context, Operation, Rename, StepDraft};
+use super::{Context, Named, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -281,6 +281,17 @@ impl Operation for RetireTable {
             keep_ms,
             view,
         })
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        let read = self.view.iter().flat_map(statement::read_by);
+        std::iter::once(Named::relation(&self.table))
+            .chain(read)
+            .collect()
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.to)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -3,7 +3,7 @@
 use super::parts::brief;
 use super::parts::copy::{CopyPlan, foreign_complaint};
 use super::parts::mapping::{Mapping, Pair, read_columns};
-use super::{Context, Operation, StepDraft};
+use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{
     CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, NotNullConstraint, Probe, Table,
 };
@@ -467,6 +467,14 @@ impl Operation for SnapshotTable {
         let mut probes: Vec<Probe> = pairs.iter().filter_map(trial).collect();
         probes.extend(self.mapping(source, &pairs).iter().flat_map(Mapping::probes));
         probes
+    }
+
+    fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.from), Named::schema_of(&self.name)]
+    }
+
+    fn makes(&self) -> Vec<Named> {
+        vec![Named::relation(&self.name)]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -363,5 +363,6 @@ operations![
     set_not_null,
     snapshot_table,
     sql,
+    sync,
     widen_column,
 ];

@@ -15,6 +15,7 @@ mod copying;
 mod crash;
 mod demo;
 mod disk;
+mod dual_write;
 mod embedded;
 mod fixtures;
 mod harness;

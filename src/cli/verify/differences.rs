@@ -23,17 +23,18 @@ pub(super) fn leftovers(
     wanted: &CatalogSnapshot,
     actual: &Tables,
     busy: &BTreeSet<QualifiedName>,
-    functions: &[String],
+    objects: &[String],
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, table) in actual.iter().filter(|(name, _)| !busy.contains(*name)) {
         on_table(&mut findings, name, table, wanted.tables.get(name));
     }
-    for function in functions {
+    for object in objects {
+        let (kind, name) = object.split_once(' ').unwrap_or(("", object));
         findings.push(leftover(
-            format!("function {function}"),
-            "a function of ours",
-            format!("DROP FUNCTION {function};"),
+            object.clone(),
+            &format!("a {kind} of ours"),
+            format!("DROP {} {name};", kind.to_uppercase()),
         ));
     }
     findings

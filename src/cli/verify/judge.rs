@@ -19,8 +19,8 @@ pub(super) struct Facts<'a> {
     /// The run of exactly this plan, if one is recorded.
     pub run: Option<&'a Run>,
     pub actual: Tables,
-    /// Functions of ours that no other run can need.
-    pub functions: Vec<String>,
+    /// Functions and views of ours that no other run can need, each with its kind.
+    pub objects: Vec<String>,
     /// Tables on which another unfinished run works: what is left over there may be its own.
     pub busy: BTreeSet<QualifiedName>,
     /// The answers to [`Expectation::Query`]: true, or why not.
@@ -242,7 +242,7 @@ fn untouched(facts: &Facts<'_>, findings: &mut Vec<Finding>) -> Verdict {
 
 /// The catalog at an end, forwards or backwards: as it must be, and nothing left over.
 fn ended(facts: &Facts<'_>, wanted: &crate::catalog::model::CatalogSnapshot) -> Vec<Finding> {
-    let mut findings = leftovers(wanted, &facts.actual, &facts.busy, &facts.functions);
+    let mut findings = leftovers(wanted, &facts.actual, &facts.busy, &facts.objects);
     let covered: Vec<_> = findings.iter().map(|finding| finding.object.clone()).collect();
     let is_new = |object: &str| {
         let part_of = |other: &String| object == other || object.starts_with(&format!("{other}:"));

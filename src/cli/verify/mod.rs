@@ -255,8 +255,8 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     }
     postconditions.extend(Box::pin(rows::findings(client, &plan, run)).await?);
     let others = unfinished_others(client, &plan.name).await?;
-    let functions = if others.is_empty() {
-        functions(client).await?
+    let objects = if others.is_empty() {
+        objects(client).await?
     } else {
         Vec::new()
     };
@@ -277,7 +277,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
         plan: &plan,
         run,
         actual,
-        functions,
+        objects,
         busy,
         answers,
         texts,
@@ -325,14 +325,18 @@ async fn unfinished_others(client: &Client, name: &str) -> Result<Vec<Run>, Erro
     Ok(runs)
 }
 
-async fn functions(client: &Client) -> Result<Vec<String>, Error> {
-    let sql = "SELECT format('%I.%I(%s)', n.nspname, p.proname, pg_catalog.pg_get_function_identity_arguments(p.oid)) \
+/// Functions and views of ours, each with its kind.
+async fn objects(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = "SELECT format('function %I.%I(%s)', n.nspname, p.proname, \
+                 pg_catalog.pg_get_function_identity_arguments(p.oid)) \
                FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
-               WHERE n.nspname = 'pgmorph' ORDER BY 1";
-    let rows = client
-        .query(sql, &[])
-        .await
-        .map_err(|error| Error::postgres(ErrorKind::Precondition, "looking for functions", error))?;
+               WHERE n.nspname = 'pgmorph' \
+               UNION ALL SELECT format('view %I.%I', n.nspname, c.relname) \
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = 'pgmorph' AND c.relkind = 'v' ORDER BY 1";
+    let rows = client.query(sql, &[]).await.map_err(|error| {
+        Error::postgres(ErrorKind::Precondition, "looking for functions and views", error)
+    })?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -31,6 +31,8 @@ pub struct CopyPlan {
     overriding: &'static str,
     /// Whether rows are locked while they are copied, that nobody deletes one whose copy a trigger could not see yet.
     locks_rows: bool,
+    /// Whether triggers repeat every write meanwhile.
+    followed: bool,
     /// Whether statistics can be gathered: the role is the owner's.
     analyzes: bool,
     hazards: Vec<Hazard>,
@@ -111,10 +113,21 @@ impl CopyPlan {
         Self {
             mapping: mapping.clone(),
             locks_rows: catalog.tree(from).iter().any(written),
+            followed: false,
             heaps: heaps(catalog, from).into_iter().map(heap).collect(),
             overriding: mapping.overriding(catalog),
             analyzes: target.is_none_or(|table| context.now.role.acts_as(&table.owner)),
             hazards,
+        }
+    }
+
+    /// While triggers that are there already repeat every write: one that takes a row from the mapping cannot see a copy
+    /// that is not committed yet, so it has to wait for it, even where it does not touch the key.
+    pub fn followed(self) -> Self {
+        Self {
+            locks_rows: true,
+            followed: true,
+            ..self
         }
     }
 
@@ -144,7 +157,10 @@ impl CopyPlan {
         let Mapping { into, .. } = &self.mapping;
         let source = format!("ONLY {table}");
         let lock = if self.locks_rows {
-            format!("FOR KEY SHARE OF {} ", self.alias())
+            let Mapping { condition, join, .. } = &self.mapping;
+            let any_write = self.followed && (condition.is_some() || join.is_some());
+            let strength = if any_write { "SHARE" } else { "KEY SHARE" };
+            format!("FOR {strength} OF {} ", self.alias())
         } else {
             String::new()
         };
@@ -244,7 +260,8 @@ impl CopyPlan {
             lock_ms: settings.brief().lock_ms,
             ..settings.patient()
         };
-        for (position, heap) in self.heaps.iter().enumerate() {
+        let unseen = self.heaps.iter().enumerate().filter(|_| !self.followed);
+        for (position, heap) in unseen {
             let summary = format!("copy what was written to {} meanwhile", heap.table);
             let action = Action::Sql(self.catch_up(heap, settings));
             let mut step = self.draft(heap, id("catch_up", position), summary, action, timeouts);

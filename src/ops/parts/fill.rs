@@ -37,7 +37,7 @@ enum Back {
 
 #[derive(Debug, Clone)]
 pub struct Fill {
-    table: Located<QualifiedName>,
+    pub table: Located<QualifiedName>,
     forwards: Setting,
     back: Back,
 }

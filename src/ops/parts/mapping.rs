@@ -3,7 +3,7 @@
 use crate::catalog::model::{CatalogSnapshot, Column, Index, Probe, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
-use crate::ops::Context;
+use crate::ops::{Context, Named};
 use crate::sql::{QualifiedName, ident, idents};
 use std::collections::BTreeSet;
 
@@ -31,6 +31,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// The tables at both ends.
+    pub fn needs(&self) -> Vec<Named> {
+        vec![Named::relation(&self.from), Named::relation(&self.into)]
+    }
+
     /// Reads `from`, `as`, `into`, `key`, `join`, `where`, `columns` and `insert_only`.
     pub fn read(fields: &Fields<'_>) -> Option<Self> {
         let from = fields.qualified("from");

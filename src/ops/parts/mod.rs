@@ -12,6 +12,7 @@ pub mod index;
 pub mod index_build;
 pub mod key;
 pub mod mapping;
+pub mod mirror;
 pub mod not_null;
 pub mod object;
 pub mod renamed;

@@ -65,7 +65,7 @@ fn facts<'a>(plan: &'a ExecutionPlan, run: Option<&'a Run>, actual: &Tables) -> 
         plan,
         run,
         actual: actual.clone(),
-        functions: Vec::new(),
+        objects: Vec::new(),
         busy: BTreeSet::new(),
         answers: BTreeMap::new(),
         texts: BTreeMap::new(),
