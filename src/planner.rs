@@ -11,6 +11,7 @@ use crate::sql::{QualifiedName, ident};
 use crate::when::When;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod mirrors;
 mod renames;
 
 /// Numbers of changes in their plan file, from 1.
@@ -80,6 +81,7 @@ pub fn plan_from(
         return Err(complaints);
     }
     steps.sort_by_key(|step| (step.phase, step.change));
+    let steps = mirrors::joined(steps);
     let touched = touched_tables(&steps, now, &catalog);
     let mut changes = planned_changes(plan);
     for (position, change) in changes.iter_mut().enumerate() {

@@ -14,6 +14,7 @@ use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, style};
 use crate::units;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -30,7 +31,7 @@ pub async fn run(apply: &Apply, global: &Global) -> Outcome {
     let through = Phase::from(apply.through);
     let due: Vec<&Standing> = standings.iter().filter(|plan| plan.is_due(through)).collect();
     let Some(task) = first_task(&session.client, &due, through).await? else {
-        return nothing(apply, global, standings.len());
+        return nothing(apply, global, &standings);
     };
     drop(session);
     confirm::ask(&question(apply, &task, &due, &settings), apply.yes)?;
@@ -77,17 +78,34 @@ async fn refuse_changed(client: &Client, standings: &[Standing]) -> Result<(), F
     Ok(())
 }
 
-fn nothing(apply: &Apply, global: &Global, plans: usize) -> Outcome {
+fn nothing(apply: &Apply, global: &Global, standings: &[Standing]) -> Outcome {
+    let waiting = |standing: &Standing| {
+        let run = standing.run.as_ref()?;
+        let waiting = run.plan.waiting();
+        (!waiting.is_empty()).then(|| (standing.name().to_owned(), waiting))
+    };
+    let waiting: Vec<_> = standings.iter().filter_map(waiting).collect();
     if global.is_json() {
-        out::json(&json!({"directory": apply.plan, "plans": [], "left": []}))?;
-    } else {
-        let through = Phase::from(apply.through);
-        let plans = units::counted(plans, "plan");
-        out::result(&format!(
-            "{}: nothing to do; {plans}, applied through {through}\n",
-            apply.plan
-        ))?;
+        let waiting: BTreeMap<_, _> = waiting.into_iter().collect();
+        out::json(&json!({"directory": apply.plan, "plans": [], "left": [], "waiting": waiting}))?;
+        return Ok(0);
     }
+    let mut text = format!(
+        "{}: nothing to do; {}, applied through {}\n",
+        apply.plan,
+        units::counted(standings.len(), "plan"),
+        Phase::from(apply.through)
+    );
+    for (name, changes) in waiting {
+        for change in changes {
+            let _ = writeln!(
+                text,
+                "  {name}: change {} ({}) is waiting: {}",
+                change.change, change.operation, change.reason
+            );
+        }
+    }
+    out::result(&text)?;
     Ok(0)
 }
 

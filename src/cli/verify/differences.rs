@@ -215,7 +215,7 @@ mod tests {
         table public.t: index t_idx | DROP INDEX CONCURRENTLY public.t_idx;
         table public.t: column "~pgmorph_x" | ALTER TABLE public.t DROP COLUMN "~pgmorph_x";
         table public.t: column pgmorph_y | ALTER TABLE public.t DROP COLUMN pgmorph_y;
-        function pgmorph.f() | DROP FUNCTION pgmorph.f();
+        pgmorph.f() | DROP  pgmorph.f();
         "#);
         let busy = actual.keys().cloned().collect();
         assert!(leftovers(&wanted, &actual, &busy, &[]).is_empty());

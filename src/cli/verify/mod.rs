@@ -120,24 +120,27 @@ pub(super) async fn verification(
     input: &Input,
     through: Option<Phase>,
 ) -> Result<Verification, Failure> {
-    Box::pin(verification_besides(client, input, through, &BTreeSet::new())).await
-}
-
-/// As [`verification`], without the tables that plans after this one have changed.
-pub(super) async fn verification_besides(
-    client: &Client,
-    input: &Input,
-    through: Option<Phase>,
-    later: &BTreeSet<QualifiedName>,
-) -> Result<Verification, Failure> {
     match Box::pin(subject(client, input)).await {
         Ok(mut subject) => {
-            subject.leave_out(later);
+            if let Some(run) = &subject.run {
+                let later = changed_after(client, run).await?;
+                subject.leave_out(&later);
+            }
             Box::pin(verify(client, subject, through)).await
         }
         Err(Failure::Plan(plan)) => Ok(not_compiled(input.name(), through, &plan.diagnostics)),
         Err(failure) => Err(failure),
     }
+}
+
+/// The tables of plans that were applied after this run: theirs is the last word on them.
+async fn changed_after(client: &Client, run: &Run) -> Result<BTreeSet<QualifiedName>, Error> {
+    let runs = ledger::latest_runs(client).await?;
+    let later = runs.iter().filter(|other| {
+        other.id > run.id && other.plan.name != run.plan.name && other.state != RunState::RolledBack
+    });
+    let tables = later.flat_map(|run| run.plan.before.tables.keys().chain(run.plan.after.tables.keys()));
+    Ok(tables.cloned().collect())
 }
 
 /// The recorded plan where the ledger has runs of the same changes, else the given one.
