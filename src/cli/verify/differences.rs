@@ -210,12 +210,17 @@ mod tests {
         changed.indexes.insert("t_idx".into(), index(&["id"], false));
         changed.indexes.get_mut("t_idx").unwrap().valid = false;
         let actual = catalog().with("t", changed).tables;
-        let found = leftovers(&wanted, &actual, &BTreeSet::new(), &["pgmorph.f()".into()]);
+        let found = leftovers(
+            &wanted,
+            &actual,
+            &BTreeSet::new(),
+            &["function pgmorph.f()".into()],
+        );
         insta::assert_snapshot!(texts(&found).join("\n"), @r#"
         table public.t: index t_idx | DROP INDEX CONCURRENTLY public.t_idx;
         table public.t: column "~pgmorph_x" | ALTER TABLE public.t DROP COLUMN "~pgmorph_x";
         table public.t: column pgmorph_y | ALTER TABLE public.t DROP COLUMN pgmorph_y;
-        pgmorph.f() | DROP  pgmorph.f();
+        function pgmorph.f() | DROP FUNCTION pgmorph.f();
         "#);
         let busy = actual.keys().cloned().collect();
         assert!(leftovers(&wanted, &actual, &busy, &[]).is_empty());

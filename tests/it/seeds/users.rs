@@ -145,14 +145,7 @@ async fn strategies_at_once_and_trades_when_there_are_any() {
     strategies.go_on(STATEMENTS).await;
 
     // Back: the second half, then the first.
-    let strategies = strategies.stop().await;
-    let sql = "SELECT status FROM user_strategies WHERE user_id = md5('user ' || $1::bigint)::uuid";
-    for (user, status) in &strategies.account {
-        let found: String = stage.database.admin.query_one(sql, &[user]).await.unwrap().get(0);
-        assert_eq!(found, *status);
-    }
-    let kept = i64::try_from(strategies.account.len()).unwrap();
-    assert_eq!(stage.number("SELECT count(*) FROM user_strategies").await, kept);
+    balances(&stage, strategies.stop().await).await;
     stage.pgmorph(&["rollback", &directory, "--yes"]).await.expect(0);
     stage.sql("DROP TABLE trades").await;
     assert_eq!(before, schema_dump(&stage.database).await);
@@ -166,6 +159,17 @@ async fn strategies_at_once_and_trades_when_there_are_any() {
         stage.number("SELECT count(*) FROM users").await,
         ROWS + users.left
     );
+}
+
+/// What was acknowledged to the new version is there, and nothing else.
+async fn balances(stage: &Stage<'_>, strategies: Strategies) {
+    let sql = "SELECT status FROM user_strategies WHERE user_id = md5('user ' || $1::bigint)::uuid";
+    for (user, status) in &strategies.account {
+        let found: String = stage.database.admin.query_one(sql, &[user]).await.unwrap().get(0);
+        assert_eq!(found, *status);
+    }
+    let kept = i64::try_from(strategies.account.len()).unwrap();
+    assert_eq!(stage.number("SELECT count(*) FROM user_strategies").await, kept);
 }
 
 /// The trigger keeps updated_at, and a user's strategies go with him.
