@@ -271,3 +271,24 @@ fn only_the_quoting_module_quotes_identifiers() {
     }
     assert!(wrong.is_empty(), "{wrong:?}");
 }
+
+#[test]
+fn the_readme_names_every_operation_and_every_system() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let table = readme.split("## Operations and their locks").nth(1).unwrap();
+    let table: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+    for (operation, _) in pgmorph::ops::MANUALS {
+        let named = |line: &&&str| {
+            line.split('|')
+                .nth(1)
+                .unwrap()
+                .contains(&format!("`{operation}`"))
+        };
+        assert_eq!(table.iter().filter(named).count(), 1, "{operation}");
+    }
+    for system in std::fs::read_dir(root.join("plans")).unwrap() {
+        let name = system.unwrap().file_name().to_str().unwrap().to_owned();
+        assert!(readme.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
