@@ -22,6 +22,12 @@ use std::time::{Duration, Instant};
 /// How long anything awaited may take before the test gives up; far above any real wait, for machines under load.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a whole run of the program may take; `PGMORPH_PATIENCE` sets the seconds, for runs on many rows.
+pub fn patience() -> Duration {
+    let given = std::env::var("PGMORPH_PATIENCE").ok();
+    given.map_or(PATIENCE, |text| Duration::from_secs(text.parse().unwrap()))
+}
+
 /// Looks again and again until the answer is true.
 pub async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     let deadline = Instant::now() + PATIENCE;

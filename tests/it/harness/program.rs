@@ -1,6 +1,6 @@
 //! The built program as its users start it: a process with arguments, an environment, two streams and an exit code.
 
-use super::{PATIENCE, until};
+use super::{patience, until};
 use serde_json::Value;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -107,7 +107,7 @@ impl Running {
     }
 
     pub async fn wait(&mut self) {
-        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let ended = tokio::time::timeout(patience(), self.child.wait()).await;
         assert!(
             ended.is_ok(),
             "it does not end; it said:\n{}",

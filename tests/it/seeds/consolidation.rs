@@ -1,6 +1,6 @@
 //! Two tables become one, while the application that knows the two and the one that knows the one both write.
 //!
-//! `PGMORPH_PORTFOLIOS=1000000` sets the number of portfolios.
+//! `PGMORPH_PORTFOLIOS=1000000 PGMORPH_PATIENCE=1800` makes it as many portfolios, and waits for them.
 
 use super::{Actor, STATEMENTS, Stage, Work, each};
 use crate::harness::{Chance, TestServer, schema_dump};

@@ -1,7 +1,7 @@
 //! The systems of `plans/`, each through its whole life on real data, while old and new versions of its application work
 //! the way its functions use the tables.
 
-use crate::harness::{Chance, Database, Ended, PATIENCE, TestServer, pgmorph};
+use crate::harness::{Chance, Database, Ended, TestServer, patience, pgmorph};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -132,7 +132,7 @@ impl<A: Actor> Work<A> {
 
     async fn go_on(&mut self, acts: u64) {
         let goal = *self.acts.borrow() + acts;
-        let reached = tokio::time::timeout(PATIENCE, self.acts.wait_for(|count| *count >= goal)).await;
+        let reached = tokio::time::timeout(patience(), self.acts.wait_for(|count| *count >= goal)).await;
         if !reached.is_ok_and(|reached| reached.is_ok()) {
             let task = std::mem::replace(&mut self.task, tokio::spawn(std::future::pending()));
             self.stop.send_replace(true);
