@@ -308,12 +308,25 @@ impl<'a> Fields<'a> {
         Fields::open(node, what, self.default_schema, self.diagnostics)
     }
 
-    /// As [`Fields::nested`], for a map that would name the table by `table` if it stood alone.
-    pub fn nested_on(&self, node: &'a Node, what: &str, table: &Located<QualifiedName>) -> Fields<'a> {
-        Fields {
-            table: Some(table.clone()),
-            ..self.nested(node, what)
-        }
+    /// What is read from each map of a list that may be absent. Alone it would name the table by `table`.
+    pub fn maps_on<T>(
+        &self,
+        key: &'static str,
+        table: &Located<QualifiedName>,
+        read: impl Fn(&Fields<'a>) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        let items = self.optional_list(key).unwrap_or_default().iter();
+        let found: Vec<Option<T>> = items
+            .map(|item| {
+                let nested = Fields {
+                    table: Some(table.clone()),
+                    ..self.nested(item, key)
+                };
+                let found = read(&nested);
+                nested.finish().then_some(found).flatten()
+            })
+            .collect();
+        found.into_iter().collect()
     }
 
     /// A map whose keys are free, each once.

@@ -55,6 +55,7 @@ CREATE TABLE customer_portfolios (
     closed_at timestamptz
 );
 CREATE INDEX idx_customer_portfolios_org_cust ON customer_portfolios (org_id, customer_id, strategy_code, status);
+CREATE INDEX idx_customer_portfolios_customer ON customer_portfolios (customer_id);
 
 CREATE TABLE lth_pvr.customer_strategies (
     customer_strategy_id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -69,6 +70,8 @@ CREATE TABLE lth_pvr.customer_strategies (
     created_at timestamptz NOT NULL DEFAULT now(),
     portfolio_id uuid REFERENCES customer_portfolios (portfolio_id)
 );
+
+CREATE INDEX idx_lth_pvr_customer_strategies_customer ON lth_pvr.customer_strategies (customer_id);
 
 CREATE FUNCTION list_customer_portfolios(p_customer_id bigint)
 RETURNS TABLE (portfolio_id uuid, strategy_code text, strategy_name text, status text, nav_usd numeric)

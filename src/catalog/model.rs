@@ -879,7 +879,61 @@ impl Table {
     }
 }
 
+impl View {
+    /// With nothing but its query.
+    pub fn new(owner: &str, query: &str, materialized: bool) -> Self {
+        Self {
+            materialized,
+            owner: owner.to_owned(),
+            definition: query.to_owned(),
+            options: Vec::new(),
+            comment: None,
+            grants: Vec::new(),
+            uses: Vec::new(),
+            attachments: Vec::new(),
+            columns: Vec::new(),
+            triggers: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            keys: Vec::new(),
+            populated: true,
+            method: None,
+            tablespace: None,
+            indexes: BTreeMap::new(),
+        }
+    }
+}
+
 impl Index {
+    /// A valid btree on plain columns.
+    pub fn plain<S: AsRef<str>>(columns: &[S], unique: bool) -> Self {
+        let key = |column: &S| IndexKey {
+            column: Some(column.as_ref().to_owned()),
+            expression: None,
+            opclass: None,
+            collation: None,
+            descending: false,
+            nulls_first: false,
+        };
+        Self {
+            method: "btree".into(),
+            unique,
+            nulls_not_distinct: false,
+            keys: columns.iter().map(key).collect(),
+            include: Vec::new(),
+            predicate: None,
+            options: Vec::new(),
+            tablespace: None,
+            valid: true,
+            replica_identity: false,
+            clustered: false,
+            constraint: None,
+            parent: None,
+            comment: None,
+            expression_columns: Vec::new(),
+            statistics_targets: Vec::new(),
+        }
+    }
+
     /// What gives an index of this name the targets, which a new one does not have.
     pub fn set_statistics(&self, name: &QualifiedName) -> impl Iterator<Item = String> {
         let targets = self.statistics_targets.iter();

@@ -261,26 +261,14 @@ impl AddColumn {
     fn guessed(&self) -> Column {
         let data_type = canonical_type(&self.data_type.value);
         Column {
-            name: self.column.value.clone(),
             storage: guessed_storage(&data_type).into(),
-            data_type,
             collation: self.collation.as_ref().map(|collation| collation.value.clone()),
-            not_null: false,
-            not_null_constraint: None,
             default: self.default_sql().map(str::to_owned),
-            identity: None,
             generated: self.generated.as_ref().map(|generated| Generated {
                 stored: !self.is_virtual,
                 expression: generated.value.clone(),
             }),
-            compression: None,
-            statistics_target: None,
-            options: Vec::new(),
-            comment: None,
-            security_labels: Vec::new(),
-            grants: Vec::new(),
-            inherited: false,
-            local: true,
+            ..super::parts::column::plain(&self.column.value, &data_type, false)
         }
     }
 

@@ -91,22 +91,14 @@ impl Operation for CreateMaterializedView {
         let options = fields.optional_pairs("with");
         let comment = fields.optional_text("comment").map(|text| text.value);
         let populate = fields.flag("populate", true);
-        let items = fields.optional_list("indexes").unwrap_or_default();
         let name = name?;
-        let indexes: Vec<Option<IndexSpec>> = items
-            .iter()
-            .map(|item| {
-                let nested = fields.nested_on(item, "an index", &name);
-                let index = IndexSpec::read(&nested);
-                nested.finish().then_some(index).flatten()
-            })
-            .collect();
+        let indexes = fields.maps_on("indexes", &name, IndexSpec::read);
         Some(Self {
             name,
             select: select?,
             options: options.unwrap_or_default(),
             comment,
-            indexes: indexes.into_iter().collect::<Option<Vec<_>>>()?,
+            indexes: indexes?,
             populate,
         })
     }

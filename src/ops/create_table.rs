@@ -243,25 +243,9 @@ impl Operation for CreateTable {
         let options = fields.optional_pairs("with").unwrap_or_default();
         let unlogged = fields.flag("unlogged", false);
         let comment = fields.optional_text("comment").map(|text| text.value);
-        let indexes = fields.optional_list("indexes").unwrap_or_default();
-        let foreign_keys = fields.optional_list("foreign_keys").unwrap_or_default();
         let name = name?;
-        let indexes: Vec<Option<IndexSpec>> = indexes
-            .iter()
-            .map(|item| {
-                let nested = fields.nested_on(item, "an index", &name);
-                let index = IndexSpec::read(&nested);
-                nested.finish().then_some(index).flatten()
-            })
-            .collect();
-        let foreign_keys: Vec<Option<AddForeignKey>> = foreign_keys
-            .iter()
-            .map(|item| {
-                let nested = fields.nested_on(item, "a foreign key", &name);
-                let key = AddForeignKey::read(&nested);
-                nested.finish().then_some(key).flatten()
-            })
-            .collect();
+        let indexes = fields.maps_on("indexes", &name, IndexSpec::read);
+        let foreign_keys = fields.maps_on("foreign_keys", &name, AddForeignKey::read);
         for (column, _) in columns.iter().flatten() {
             if let Err(message) = crate::sql::check_identifier(&column.value) {
                 fields.report(Diagnostic::new("invalid_value", message).at(column.span));
@@ -276,8 +260,8 @@ impl Operation for CreateTable {
             },
             unique: unique.into_iter().collect::<Option<_>>()?,
             checks: checks?,
-            indexes: indexes.into_iter().collect::<Option<_>>()?,
-            foreign_keys: foreign_keys.into_iter().collect::<Option<_>>()?,
+            indexes: indexes?,
+            foreign_keys: foreign_keys?,
             partition_by,
             options,
             unlogged,

@@ -8,7 +8,6 @@ use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Lock, LockMode, Settings};
 use crate::sql::{QualifiedName, derived_name, ident, literal};
-use std::collections::BTreeMap;
 
 const MANUAL: &str = "\
 Creates a view. With `replace: true` a view of that name is given the new query, whose columns must be those that it
@@ -176,24 +175,7 @@ pub(super) fn note_readers(catalog: &mut CatalogSnapshot, name: &QualifiedName, 
 
 /// A view that the server was not asked about.
 pub(super) fn unasked(context: &Context<'_>, query: &str, materialized: bool) -> View {
-    View {
-        materialized,
-        owner: context.now.role.name.clone(),
-        definition: query.to_owned(),
-        options: Vec::new(),
-        comment: None,
-        grants: Vec::new(),
-        uses: Vec::new(),
-        attachments: Vec::new(),
-        columns: Vec::new(),
-        triggers: BTreeMap::new(),
-        rules: BTreeMap::new(),
-        keys: Vec::new(),
-        populated: true,
-        method: None,
-        tablespace: None,
-        indexes: BTreeMap::new(),
-    }
+    View::new(&context.now.role.name, query, materialized)
 }
 
 impl Operation for CreateView {

@@ -69,7 +69,7 @@ pub(super) fn read_new_name(
 impl Target {
     fn rename(&self, settings: &Settings) -> Work {
         let Self { from, to, view, .. } = self;
-        let mut statements = vec![rename(from, to)];
+        let mut statements = vec![renamed::rename(from, to)];
         statements.extend(view.iter().flat_map(Compatible::create));
         let mut expect = vec![
             Expectation::Table { table: to.clone() },
@@ -88,26 +88,10 @@ impl Target {
 
     fn rename_back(&self, settings: &Settings) -> Work {
         let Self { from, to, view, .. } = self;
-        let mode = LockMode::AccessExclusive;
-        let mut statements = Vec::new();
-        let mut locks = vec![Lock::new(to, mode)];
-        if view.is_some() {
-            // Locks the table behind the view, too.
-            statements.push(format!("LOCK TABLE {from} IN {mode} MODE"));
-            statements.push(format!("DROP VIEW {from}"));
-            locks.insert(0, Lock::new(from, mode));
-        }
-        statements.push(rename(to, from));
-        brief(
-            settings,
-            format!("give {to} its name {from} back"),
-            statements,
-            locks,
-            vec![
-                Expectation::Table { table: from.clone() },
-                Expectation::TableAbsent { table: to.clone() },
-            ],
-        )
+        // Locks the table behind the view, too.
+        let lock = format!("LOCK TABLE {from} IN {} MODE", LockMode::AccessExclusive);
+        let view = view.as_ref().map(|_| vec![lock, format!("DROP VIEW {from}")]);
+        renamed::back(settings, (from, to), view)
     }
 
     fn drop_view(&self, view: &Compatible, settings: &Settings) -> StepDraft {
@@ -134,10 +118,6 @@ impl Target {
             estimate: Estimate::INSTANT,
         }
     }
-}
-
-pub(super) fn rename(from: &QualifiedName, to: &QualifiedName) -> String {
-    format!("ALTER TABLE {from} RENAME TO {}", crate::sql::ident(&to.name))
 }
 
 fn old_name_gone(name: &QualifiedName, phase: &str) -> Hazard {

@@ -4,7 +4,7 @@ use super::drop_table::{lost, partition};
 use super::parts::compatible::{self, Compatible};
 use super::parts::unused::{self, Removal};
 use super::parts::{brief, renamed, statement};
-use super::rename_table::{read_new_name, rename};
+use super::rename_table::read_new_name;
 use super::{Context, Named, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located};
@@ -150,7 +150,7 @@ impl RetireTable {
 impl Target {
     fn retire(&self, settings: &Settings) -> StepDraft {
         let Self { from, to, .. } = self;
-        let mut statements = vec![rename(from, to)];
+        let mut statements = vec![renamed::rename(from, to)];
         statements.extend(self.view.iter().flatten().cloned());
         let mut expect = vec![
             Expectation::Table { table: to.clone() },
@@ -181,23 +181,11 @@ impl Target {
 
     fn back(&self, settings: &Settings) -> Work {
         let Self { from, to, .. } = self;
-        let mode = LockMode::AccessExclusive;
-        let mut statements = Vec::new();
-        let mut locks = vec![Lock::new(to, mode)];
-        if self.view.is_some() {
-            statements.push(format!("DROP VIEW IF EXISTS {from}"));
-            locks.insert(0, Lock::new(from, mode));
-        }
-        statements.push(rename(to, from));
-        brief(
+        let view = self.view.as_ref();
+        renamed::back(
             settings,
-            format!("give {to} its name {from} back"),
-            statements,
-            locks,
-            vec![
-                Expectation::Table { table: from.clone() },
-                Expectation::TableAbsent { table: to.clone() },
-            ],
+            (from, to),
+            view.map(|_| vec![format!("DROP VIEW IF EXISTS {from}")]),
         )
     }
 

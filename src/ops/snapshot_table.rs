@@ -5,7 +5,7 @@ use super::parts::copy::{CopyPlan, foreign_complaint};
 use super::parts::mapping::{Mapping, Pair, read_columns};
 use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, NotNullConstraint, Probe, Table,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, NotNullConstraint, Probe, Table,
 };
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -130,23 +130,9 @@ impl SnapshotTable {
         let outcome = context.accepted(&self.probe(&name.value, &data_type), name.span)?;
         let tried = outcome.and_then(|outcome| outcome.table.column(&self.trial_name(&name.value)));
         let plain = |data_type: String| Column {
-            name: String::new(),
-            data_type,
             collation: like.and_then(|column| column.collation.clone()),
-            not_null: false,
-            not_null_constraint: None,
-            default: None,
-            identity: None,
-            generated: None,
             storage: like.map_or("plain".into(), |column| column.storage.clone()),
-            compression: None,
-            statistics_target: None,
-            options: Vec::new(),
-            comment: None,
-            security_labels: Vec::new(),
-            grants: Vec::new(),
-            inherited: false,
-            local: true,
+            ..super::parts::column::plain("", &data_type, false)
         };
         let column = tried.cloned().unwrap_or_else(|| {
             let data_type = like.map_or(data_type, |column| column.data_type.clone());
@@ -291,31 +277,9 @@ impl SnapshotTable {
 }
 
 fn key_index(name: &str, key: &[String]) -> Index {
-    let key = key.iter().map(|column| IndexKey {
-        column: Some(column.clone()),
-        expression: None,
-        opclass: None,
-        collation: None,
-        descending: false,
-        nulls_first: false,
-    });
     Index {
-        method: "btree".into(),
-        unique: true,
-        nulls_not_distinct: false,
-        keys: key.collect(),
-        include: Vec::new(),
-        predicate: None,
-        options: Vec::new(),
-        tablespace: None,
-        valid: true,
-        replica_identity: false,
-        clustered: false,
         constraint: Some(name.to_owned()),
-        parent: None,
-        comment: None,
-        expression_columns: Vec::new(),
-        statistics_targets: Vec::new(),
+        ..Index::plain(key, true)
     }
 }
 

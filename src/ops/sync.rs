@@ -9,7 +9,6 @@ use crate::diagnostic::{Diagnostic, Located};
 use crate::document::{Fields, Node, Value};
 use crate::plan::{Estimate, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident};
-use std::collections::BTreeMap;
 
 mod check;
 
@@ -195,24 +194,7 @@ impl Operation for Sync {
 
     /// At the end everything is as before. The name is taken for the rest of the plan.
     fn apply_to(target: &Target, catalog: &mut CatalogSnapshot) {
-        let view = View {
-            materialized: false,
-            owner: catalog.role.name.clone(),
-            definition: String::new(),
-            options: Vec::new(),
-            comment: None,
-            grants: Vec::new(),
-            uses: Vec::new(),
-            attachments: Vec::new(),
-            columns: Vec::new(),
-            triggers: BTreeMap::new(),
-            rules: BTreeMap::new(),
-            keys: Vec::new(),
-            populated: true,
-            method: None,
-            tablespace: None,
-            indexes: BTreeMap::new(),
-        };
+        let view = View::new(&catalog.role.name, "", false);
         catalog.views.insert(target.mirror.made(), view);
     }
 }

@@ -1,8 +1,8 @@
 //! For the tests of the rooms: text in, text out, no database.
 
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, IndexKey, Reference, Role, SNAPSHOT_FORMAT,
-    Schema, Server, Table, TableSize,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, Reference, Role, SNAPSHOT_FORMAT, Schema,
+    Server, Table, TableSize,
 };
 use crate::diagnostic::{Diagnostic, line_and_column};
 use crate::plan::{Action, ExecutionPlan, MatchColumn, Transaction, Undo, Work};
@@ -79,32 +79,7 @@ pub(crate) fn table(columns: &[&str]) -> Table {
 
 /// A plain valid btree index on columns.
 pub(crate) fn index(columns: &[&str], unique: bool) -> Index {
-    let key = |column: &&str| IndexKey {
-        column: Some((*column).into()),
-        expression: None,
-        opclass: None,
-        collation: None,
-        descending: false,
-        nulls_first: false,
-    };
-    Index {
-        method: "btree".into(),
-        unique,
-        nulls_not_distinct: false,
-        keys: columns.iter().map(key).collect(),
-        include: Vec::new(),
-        predicate: None,
-        options: Vec::new(),
-        tablespace: None,
-        valid: true,
-        replica_identity: false,
-        clustered: false,
-        constraint: None,
-        parent: None,
-        comment: None,
-        expression_columns: Vec::new(),
-        statistics_targets: Vec::new(),
-    }
+    Index::plain(columns, unique)
 }
 
 /// A validated constraint without further attributes.

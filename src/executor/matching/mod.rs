@@ -27,6 +27,9 @@ const ROWS_FIRST: u64 = 5_000;
 const ROWS_MIN: u64 = 200;
 const ROWS_MAX: u64 = 500_000;
 
+/// The rows of a range are to take so many times what a question takes without any.
+const FIXED_SHARE: i128 = 4;
+
 /// A range of so few rows is not halved any more.
 const ROWS_APART: u64 = 200;
 
@@ -287,12 +290,13 @@ impl<A: Asks> Comparer<'_, A> {
             found.without_key = (number(row.first()), number(row.get(1)));
         }
         let mut span = Span::default();
-        let (mut size, mut done) = (ROWS_FIRST, 0);
+        let (mut size, mut done, mut last) = (ROWS_FIRST, 0, None);
         loop {
             span.high = self.edge(Side::Left, &span, size - 1).await?;
             let began = Instant::now();
             let sums = self.sums(&span).await?;
-            size = next_size(size, began.elapsed());
+            let seen = (size, began.elapsed());
+            size = next_size(seen, last.replace(seen));
             done += sums.left;
             self.asks.progress(Progress {
                 done,
@@ -315,9 +319,22 @@ impl<A: Asks> Comparer<'_, A> {
     }
 }
 
-fn next_size(size: u64, took: Duration) -> u64 {
-    let took = took.as_micros().max(1);
-    let wanted = u128::from(size) * TARGET.as_micros() / took;
+/// The number of rows that take about the target time, told from this range and the one before: rows and time. What a
+/// question takes whatever its range is, as the reading of a whole joined table, is worth it only with many rows.
+fn next_size((size, took): (u64, Duration), last: Option<(u64, Duration)>) -> u64 {
+    let micros = |time: Duration| i128::try_from(time.as_micros()).unwrap_or(i128::MAX);
+    let (rows, time) = (i128::from(size), micros(took));
+    // Where the line through both meets no rows at all.
+    let fixed = match last {
+        Some((before, took)) if before != size => {
+            let (before, took) = (i128::from(before), micros(took));
+            (took * rows - time * before) / (rows - before)
+        }
+        _ => 0,
+    };
+    let fixed = fixed.clamp(0, time * 9 / 10);
+    let target = micros(TARGET).max(fixed * FIXED_SHARE);
+    let wanted = rows * target / (time - fixed).max(1);
     let wanted = u64::try_from(wanted).unwrap_or(ROWS_MAX);
     wanted.clamp(size / 4, size * 2).clamp(ROWS_MIN, ROWS_MAX)
 }
@@ -331,11 +348,12 @@ pub async fn compare<A: Asks>(it: &Match, asks: &A) -> Result<Differences, Error
     Comparer { it, asks, suspects }.compare().await
 }
 
-/// A question as it is sent: it only reads, and what it takes is bounded.
+/// A question as it is sent: it only reads, and what it takes is bounded. A merge join would read what is joined from its
+/// beginning for every range: the bounds of the key are not passed on to the far side of an outer join.
 pub fn bounded(sql: &str, timeout_ms: u64) -> String {
     format!(
         "BEGIN READ ONLY; SET LOCAL statement_timeout = '{timeout_ms}ms'; SET LOCAL row_security = off; SET LOCAL jit = off; \
-         SET LOCAL max_parallel_workers_per_gather = 0; {sql}; COMMIT"
+         SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL enable_mergejoin = off; {sql}; COMMIT"
     )
 }
 
@@ -446,11 +464,20 @@ mod tests {
     #[test]
     fn ranges_take_about_the_same_time() {
         let ms = Duration::from_millis;
-        assert_eq!(next_size(5_000, ms(100)), 5_000);
-        assert_eq!(next_size(5_000, ms(10)), 10_000);
-        assert_eq!(next_size(5_000, ms(200)), 2_500);
-        assert_eq!(next_size(5_000, ms(60_000)), 1_250);
-        assert_eq!(next_size(200, ms(60_000)), ROWS_MIN);
-        assert_eq!(next_size(400_000, ms(1)), ROWS_MAX);
+        let alone = |size, took| next_size((size, ms(took)), None);
+        assert_eq!(alone(5_000, 100), 5_000);
+        assert_eq!(alone(5_000, 10), 10_000);
+        assert_eq!(alone(5_000, 200), 2_500);
+        assert_eq!(alone(5_000, 60_000), 1_250);
+        assert_eq!(alone(200, 60_000), ROWS_MIN);
+        assert_eq!(alone(400_000, 1), ROWS_MAX);
+        // A second whatever the range is: fewer rows would only make it worse.
+        let (few, many) = ((1_250, ms(1_025)), (5_000, ms(1_100)));
+        assert_eq!(next_size(few, Some(many)), 2_500);
+        assert_eq!(next_size(many, Some(few)), 10_000);
+        assert_eq!(
+            next_size((200_000, ms(5_000)), Some((100_000, ms(3_000)))),
+            200_000
+        );
     }
 }

@@ -44,7 +44,7 @@ impl Compatible {
                 .iter()
                 .map(|(column, shown)| granted(column, shown))
                 .collect(),
-            ..plain(format!("SELECT {} FROM {over}", list.join(", ")))
+            ..View::new("", &format!("SELECT {} FROM {over}", list.join(", ")), false)
         };
         Self {
             name: name.clone(),
@@ -64,7 +64,7 @@ impl Compatible {
         let view = View {
             owner: table.owner.clone(),
             grants: usable(&table.grants),
-            ..plain(definition.to_owned())
+            ..View::new("", definition, false)
         };
         make::create(name, &view, &context.now.role.name)
     }
@@ -102,27 +102,6 @@ pub fn is_view(name: &QualifiedName) -> String {
 pub fn no_view(name: &QualifiedName) -> Expectation {
     Expectation::Query {
         query: format!("SELECT NOT {}", is_view(name)),
-    }
-}
-
-fn plain(definition: String) -> View {
-    View {
-        materialized: false,
-        owner: String::new(),
-        definition,
-        options: Vec::new(),
-        comment: None,
-        grants: Vec::new(),
-        uses: Vec::new(),
-        attachments: Vec::new(),
-        columns: Vec::new(),
-        triggers: std::collections::BTreeMap::new(),
-        rules: std::collections::BTreeMap::new(),
-        keys: Vec::new(),
-        populated: true,
-        method: None,
-        tablespace: None,
-        indexes: std::collections::BTreeMap::new(),
     }
 }
 

@@ -1,9 +1,40 @@
 //! A catalog after a table or a column got another name: everything that refers to it follows, and so do the texts in
 //! which the server prints it. Where such a text cannot be foretold, the table is left out of the prediction.
 
+use super::brief;
 use super::constraint::mentions;
 use crate::catalog::model::{CatalogSnapshot, Index, Policy, Table};
+use crate::plan::{Expectation, Lock, LockMode, Settings, Work};
 use crate::sql::{QualifiedName, ident};
+
+pub fn rename(from: &QualifiedName, to: &QualifiedName) -> String {
+    format!("ALTER TABLE {from} RENAME TO {}", ident(&to.name))
+}
+
+/// Gives a table its name back, after these statements have removed the view that holds it.
+pub fn back(
+    settings: &Settings,
+    (from, to): (&QualifiedName, &QualifiedName),
+    view: Option<Vec<String>>,
+) -> Work {
+    let mode = LockMode::AccessExclusive;
+    let mut locks = vec![Lock::new(to, mode)];
+    if view.is_some() {
+        locks.insert(0, Lock::new(from, mode));
+    }
+    let mut statements = view.unwrap_or_default();
+    statements.push(rename(to, from));
+    brief(
+        settings,
+        format!("give {to} its name {from} back"),
+        statements,
+        locks,
+        vec![
+            Expectation::Table { table: from.clone() },
+            Expectation::TableAbsent { table: to.clone() },
+        ],
+    )
+}
 
 /// The table has the new name everywhere. It stays in its schema.
 pub fn table(catalog: &mut CatalogSnapshot, from: &QualifiedName, to: &QualifiedName) {
