@@ -2,10 +2,10 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak twins bench lint ci
+.PHONY: help demo test soak strikes twins bench lint ci
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 	@scripts/servers ensure
@@ -15,7 +15,11 @@ test: ## run all tests
 	@scripts/servers ensure
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
 
-soak: ## strike running plans at random moments, for about half an hour (rounds of each kind: make soak ROUNDS=50)
+soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
+	@scripts/servers ensure
+	PGMORPH_SOAK_MINUTES=$(or $(MINUTES),60) cargo test --locked --test it -- --nocapture soak::
+
+strikes: ## strike running plans at random moments, for about half an hour (rounds of each kind: make strikes ROUNDS=50)
 	@scripts/servers ensure
 	PGMORPH_CRASH_ROUNDS=$(or $(ROUNDS),50) PGMORPH_HOLD_SECONDS=30 \
 		cargo test --locked --test it -- --nocapture --test-threads 2 crash:: portfolio::

@@ -10,9 +10,10 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, Ended, PORTFOLIO, Running, Table, TestServer, pgmorph,
-    schema_dump,
+    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Table, TestServer, difference,
+    pgmorph, schema_dump,
 };
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
@@ -21,14 +22,15 @@ use tempfile::TempDir;
 const STROKES: u32 = 3;
 
 /// Tables, a plan for them, and what the application does to them meanwhile.
-struct Play {
+#[derive(Clone)]
+pub struct Play {
     /// `:rows` stands for the number of rows.
-    setup: &'static str,
-    rows: u32,
-    plan: &'static str,
-    tables: &'static [Table],
+    pub setup: &'static str,
+    pub rows: u32,
+    pub plan: Cow<'static, str>,
+    pub tables: &'static [Table],
     /// Rows that refer to nothing, in spite of a foreign key.
-    dangling: usize,
+    pub dangling: usize,
 }
 
 /// The seed plan.
@@ -38,13 +40,13 @@ const HARDENING: Play = Play {
         include_str!("../../plans/portfolio_hardening/data.sql")
     ),
     rows: 2_000,
-    plan: include_str!("../../plans/portfolio_hardening/plan.yaml"),
+    plan: Cow::Borrowed(include_str!("../../plans/portfolio_hardening/plan.yaml")),
     tables: PORTFOLIO,
     dangling: 0,
 };
 
 /// Orders and what refers to them.
-const ORDERS: &[Table] = &[
+pub const ORDERS: &[Table] = &[
     Table {
         name: "orders",
         told_by: "name",
@@ -90,31 +92,39 @@ const ORDERS: &[Table] = &[
 const KEY: Play = Play {
     setup: include_str!("crash/orders.sql"),
     rows: 3_000,
-    plan: include_str!("../fixtures/widen_column/shadow_primary_key/plan.yaml"),
+    plan: Cow::Borrowed(include_str!(
+        "../fixtures/widen_column/shadow_primary_key/plan.yaml"
+    )),
     tables: ORDERS,
     dangling: 10,
 };
 
 /// And so do the columns that refer to it.
 const CASCADE: Play = Play {
-    plan: "
+    plan: Cow::Borrowed(
+        "
 name: cascade
 settings: {small_table: 0}
 changes:
   - widen_column: {table: orders, column: id, type: bigint, cascade: true}
 ",
+    ),
     ..KEY
 };
 
+/// The same, and what may be renamed or go.
+pub const MORE: &str = concat!(
+    include_str!("crash/orders.sql"),
+    "ALTER TABLE orders ADD note text; ALTER TABLE hints ADD spare text;",
+    "CREATE TABLE things (id serial PRIMARY KEY); CREATE TABLE old_things (id serial PRIMARY KEY);",
+    "CREATE TABLE older_things (id bigint PRIMARY KEY, thing_id integer REFERENCES things);"
+);
+
 /// Names of columns, while the tables are written, and of tables, of which some go.
 const RENAMES: Play = Play {
-    setup: concat!(
-        include_str!("crash/orders.sql"),
-        "ALTER TABLE orders ADD note text; ALTER TABLE hints ADD spare text;",
-        "CREATE TABLE things (id serial PRIMARY KEY); CREATE TABLE old_things (id serial PRIMARY KEY);",
-        "CREATE TABLE older_things (id bigint PRIMARY KEY, thing_id integer REFERENCES things);"
-    ),
-    plan: "
+    setup: MORE,
+    plan: Cow::Borrowed(
+        "
 name: renames
 changes:
   - rename_column: {table: orders, column: note, to: remark}
@@ -122,24 +132,44 @@ changes:
   - drop_table: {table: older_things}
   - retire_table: {table: old_things, keep: 0s, view: SELECT id FROM _deprecated_old_things}
 ",
+    ),
     ..KEY
 };
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blow {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Blow {
     /// SIGKILL.
     Program,
     /// `pg_terminate_backend` for each of its sessions.
     Sessions,
     /// SIGKILL for every process of the server, which is then started again.
     Server,
+    /// `pg_cancel_backend` for whatever its sessions do at that moment.
+    Statements,
+    /// Ctrl-C.
+    Interrupt,
+    /// The machine of the program stands still for a second.
+    Freeze,
+}
+
+impl Blow {
+    /// Whether a call that was struck like this may end like that, besides with success.
+    fn explains(self, code: Option<i32>) -> bool {
+        match self {
+            Self::Program => code.is_none(),
+            Self::Sessions | Self::Server => code == Some(5),
+            Self::Statements => matches!(code, Some(5 | 6)),
+            Self::Interrupt => code == Some(130),
+            Self::Freeze => false,
+        }
+    }
 }
 
 const BLOWS: [Blow; 3] = [Blow::Program, Blow::Sessions, Blow::Server];
 
 /// What all rounds of a test share.
-struct Scene {
-    play: &'static Play,
+pub struct Scene {
+    pub play: Play,
     server: TestServer,
     directory: TempDir,
     chance: Chance,
@@ -181,11 +211,15 @@ fn seed() -> u64 {
 
 impl Scene {
     /// An undisturbed run, to know the end and how long the way is.
-    async fn set(play: &'static Play) -> Self {
+    async fn set(play: &Play) -> Self {
         let seed = seed();
         println!("PGMORPH_CRASH_SEED={seed}");
+        Self::with(play, seed).await
+    }
+
+    pub async fn with(play: &Play, seed: u64) -> Self {
         let mut scene = Self {
-            play,
+            play: play.clone(),
             server: TestServer::start(&[]),
             directory: TempDir::new().unwrap(),
             chance: Chance(seed),
@@ -196,7 +230,7 @@ impl Scene {
             rollback_took: Duration::ZERO,
         };
         // Otherwise these small tables would be rewritten directly.
-        let mut plan = play.plan.to_owned();
+        let mut plan = play.plan.clone().into_owned();
         if !plan.contains("settings:") {
             plan = plan.replacen("changes:", "settings: {small_table: 0}\nchanges:", 1);
         }
@@ -250,7 +284,7 @@ impl Scene {
         story: &str,
         verdict: &str,
         schema: &str,
-    ) {
+    ) -> Found {
         application.go_on(20).await;
         let balance = application.settle(&database).await;
         println!(
@@ -258,16 +292,57 @@ impl Scene {
             balance.statements, balance.slowest, balance.unanswered
         );
         let verify = ["verify", &self.plan(), "--format", "json"];
-        let verified = pgmorph(&self.url(&database), &verify).await.expect(0);
-        assert_eq!(verified.json()["verdict"], verdict, "{story}");
-        assert_eq!(schema_dump(&database).await, schema, "{story}");
-        assert_eq!(balance.complaints, [""; 0], "{story}");
-        assert_eq!(database.leftovers().await, [""; 0], "{story}");
+        let verified = pgmorph(&self.url(&database), &verify).await;
+        let mut wrong = Vec::new();
+        if verified.code != Some(0) || verified.json()["verdict"] != verdict {
+            wrong.push(format!("verify: {}{}", verified.stdout, verified.stderr));
+        }
+        let found = schema_dump(&database).await;
+        if found != schema {
+            wrong.push(format!("the schema: {}", difference(schema, &found)));
+        }
         let dangling = database.dangling().await;
-        let new = dangling.iter().filter(|row| !self.dangling.contains(row));
-        assert_eq!(new.collect::<Vec<_>>(), [""; 0], "{story}");
+        let new = dangling.into_iter().filter(|row| !self.dangling.contains(row));
+        wrong.extend(new.map(|row| format!("refers to nothing: {row}")));
+        let leftovers = database.leftovers().await;
         database.drop().await;
+        Found {
+            balance,
+            leftovers,
+            wrong,
+        }
     }
+}
+
+/// What there was at the end of a way.
+pub struct Found {
+    pub balance: Settlement,
+    pub leftovers: Vec<String>,
+    /// Whatever else is not as it must be.
+    pub wrong: Vec<String>,
+}
+
+/// A way that was gone through, and what struck on it.
+pub struct Way {
+    pub story: String,
+    pub blows: Vec<Blow>,
+    pub found: Found,
+}
+
+impl Way {
+    fn assert_good(&self) {
+        assert_eq!(self.found.wrong, [""; 0], "{}", self.story);
+        assert_eq!(self.found.balance.complaints, [""; 0], "{}", self.story);
+        assert_eq!(self.found.leftovers, [""; 0], "{}", self.story);
+    }
+}
+
+/// A command that is struck, and with what.
+struct Attack<'a> {
+    kinds: &'a [Blow],
+    chance: Chance,
+    story: String,
+    done: Vec<Blow>,
 }
 
 /// Starts the command again and again, each time struck once, until it is left alone and done. Adds to the story what
@@ -275,9 +350,7 @@ impl Scene {
 async fn persist(
     scene: &Scene,
     database: &mut Database<'_>,
-    blow: Blow,
-    chance: &mut Chance,
-    story: &mut String,
+    attack: &mut Attack<'_>,
     took: Duration,
     start: impl Fn(&Database<'_>) -> Running,
 ) -> Duration {
@@ -285,36 +358,49 @@ async fn persist(
     for left in (0..=STROKES).rev() {
         let began = Instant::now();
         let mut running = start(database);
-        let moment = chance.moment(took);
-        let mut struck = false;
+        let moment = attack.chance.moment(took);
+        let mut blow = None;
         if left > 0 && tokio::time::timeout(moment, running.wait()).await.is_err() {
-            struck = true;
-            strike(scene, database, blow, &running).await;
+            let kind = attack.chance.choose(attack.kinds);
+            blow = Some(kind);
+            attack.done.push(kind);
+            strike(scene, database, kind, &running).await;
         }
         let ended = running.end().await;
         total += began.elapsed();
         let code = ended
             .code
             .map_or("killed".to_owned(), |code| format!("exit {code}"));
-        write!(
-            story,
-            "; at {moment:?} {}{code}",
-            if struck { "struck, " } else { "" }
-        )
-        .unwrap();
-        match (&ended, struck, blow) {
-            (Ended { code: Some(0), .. }, ..) => return total,
-            (Ended { code: None, .. }, true, Blow::Program) => {}
-            (Ended { code: Some(5), .. }, true, Blow::Sessions | Blow::Server) => {}
-            _ => panic!("{story}\n{}\n{}", ended.stdout, ended.stderr),
+        let struck = blow.map_or(String::new(), |blow| format!("{blow:?}, "));
+        write!(attack.story, "; at {moment:?} {struck}{code}").unwrap();
+        if ended.code == Some(0) {
+            return total;
         }
+        assert!(
+            blow.is_some_and(|blow| blow.explains(ended.code)),
+            "{}\n{}\n{}",
+            attack.story,
+            ended.stdout,
+            ended.stderr
+        );
     }
-    panic!("left alone, it was not finished: {story}");
+    panic!("left alone, it was not finished: {}", attack.story);
 }
 
 async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running: &Running) {
     match blow {
         Blow::Program => running.signal("KILL").await,
+        Blow::Interrupt => running.signal("INT").await,
+        Blow::Freeze => {
+            running.signal("STOP").await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            running.signal("CONT").await;
+        }
+        Blow::Statements => {
+            let sql = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND application_name LIKE 'pgmorph%' AND state = 'active'";
+            database.admin.batch_execute(sql).await.unwrap();
+        }
         Blow::Sessions => {
             let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                        WHERE datname = current_database() AND application_name LIKE 'pgmorph%'";
@@ -327,65 +413,78 @@ async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running:
     }
 }
 
+fn told(kinds: &[Blow]) -> String {
+    match kinds {
+        [one] => format!("{one:?}"),
+        _ => "any blow".to_owned(),
+    }
+}
+
 /// `apply` through contract, struck.
-async fn forwards(scene: &mut Scene, blow: Blow, round: u32) {
+pub async fn forwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
     let mut chance = Chance(scene.chance.below(u64::MAX));
     let mut database = Database::create(&scene.server, &scene.play.setup()).await;
     let application = Application::start(&database, scene.play.tables, &mut chance).await;
-    let mut story = format!("{blow:?} round {round}");
+    let mut attack = Attack {
+        kinds,
+        chance,
+        story: format!("{} round {round}", told(kinds)),
+        done: Vec::new(),
+    };
     let apply = |database: &Database<'_>| scene.apply(database, "contract");
-    let took = persist(
-        scene,
-        &mut database,
-        blow,
-        &mut chance,
-        &mut story,
-        scene.apply_took,
-        apply,
-    )
-    .await;
-    scene
+    let took = persist(scene, &mut database, &mut attack, scene.apply_took, apply).await;
+    let Attack { story, done, .. } = attack;
+    let found = scene
         .end(database, application, &story, "matches", &scene.after)
         .await;
     scene.apply_took = took;
+    Way {
+        story,
+        blows: done,
+        found,
+    }
 }
 
 /// `rollback`, struck: after the cutover, or from wherever a blow has stopped the way there.
-async fn backwards(scene: &mut Scene, blow: Blow, round: u32) {
+pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
     let mut chance = Chance(scene.chance.below(u64::MAX));
     let mut database = Database::create(&scene.server, &scene.play.setup()).await;
     let application = Application::start(&database, scene.play.tables, &mut chance).await;
-    let mut story = format!("rollback, {blow:?} round {round}");
-    let mut running = scene.apply(&database, "cutover");
     let whole = chance.below(2) == 0;
+    let mut attack = Attack {
+        kinds,
+        chance,
+        story: format!("rollback, {} round {round}", told(kinds)),
+        done: Vec::new(),
+    };
+    let mut running = scene.apply(&database, "cutover");
     if whole {
         running.end().await.expect(0);
     } else {
         // Before the first step there is nothing to roll back.
         running.says(" begun: ").await;
-        let moment = chance.moment(scene.apply_took);
+        let moment = attack.chance.moment(scene.apply_took);
         if tokio::time::timeout(moment, running.wait()).await.is_err() {
-            strike(scene, &mut database, blow, &running).await;
+            let kind = attack.chance.choose(kinds);
+            attack.done.push(kind);
+            strike(scene, &mut database, kind, &running).await;
         }
         let code = running.end().await.code;
-        write!(story, "; the apply at {moment:?} {code:?}").unwrap();
+        write!(attack.story, "; the apply at {moment:?} {code:?}").unwrap();
     }
     let rollback = |database: &Database<'_>| scene.rollback(database);
-    let took = persist(
-        scene,
-        &mut database,
-        blow,
-        &mut chance,
-        &mut story,
-        scene.rollback_took,
-        rollback,
-    )
-    .await;
-    scene
+    let took = persist(scene, &mut database, &mut attack, scene.rollback_took, rollback).await;
+    let Attack { story, done, .. } = attack;
+    let found = scene
         .end(database, application, &story, "rolled_back", &scene.before)
         .await;
     if whole {
         scene.rollback_took = took;
+    }
+    Way {
+        story,
+        blows: done,
+        found,
     }
 }
 
@@ -393,7 +492,7 @@ async fn backwards(scene: &mut Scene, blow: Blow, round: u32) {
 async fn a_killed_apply_goes_on() {
     let mut scene = Scene::set(&HARDENING).await;
     for round in 1..=rounds(5) {
-        forwards(&mut scene, Blow::Program, round).await;
+        forwards(&mut scene, &[Blow::Program], round).await.assert_good();
     }
 }
 
@@ -401,7 +500,7 @@ async fn a_killed_apply_goes_on() {
 async fn an_apply_whose_sessions_are_ended_goes_on() {
     let mut scene = Scene::set(&HARDENING).await;
     for round in 1..=rounds(3) {
-        forwards(&mut scene, Blow::Sessions, round).await;
+        forwards(&mut scene, &[Blow::Sessions], round).await.assert_good();
     }
 }
 
@@ -409,7 +508,7 @@ async fn an_apply_whose_sessions_are_ended_goes_on() {
 async fn an_apply_whose_server_dies_goes_on() {
     let mut scene = Scene::set(&HARDENING).await;
     for round in 1..=rounds(3) {
-        forwards(&mut scene, Blow::Server, round).await;
+        forwards(&mut scene, &[Blow::Server], round).await.assert_good();
     }
 }
 
@@ -417,7 +516,7 @@ async fn an_apply_whose_server_dies_goes_on() {
 async fn a_struck_rollback_goes_on() {
     let mut scene = Scene::set(&HARDENING).await;
     for (round, blow) in (1..=rounds(3)).zip(BLOWS.into_iter().cycle()) {
-        backwards(&mut scene, blow, round).await;
+        backwards(&mut scene, &[blow], round).await.assert_good();
     }
 }
 
@@ -427,9 +526,9 @@ async fn a_struck_change_of_a_key_goes_on() {
     let mut scene = Scene::set(&KEY).await;
     for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
         for blow in BLOWS {
-            forwards(&mut scene, blow, round).await;
+            forwards(&mut scene, &[blow], round).await.assert_good();
         }
-        backwards(&mut scene, back, round).await;
+        backwards(&mut scene, &[back], round).await.assert_good();
     }
 }
 
@@ -439,9 +538,9 @@ async fn a_struck_cascade_goes_on() {
     let mut scene = Scene::set(&CASCADE).await;
     for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
         for blow in BLOWS {
-            forwards(&mut scene, blow, round).await;
+            forwards(&mut scene, &[blow], round).await.assert_good();
         }
-        backwards(&mut scene, back, round).await;
+        backwards(&mut scene, &[back], round).await.assert_good();
     }
 }
 
@@ -451,8 +550,8 @@ async fn a_struck_renaming_goes_on() {
     let mut scene = Scene::set(&RENAMES).await;
     for (round, back) in (1..=rounds(1)).zip(BLOWS.into_iter().cycle()) {
         for blow in BLOWS {
-            forwards(&mut scene, blow, round).await;
+            forwards(&mut scene, &[blow], round).await.assert_good();
         }
-        backwards(&mut scene, back, round).await;
+        backwards(&mut scene, &[back], round).await.assert_good();
     }
 }

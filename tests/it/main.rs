@@ -30,6 +30,7 @@ mod renames;
 mod seeds;
 mod server_log;
 mod settings;
+mod soak;
 mod tidy;
 mod together;
 mod tune;

@@ -110,6 +110,10 @@ impl Chance {
         Duration::from_micros(self.below(within.as_micros().try_into().unwrap()))
     }
 
+    pub fn choose<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.index(from.len())]
+    }
+
     fn index(&mut self, bound: usize) -> usize {
         usize::try_from(self.below(bound as u64)).unwrap()
     }
@@ -156,20 +160,23 @@ impl Turn {
 type Answer = (String, i64);
 
 #[derive(Debug, Default)]
-pub struct Balance {
+pub struct Settlement {
     pub statements: u64,
     /// Writes whose answer was lost.
     pub unanswered: u64,
     pub slowest: Duration,
     late: Late,
+    /// Writes that were acknowledged and are not there as they were, or are there and were not.
+    pub lost: usize,
     /// Failed, late, lost and stale: must be empty.
     pub complaints: Vec<String>,
 }
 
-impl Balance {
+impl Settlement {
     fn add(&mut self, other: Self) {
         self.statements += other.statements;
         self.unanswered += other.unanswered;
+        self.lost += other.lost;
         self.slowest = self.slowest.max(other.slowest);
         self.complaints.extend(other.complaints);
         self.late.add(other.late);
@@ -185,7 +192,7 @@ struct Writer {
     account: Account,
     chance: Chance,
     inserted: u64,
-    balance: Balance,
+    balance: Settlement,
 }
 
 fn answers(messages: &[SimpleQueryMessage]) -> Vec<Answer> {
@@ -337,11 +344,16 @@ impl Writer {
         }
     }
 
+    fn lose(&mut self, what: String) {
+        self.balance.lost += 1;
+        self.complain(what);
+    }
+
     /// What the row is after an answer; `None` when it is gone.
     fn answered(&mut self, turn: &Turn, answer: &[Answer]) -> Option<Answer> {
         let before = turn.before();
         let [found] = answer else {
-            self.complain(format!("lost or stale, expected {before:?}: {}", turn.sql));
+            self.lose(format!("lost or stale, expected {before:?}: {}", turn.sql));
             return before;
         };
         let wanted = match turn.act {
@@ -350,7 +362,7 @@ impl Writer {
             Act::Delete | Act::Read => before,
         };
         if wanted.as_ref() != Some(found) {
-            self.complain(format!("found {found:?}, expected {wanted:?}: {}", turn.sql));
+            self.lose(format!("found {found:?}, expected {wanted:?}: {}", turn.sql));
         }
         (turn.act != Act::Delete).then(|| found.clone())
     }
@@ -378,7 +390,7 @@ impl Writer {
             Act::Read => false,
         };
         if !happened && found != before {
-            self.complain(format!(
+            self.lose(format!(
                 "after a lost answer found {found:?}, expected {before:?}: {}",
                 turn.sql
             ));
@@ -433,7 +445,7 @@ impl Application {
                 account,
                 chance: Chance(chance.below(u64::MAX)),
                 inserted: 0,
-                balance: Balance::default(),
+                balance: Settlement::default(),
             };
             let (stopped, counter) = (stopped.clone(), counter.clone());
             writers.push(tokio::spawn(async move {
@@ -466,9 +478,9 @@ impl Application {
     }
 
     /// Stops, and compares the tables with the account.
-    pub async fn settle(self, database: &Database<'_>) -> Balance {
+    pub async fn settle(self, database: &Database<'_>) -> Settlement {
         self.stop.send_replace(true);
-        let mut balance = Balance::default();
+        let mut balance = Settlement::default();
         let mut expected: Vec<BTreeMap<String, Row>> = vec![BTreeMap::new(); self.tables.len()];
         for writer in self.writers {
             let writer = writer.await.unwrap();
@@ -485,13 +497,23 @@ impl Application {
             let name = table.name;
             let rows = rows_of(&client, table).await.into_iter();
             let found: BTreeMap<String, Row> = rows.map(|row| (row.id.clone(), row)).collect();
-            let wrong = expected.iter().filter(|(id, row)| found.get(*id) != Some(row));
+            let wrong: Vec<_> = expected
+                .iter()
+                .filter(|(id, row)| found.get(*id) != Some(row))
+                .collect();
+            balance.lost += wrong.len();
             let lost = wrong
+                .into_iter()
                 .take(5)
                 .map(|(id, row)| format!("{name} has {:?}, not {row:?}", found.get(id)));
             balance.complaints.extend(lost);
-            let unknown = found.iter().filter(|(id, _)| !expected.contains_key(*id));
+            let unknown: Vec<_> = found
+                .iter()
+                .filter(|(id, _)| !expected.contains_key(*id))
+                .collect();
+            balance.lost += unknown.len();
             let more = unknown
+                .into_iter()
                 .take(5)
                 .map(|(_, row)| format!("{name} has {row:?}, of which nothing is known"));
             balance.complaints.extend(more);

@@ -9,7 +9,7 @@ mod server;
 mod snapshot;
 mod traffic;
 
-pub use application::{Application, Belongs, Chance, PORTFOLIO, Table};
+pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
 pub use database::Database;
 pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
