@@ -192,6 +192,22 @@ impl From<crate::catalog::load::LoadError> for Error {
             LoadErrorKind::TimedOut => ErrorKind::Exhausted,
             _ => ErrorKind::Precondition,
         };
-        Self::new(kind, error.to_string()).source(error)
+        let help = match error.kind {
+            LoadErrorKind::Connection | LoadErrorKind::Changed => "run the same command again",
+            LoadErrorKind::Denied => "connect as the owner of the tables",
+            LoadErrorKind::TimedOut => {
+                "run the same command again; if that does not help, look in pg_locks who holds ACCESS EXCLUSIVE"
+            }
+            LoadErrorKind::Unsupported => "PostgreSQL 14 and later can be read",
+            LoadErrorKind::Server => "",
+        };
+        let mut made = Self::new(kind, error.to_string());
+        made.help = (!help.is_empty()).then(|| help.to_owned());
+        if let Some(answer) = error.answer() {
+            let code = answer.code().code();
+            made = made.details([format!("the server: {} (SQLSTATE {code})", answer.message())]);
+            made.sqlstate = Some(code.to_owned());
+        }
+        made.source(error)
     }
 }

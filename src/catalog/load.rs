@@ -201,6 +201,8 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     database.role.member_of.sort();
     batch(client, "the session", SPELLING).await?;
     let (tables, schemas, mut views, mut sequences, types, mut publications, functions) = try_join!(
+        // The first to fail is the one that tells why: the server answers in this order.
+        biased;
         load_tables(&reader),
         reader.map::<Schema>("schemas", objects::SCHEMAS),
         reader.read::<View>("views", objects::VIEWS),

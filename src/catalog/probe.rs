@@ -217,15 +217,19 @@ async fn try_out(client: &Client, trial: &Trial) -> Result<Result<TrialOutcome, 
     Ok(Ok(outcome))
 }
 
-/// The server's no as an answer; a lost connection is none.
+/// The server's no as an answer. A lost connection is none, and neither is what says nothing about the definition: that
+/// the statement was cancelled, a table is locked, or the server has no room.
 fn refusal(subject: &'static str, error: tokio_postgres::Error) -> Result<ProbeError, LoadError> {
+    let passing = |code: &str| {
+        matches!(code, "57014" | "55P03" | "40P01") || code.starts_with("57P") || code.starts_with("53")
+    };
     match error.as_db_error() {
-        Some(answer) => Ok(ProbeError {
+        Some(answer) if !passing(answer.code().code()) => Ok(ProbeError {
             sqlstate: answer.code().code().to_owned(),
             message: answer.message().to_owned(),
             hint: answer.hint().map(str::to_owned),
         }),
-        None => Err(LoadError::server(subject, error)),
+        _ => Err(LoadError::server(subject, error)),
     }
 }
 

@@ -158,7 +158,7 @@ impl Blow {
         match self {
             Self::Program => code.is_none(),
             Self::Sessions | Self::Server => code == Some(5),
-            Self::Statements => matches!(code, Some(5 | 6)),
+            Self::Statements => matches!(code, Some(4..=6)),
             Self::Interrupt => code == Some(130),
             Self::Freeze => false,
         }
@@ -462,7 +462,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
         running.end().await.expect(0);
     } else {
         // Before the first step there is nothing to roll back.
-        running.says(" begun: ").await;
+        running.says_or_ends(" begun: ").await;
         let moment = attack.chance.moment(scene.apply_took);
         if tokio::time::timeout(moment, running.wait()).await.is_err() {
             let kind = attack.chance.choose(kinds);

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 /// Why the catalog could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub enum LoadErrorKind {
     Connection,
     /// The role may not read it.
     Denied,
-    /// A lock or the statement took too long: something holds ACCESS EXCLUSIVE on a table.
+    /// A lock or the statement took too long (something may hold ACCESS EXCLUSIVE on a table), or somebody cancelled it.
     TimedOut,
     /// The server is older than the oldest supported release.
     Unsupported,
@@ -26,7 +26,7 @@ impl fmt::Display for LoadErrorKind {
         f.write_str(match self {
             Self::Connection => "the connection failed",
             Self::Denied => "the role may not",
-            Self::TimedOut => "it took too long; a lock may be held on a table",
+            Self::TimedOut => "it was cancelled or took too long",
             Self::Unsupported => "the server is older than PostgreSQL 14",
             Self::Changed => "objects changed meanwhile",
             Self::Server => "the server refused",
@@ -79,7 +79,12 @@ impl LoadError {
 
     /// The server's error code, where the server answered at all.
     pub fn sqlstate(&self) -> Option<&str> {
+        self.answer().map(|answer| answer.code().code())
+    }
+
+    /// What the server said.
+    pub fn answer(&self) -> Option<&DbError> {
         let error = self.source.as_ref()?.downcast_ref::<tokio_postgres::Error>()?;
-        error.code().map(SqlState::code)
+        error.as_db_error()
     }
 }

@@ -124,6 +124,8 @@ pub type Loaded = (BTreeMap<QualifiedName, Table>, HashMap<u32, ViewParts>);
 /// Sends all queries at once, so that a distant server costs one round trip.
 pub async fn load_tables(reader: &Reader<'_>) -> Result<Loaded, LoadError> {
     let (tables, columns, indexes, constraints, triggers, rules, policies, statistics, dependents) = try_join!(
+        // The first to fail is the one that tells why: the server answers in this order.
+        biased;
         reader.read::<Table>("tables", queries::TABLES),
         reader.read::<Column>("columns", queries::COLUMNS),
         reader.read::<Index>("indexes", queries::INDEXES),
@@ -227,6 +229,8 @@ fn sort(table: &mut Table) {
 /// Columns, indexes, constraints and triggers of the one relation in scope; nothing else of it is filled.
 pub async fn load_shape(reader: &Reader<'_>) -> Result<Option<Table>, LoadError> {
     let (tables, columns, indexes, constraints, triggers) = try_join!(
+        // The first to fail is the one that tells why: the server answers in this order.
+        biased;
         reader.read::<Table>("a clone", queries::TABLES),
         reader.read::<Column>("a clone's columns", queries::COLUMNS),
         reader.read::<Index>("a clone's indexes", queries::INDEXES),

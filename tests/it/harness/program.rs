@@ -4,6 +4,7 @@ use super::{patience, until};
 use serde_json::Value;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -104,6 +105,13 @@ impl Running {
             self.stderr.so_far().contains(text)
         })
         .await;
+    }
+
+    /// Waits until it has said that or has ended.
+    pub async fn says_or_ends(&mut self, text: &str) {
+        while !self.stderr.so_far().contains(text) && self.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn wait(&mut self) {
