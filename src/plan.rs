@@ -252,26 +252,32 @@ pub struct Copying {
     pub needs: String,
     /// What comes after WHERE: the lock on the rows that are read, and what to do about a row that is there.
     pub rest: String,
+    /// What stands in FROM where the rows are locked by a statement of its own first: the one that copies then sees all
+    /// that was written to what is joined by whoever held them. Plans that were recorded earlier do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
     /// Sessions that copy at the same time.
     pub workers: u32,
     pub limits: Limits,
 }
 
 impl Copying {
-    /// For the rows that fulfil one more condition.
-    pub fn statement(&self, range: &str) -> String {
+    /// For the rows that fulfil one more condition, or for all of them.
+    pub fn statements(&self, range: Option<&str>) -> Vec<String> {
         let Self {
             insert, needs, rest, ..
         } = self;
-        format!("{insert} WHERE {range} AND ({needs}) {rest}")
+        let rows = range.map_or_else(|| needs.clone(), |range| format!("{range} AND ({needs})"));
+        let alias = ident(&self.alias);
+        let lock = self.held.iter().map(|held| {
+            format!("SELECT pg_catalog.count(*) FROM (SELECT FROM {held} WHERE {rows} FOR SHARE OF {alias}) AS held")
+        });
+        lock.chain([format!("{insert} WHERE {rows} {rest}")]).collect()
     }
 
-    /// For all of them.
+    /// For all rows, as one text.
     pub fn whole(&self) -> String {
-        let Self {
-            insert, needs, rest, ..
-        } = self;
-        format!("{insert} WHERE {needs} {rest}")
+        self.statements(None).join(";\n")
     }
 }
 
@@ -347,6 +353,10 @@ pub struct MatchColumn {
     /// The type that both values are brought to before their texts are compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cast: Option<String>,
+    /// The type of a value that the column of either side is compared with, where one side's may have no room for the
+    /// other's values; without it, the column's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<String>,
 }
 
 /// A query that must return no rows.

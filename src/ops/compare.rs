@@ -81,6 +81,7 @@ fn plain(names: &[String]) -> Vec<MatchColumn> {
     let column = |name: &String| MatchColumn {
         name: name.clone(),
         cast: None,
+        edge: None,
     };
     names.iter().map(column).collect()
 }
@@ -89,12 +90,20 @@ fn query(text: &str) -> String {
     text.trim().trim_end_matches(';').to_owned()
 }
 
+fn are_integers(one: &Column, other: &Column) -> bool {
+    let integer = |column: &Column| ["smallint", "integer", "bigint"].contains(&column.data_type.as_str());
+    integer(one) && integer(other)
+}
+
+/// Integers of any width are compared with one another by index.
+fn key_edge(source: &Column, target: &Column) -> Option<String> {
+    let unlike = source.data_type != target.data_type && are_integers(source, target);
+    unlike.then(|| "bigint".to_owned())
+}
+
 /// Keys are compared as they are where they sort alike anyway, for the sake of their indexes.
-fn key_cast(source: Option<&Column>, target: &Column) -> Option<String> {
-    let integer = |data_type: &str| ["smallint", "integer", "bigint"].contains(&data_type);
-    let source = source?;
-    let same =
-        source.data_type == target.data_type || integer(&source.data_type) && integer(&target.data_type);
+fn key_cast(source: &Column, target: &Column) -> Option<String> {
+    let same = source.data_type == target.data_type || are_integers(source, target);
     match same {
         true if source.collation == target.collation => None,
         true => Some(format!("{} COLLATE \"C\"", target.data_type)),
@@ -103,15 +112,18 @@ fn key_cast(source: Option<&Column>, target: &Column) -> Option<String> {
 }
 
 fn matched(mapping: &Mapping, where_right: Option<&str>, source: &Table, target: &Table) -> Match {
-    let key = mapping.key.iter().map(|(name, from)| MatchColumn {
-        name: name.value.clone(),
-        cast: target
-            .column(&name.value)
-            .and_then(|column| key_cast(source.column(&from.value), column)),
+    let key = mapping.key.iter().map(|(name, from)| {
+        let columns = source.column(&from.value).zip(target.column(&name.value));
+        MatchColumn {
+            name: name.value.clone(),
+            cast: columns.and_then(|(source, target)| key_cast(source, target)),
+            edge: columns.and_then(|(source, target)| key_edge(source, target)),
+        }
     });
     let columns = mapping.columns.iter().map(|(name, _)| MatchColumn {
         name: name.value.clone(),
         cast: target.column(&name.value).map(|column| column.data_type.clone()),
+        edge: None,
     });
     let (from, into) = (&mapping.from.value, &mapping.into.value);
     let compared = mapping.key.iter().chain(&mapping.columns);

@@ -2,6 +2,7 @@
 
 use super::parts::column::ColumnName;
 use super::parts::compatible::{self, Compatible};
+use super::parts::mirror::reads_by_name;
 use super::parts::{brief, dependents, locks, renamed, unused};
 use super::{Context, Named, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Table};
@@ -21,7 +22,7 @@ view and gives the table its name back. `compatibility_view: false` renames at o
 ```
 
 Published tables are refused with the view, and so are other changes of the plan that work on the table later, or in
-contract. Indexes, constraints, generated columns, views, policies and foreign keys follow the column. While the table's name is a
+contract. A key column of a `sync` that is in place is refused. Indexes, constraints, generated columns, views, policies and foreign keys follow the column. While the table's name is a
 view's, `SELECT *` shows one column more, a statement must not write both names at once, and COPY FROM, TRUNCATE, ON
 CONFLICT ON CONSTRAINT, MERGE (before PostgreSQL 17), ALTER TABLE and new foreign keys do not work under that name.
 
@@ -88,10 +89,27 @@ impl RenameColumn {
                     .help(format!("ALTER TYPE {of_type} RENAME ATTRIBUTE … CASCADE")),
             );
         }
+        complaints.extend(self.mirrored(context));
         if self.view {
             complaints.extend(self.view_complaints(context, table));
         }
         complaints
+    }
+
+    /// A mirror that is in place would fail, and every write to the table with it.
+    fn mirrored(&self, context: &Context<'_>) -> Option<Diagnostic> {
+        let (name, column) = (&self.subject.table.value, &self.subject.column.value);
+        let tree = context.catalog.tree(name);
+        let tables = tree.iter().filter_map(|name| context.catalog.tables.get(name));
+        let mut triggers = tables.flat_map(|table| &table.triggers);
+        let (trigger, _) = triggers.find(|(_, it)| reads_by_name(&it.definition, column))?;
+        let message = format!(
+            "{name}.{} is a key of a sync that is in place (trigger {})",
+            ident(column),
+            ident(trigger)
+        );
+        let complaint = self.subject.complaint("mirrored_key", message);
+        Some(complaint.help("finish the plan with the sync first, through contract, or roll it back"))
     }
 
     fn view_complaints(&self, context: &Context<'_>, table: &Table) -> Vec<Diagnostic> {

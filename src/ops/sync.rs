@@ -43,7 +43,9 @@ The triggers write with the rights of the role that applies the plan, so that a 
 with search_path pg_catalog, pg_temp, and so do the target's own triggers when a mirrored write fires them; schemas that
 those need stand in `search_path`. If the target refuses a row, the write to the source fails. A REPEATABLE READ
 transaction in which `where` becomes true for a row does not see what others joined to it meanwhile; the comparison does.
-Tables and columns may be renamed while it holds. Where two entries hold in opposite directions, transactions that write
+Tables and columns may be renamed while it holds, but not the key columns of `from` nor those named in `joined`.
+Of a partitioned source, TRUNCATE, DETACH, ATTACH or DROP of a single partition is not repeated. A row that the target's
+own triggers leave out, or give another key, cannot be repeated (SQLSTATE 27000). Where two entries hold in opposite directions, transactions that write
 one entity on both sides at the same instant can meet in a deadlock: one of them is refused (SQLSTATE 40P01) and has to
 be tried again. Writing sessions must be ready for that.
 

@@ -173,7 +173,14 @@ fn backfill(text: &mut String, backfill: &Backfill) {
 fn copy(text: &mut String, copying: &Copying) {
     text.push_str("SET pgmorph.sync = 'on';\n");
     let range = page_range(&format!("{}.ctid", ident(&copying.alias)));
-    by_pages(text, &copying.from, &format!("{};", copying.statement(&range)));
+    let mut statements = copying.statements(Some(&range));
+    if let [lock, _] = statements.as_mut_slice()
+        && let Some(list) = lock.strip_prefix("SELECT ")
+    {
+        // Of a SELECT in a DO block somebody would have to take the answer.
+        *lock = format!("PERFORM {list}");
+    }
+    by_pages(text, &copying.from, &format!("{};", statements.join(";\n    ")));
     text.push_str("RESET pgmorph.sync;\n");
 }
 

@@ -227,6 +227,37 @@ async fn differences_are_found_among_many_rows_by_few_questions() {
     database.apply(&plan, Phase::Contract).await.unwrap();
 }
 
+/// What the narrower column has no room for is named, and does not end the comparison.
+#[tokio::test(flavor = "multi_thread")]
+async fn integers_of_unlike_width_are_compared() {
+    let server = TestServer::start(&[]);
+    for (narrow, wide) in [
+        ("integer", "bigint"),
+        ("smallint", "integer"),
+        ("smallint", "bigint"),
+    ] {
+        for (from, into) in [(wide, narrow), (narrow, wide)] {
+            let setup = format!(
+                "CREATE TABLE f (id {from} PRIMARY KEY, note text); CREATE TABLE i (id {into} PRIMARY KEY, note text);
+                 INSERT INTO f SELECT n, 'x' FROM generate_series(1, 500) AS n; INSERT INTO i TABLE f;"
+            );
+            let beyond = format!(
+                "INSERT INTO {} SELECT {} + n, 'x' FROM generate_series(1, 450) AS n",
+                if from == wide { "f" } else { "i" },
+                if wide == "bigint" { "3000000000" } else { "100000" },
+            );
+            let database = Database::create(&server, &format!("{setup}{beyond}")).await;
+            let source = "name: p\nchanges:\n  - compare: {from: f, into: i, key: [id], columns: [note]}\n";
+            let plan = database.planned(source).await;
+            let error = database.apply(&plan, Phase::Contract).await.unwrap_err();
+            let missing = if from == wide { "public.i" } else { "public.f" };
+            let expected = format!("public.i has what public.f makes: 450 rows missing in {missing}");
+            assert_eq!(error.message, expected, "{from} and {into}: {error:?}");
+            database.drop().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn very_many_differences_are_not_counted_to_the_end() {
     let server = TestServer::start(&[]);

@@ -2,6 +2,7 @@
 //! entities at the same time.
 
 mod interleaved;
+mod meanwhile;
 mod one_way;
 
 use crate::harness::{Chance, Database, PATIENCE, TestServer};

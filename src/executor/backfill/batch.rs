@@ -35,7 +35,7 @@ pub(super) fn sql(job: Job<'_>, visit: &Visit, bounds: Bounds, record: Option<&s
          pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
          FROM pg_catalog.to_regclass({}) AS r; {end}; COMMIT",
         setting.unwrap_or_default(),
-        job.statement(visit),
+        job.statements(visit),
         literal(&job.table().to_string())
     )
 }
@@ -54,10 +54,11 @@ pub(super) fn answer(job: Job<'_>, messages: &[SimpleQueryMessage]) -> Answer {
         SimpleQueryMessage::CommandComplete(rows) => i64::try_from(*rows).ok(),
         _ => None,
     });
-    let row = first_row(messages);
+    let locked = usize::from(job.locks_first());
+    let row = rows(messages).nth(locked);
     let number = |column| row.and_then(|row| row.get(column)).unwrap_or_default();
-    // BEGIN, SET, SET, [SET,] UPDATE or INSERT.
-    let before = 3 + usize::from(job.setting().is_some());
+    // BEGIN, SET, SET, [SET,] [SELECT,] UPDATE or INSERT.
+    let before = 3 + usize::from(job.setting().is_some()) + locked;
     Answer {
         rows: tags.into_iter().nth(before).unwrap_or(0),
         file_node: number(0).parse().ok(),
@@ -69,7 +70,11 @@ pub(super) fn answer(job: Job<'_>, messages: &[SimpleQueryMessage]) -> Answer {
 }
 
 pub(super) fn first_row(messages: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
-    messages.iter().find_map(|message| match message {
+    rows(messages).next()
+}
+
+fn rows(messages: &[SimpleQueryMessage]) -> impl Iterator<Item = &SimpleQueryRow> {
+    messages.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     })
@@ -124,6 +129,7 @@ mod tests {
             insert: "INSERT INTO public.orders (id) SELECT \"O\".id FROM ONLY old.orders AS \"O\"".into(),
             needs: "\"O\".id > 0".into(),
             rest: "ON CONFLICT (id) DO NOTHING".into(),
+            held: None,
             workers: 1,
             limits: Limits::default(),
         };

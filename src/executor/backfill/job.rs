@@ -56,7 +56,12 @@ impl<'a> Job<'a> {
         }
     }
 
-    pub(super) fn statement(self, visit: &Visit) -> String {
+    /// Whether the rows are locked by a statement of its own first, which answers with a row.
+    pub(super) fn locks_first(self) -> bool {
+        matches!(self, Self::Copy(copying) if copying.held.is_some())
+    }
+
+    pub(super) fn statements(self, visit: &Visit) -> String {
         match self {
             Self::Update(Backfill {
                 table, set, needs, ..
@@ -66,7 +71,7 @@ impl<'a> Job<'a> {
             }
             Self::Copy(copying) => {
                 let ctid = format!("{}.ctid", ident(&copying.alias));
-                copying.statement(&visit.condition(&ctid))
+                copying.statements(Some(&visit.condition(&ctid))).join("; ")
             }
         }
     }

@@ -81,7 +81,11 @@ fn keys(it: &Match) -> String {
 impl Span {
     fn condition(&self, it: &Match) -> String {
         let keys = keys(it);
-        let edge = |edge: &Edge| list(edge.iter().map(|value| literal(value)));
+        let value = |(column, value): (&MatchColumn, &String)| match &column.edge {
+            Some(edge) => format!("{}::{edge}", literal(value)),
+            None => literal(value),
+        };
+        let edge = |edge: &Edge| list(it.key.iter().zip(edge).map(value));
         let low = self.low.iter().map(|low| format!("({keys}) > ({})", edge(low)));
         let high = self
             .high
@@ -197,7 +201,31 @@ mod tests {
         MatchColumn {
             name: name.into(),
             cast: cast.map(str::to_owned),
+            edge: None,
         }
+    }
+
+    #[test]
+    fn an_edge_may_be_beyond_what_a_column_has_room_for() {
+        let wide = MatchColumn {
+            edge: Some("bigint".into()),
+            ..column("id", None)
+        };
+        let it = Match {
+            name: String::new(),
+            left: String::new(),
+            right: String::new(),
+            sides: (String::new(), String::new()),
+            key: vec![wide, column("No", None)],
+            columns: None,
+            help: String::new(),
+        };
+        let edge = |id: &str| Some(vec![id.into(), "it's".into()]);
+        let span = Span {
+            low: edge("1"),
+            high: edge("3000000000"),
+        };
+        insta::assert_snapshot!(span.condition(&it), @r#" WHERE (s.id, s."No") > ('1'::bigint, 'it''s') AND (s.id, s."No") <= ('3000000000'::bigint, 'it''s')"#);
     }
 
     #[test]

@@ -156,8 +156,8 @@ impl CopyPlan {
     fn copying(&self, table: &QualifiedName, settings: &Settings) -> Copying {
         let Mapping { into, .. } = &self.mapping;
         let source = format!("ONLY {table}");
+        let Mapping { condition, join, .. } = &self.mapping;
         let lock = if self.locks_rows {
-            let Mapping { condition, join, .. } = &self.mapping;
             let any_write = self.followed && (condition.is_some() || join.is_some());
             let strength = if any_write { "SHARE" } else { "KEY SHARE" };
             format!("FOR {strength} OF {} ", self.alias())
@@ -180,6 +180,7 @@ impl CopyPlan {
                 "{lock}ON CONFLICT ({}) DO NOTHING",
                 idents(&self.mapping.target_key())
             ),
+            held: (self.followed && join.is_some()).then(|| self.mapping.source_clause(&source)),
             workers: settings.workers,
             limits: settings.limits,
         }

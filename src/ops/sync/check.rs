@@ -20,6 +20,15 @@ fn comparable(one: &str, other: &str) -> bool {
     one == other || widened || is_text(one) && is_text(other) || types::differ_in_modifiers(one, other)
 }
 
+/// Whether every value stays as it is when it is stored as the other type: what is rounded or cut is not found again.
+/// Text that is too long is refused by the server.
+fn keeps(one: &str, other: &str) -> bool {
+    let modified = one != other && types::differ_in_modifiers(one, other);
+    let text = |name: &str| name.starts_with("character varying");
+    let lossy = || types::widening(one, other) == Some(types::TypeChange::Lossy);
+    comparable(one, other) && !(modified && !text(one) && lossy())
+}
+
 impl Sync {
     /// Whether the target's columns take what the expressions give.
     pub(super) fn insertion(&self) -> Probe {
@@ -161,7 +170,7 @@ impl Sync {
             let (Some(to), Some(of)) = (column(into, target), column(from, source)) else {
                 continue;
             };
-            if !comparable(&of.data_type, &to.data_type) {
+            if !keeps(&of.data_type, &to.data_type) {
                 let message = format!(
                     "{}.{} is {}, and {}.{} is {}",
                     into.value,
@@ -318,6 +327,8 @@ impl Sync {
                 ),
             ));
         }
+        hazards.extend(self.before_insert(context));
+        hazards.extend(emptied_unseen(context, mirror));
         for joined in mirror.joined.iter().filter(|joined| !is_unique(context, joined)) {
             let columns: Vec<String> = joined.columns.iter().map(|column| ident(column)).collect();
             hazards.push(Hazard::new(
@@ -331,6 +342,42 @@ impl Sync {
         }
         hazards
     }
+
+    /// The target's triggers that have a say in which row is inserted.
+    fn before_insert(&self, context: &Context<'_>) -> Option<Hazard> {
+        let into = &self.mapping.into.value;
+        let below = context.catalog.tree(into).into_iter();
+        let tables = below.filter_map(|name| context.catalog.tables.get(&name));
+        let before = tables.flat_map(|table| &table.triggers).filter(|(_, it)| {
+            let event = it.definition.split(" ON ").next().unwrap_or_default();
+            it.before_row_write && it.enabled != "disabled" && event.contains("INSERT")
+        });
+        let names: BTreeSet<String> = before.map(|(name, _)| ident(name)).collect();
+        let message = format!(
+            "{} can leave out a row that goes into {into}, or change its key: where that is done, the write to {} fails \
+             (SQLSTATE 27000), at once or when the row is written again",
+            list(names.clone()),
+            self.mapping.from.value
+        );
+        (!names.is_empty()).then(|| Hazard::new("rows_may_be_left_out", message))
+    }
+}
+
+/// Triggers for TRUNCATE are no partition's own, and none fires when a partition goes.
+fn emptied_unseen(context: &Context<'_>, mirror: &Mirror) -> Option<Hazard> {
+    let partitioned = |name: &&QualifiedName| {
+        let table = context.catalog.tables.get(*name);
+        table.is_some_and(|table| table.kind == TableKind::Partitioned)
+    };
+    let sources = mirror.sources().into_iter().map(|(table, _)| table);
+    let tables: Vec<String> = sources.filter(partitioned).map(ToString::to_string).collect();
+    let message = format!(
+        "TRUNCATE, DETACH, ATTACH or DROP of a single partition of {} is not repeated in {}: delete the rows instead, or \
+         truncate the whole table",
+        list(tables.clone()),
+        mirror.mapping.into.value
+    );
+    (!tables.is_empty()).then(|| Hazard::new("partitions_are_emptied_unseen", message))
 }
 
 /// How many foreign keys lead on from a table, one after the other.

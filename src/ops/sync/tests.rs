@@ -40,7 +40,7 @@ fn writes_are_repeated_in_both_directions() {
       CREATE VIEW pgmorph.sync_forth_key AS SELECT id FROM public."Old Ones";
       CREATE FUNCTION pgmorph.sync_forth_row(bigint) RETURNS void LANGUAGE plpgsql AS '#variable_conflict use_column
     DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; there boolean;
-    BEGIN LOOP
+    BEGIN FOR attempt IN 1..100 LOOP
     PERFORM FROM pgmorph.sync_forth_into AS t WHERE t.key OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
     there := FOUND;
     SELECT s.key, s."Label", s.live, s.own INTO wanted FROM pgmorph.sync_forth_from AS s WHERE s.key OPERATOR(pg_catalog.=) $1;
@@ -48,7 +48,8 @@ fn writes_are_repeated_in_both_directions() {
     IF there THEN UPDATE pgmorph.sync_forth_into AS t SET "Label" = wanted."Label", live = wanted.live WHERE t.key OPERATOR(pg_catalog.=) $1 AND ROW(t."Label", t.live)::record OPERATOR(pg_catalog.*<>) ROW(wanted."Label", wanted.live)::record; RETURN; END IF;
     INSERT INTO pgmorph.sync_forth_into (key, "Label", live, own) VALUES (wanted.key, wanted."Label", wanted.live, wanted.own) ON CONFLICT (key) DO NOTHING;
     IF FOUND THEN RETURN; END IF;
-    END LOOP; END';
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = ''triggered_data_change_violation'', MESSAGE = ''sync forth: public.new does not take a row with this key, and has none'', HINT = ''A trigger BEFORE INSERT may leave the row out or change its key.''; END';
       CREATE FUNCTION pgmorph.sync_forth_joined(bigint) RETURNS void LANGUAGE plpgsql AS 'BEGIN
     IF $1 IS NULL THEN RETURN; END IF;
     PERFORM FROM pgmorph.sync_forth_key AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
@@ -84,11 +85,11 @@ fn writes_are_repeated_in_both_directions() {
     PERFORM pgmorph.sync_forth_row(NEW.id);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_forth_row" AFTER INSERT OR UPDATE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      CREATE TRIGGER "0_pgmorph_sync_forth_row" AFTER INSERT OR UPDATE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write('id');
       ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_row";
-      CREATE TRIGGER "9_pgmorph_sync_forth_gone" AFTER DELETE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      CREATE TRIGGER "9_pgmorph_sync_forth_gone" AFTER DELETE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write('id');
       ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_gone";
-      CREATE TRIGGER "9_pgmorph_sync_forth_all" BEFORE TRUNCATE ON public."Old Ones" FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write();
+      CREATE TRIGGER "9_pgmorph_sync_forth_all" BEFORE TRUNCATE ON public."Old Ones" FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write('id');
       ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_all";
       CREATE FUNCTION pgmorph.sync_forth_write1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
     PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
@@ -99,11 +100,11 @@ fn writes_are_repeated_in_both_directions() {
     PERFORM pgmorph.sync_forth_joined(NEW.of);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write1() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_forth_row1" AFTER INSERT OR UPDATE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      CREATE TRIGGER "0_pgmorph_sync_forth_row1" AFTER INSERT OR UPDATE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1('of');
       ALTER TABLE public.more ENABLE ALWAYS TRIGGER "0_pgmorph_sync_forth_row1";
-      CREATE TRIGGER "9_pgmorph_sync_forth_gone1" AFTER DELETE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      CREATE TRIGGER "9_pgmorph_sync_forth_gone1" AFTER DELETE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1('of');
       ALTER TABLE public.more ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_gone1";
-      CREATE TRIGGER "9_pgmorph_sync_forth_all1" AFTER TRUNCATE ON public.more FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1();
+      CREATE TRIGGER "9_pgmorph_sync_forth_all1" AFTER TRUNCATE ON public.more FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1('of');
       ALTER TABLE public.more ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_all1";
         locks: public."Old Ones" SHARE ROW EXCLUSIVE, public.more SHARE ROW EXCLUSIVE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_forth_write() CASCADE;
@@ -119,7 +120,7 @@ fn writes_are_repeated_in_both_directions() {
       CREATE VIEW pgmorph.sync_back_key AS SELECT key FROM public.new;
       CREATE FUNCTION pgmorph.sync_back_row(bigint) RETURNS void LANGUAGE plpgsql AS '#variable_conflict use_column
     DECLARE wanted pgmorph.sync_back_into%ROWTYPE; there boolean;
-    BEGIN LOOP
+    BEGIN FOR attempt IN 1..100 LOOP
     PERFORM FROM pgmorph.sync_back_into AS t WHERE t.id OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE;
     there := FOUND;
     SELECT s.id, s.label INTO wanted FROM pgmorph.sync_back_from AS s WHERE s.id OPERATOR(pg_catalog.=) $1;
@@ -127,7 +128,8 @@ fn writes_are_repeated_in_both_directions() {
     IF there THEN UPDATE pgmorph.sync_back_into AS t SET label = wanted.label WHERE t.id OPERATOR(pg_catalog.=) $1 AND ROW(t.label)::record OPERATOR(pg_catalog.*<>) ROW(wanted.label)::record; RETURN; END IF;
     INSERT INTO pgmorph.sync_back_into (id, label) VALUES (wanted.id, wanted.label) ON CONFLICT (id) DO NOTHING;
     IF FOUND THEN RETURN; END IF;
-    END LOOP; END';
+    END LOOP;
+    RAISE EXCEPTION USING ERRCODE = ''triggered_data_change_violation'', MESSAGE = ''sync back: public."Old Ones" does not take a row with this key, and has none'', HINT = ''A trigger BEFORE INSERT may leave the row out or change its key.''; END';
       DO 'DECLARE wanted pgmorph.sync_back_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path'');
     BEGIN
     PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);
@@ -151,14 +153,15 @@ fn writes_are_repeated_in_both_directions() {
     PERFORM pgmorph.sync_back_row(NEW.key);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_back_write() FROM PUBLIC;
-      CREATE TRIGGER "0_pgmorph_sync_back_row" AFTER INSERT OR UPDATE ON public.new FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_back_write();
+      CREATE TRIGGER "0_pgmorph_sync_back_row" AFTER INSERT OR UPDATE ON public.new FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_back_write('key');
       ALTER TABLE public.new ENABLE ALWAYS TRIGGER "0_pgmorph_sync_back_row";
         locks: public.new SHARE ROW EXCLUSIVE (lock_timeout 200ms)
       undo DROP FUNCTION IF EXISTS pgmorph.sync_back_write() CASCADE;
       undo   locks: public.new ACCESS EXCLUSIVE (lock_timeout 200ms)
       hazard writes_are_repeated: every write to public.new also writes public."Old Ones" in the same transaction, takes as much longer, and fails if public."Old Ones" refuses it
     01-sync-copy [backfill] copy rows of public."Old Ones" into public.new
-      copy public."Old Ones": INSERT INTO public.new (key, "Label", live, own) SELECT o.id AS key, (o.label) AS "Label", (coalesce(m.live, false)) AS live, (gen_random_uuid()) AS own FROM ONLY public."Old Ones" AS o LEFT JOIN more AS m ON m.of = o.id WHERE (o.label <> '') AND NOT EXISTS (SELECT FROM public.new AS "~pgmorph_there" WHERE "~pgmorph_there".key = o.id) FOR SHARE OF o ON CONFLICT (key) DO NOTHING
+      copy public."Old Ones": SELECT pg_catalog.count(*) FROM (SELECT FROM ONLY public."Old Ones" AS o LEFT JOIN more AS m ON m.of = o.id WHERE (o.label <> '') AND NOT EXISTS (SELECT FROM public.new AS "~pgmorph_there" WHERE "~pgmorph_there".key = o.id) FOR SHARE OF o) AS held;
+    INSERT INTO public.new (key, "Label", live, own) SELECT o.id AS key, (o.label) AS "Label", (coalesce(m.live, false)) AS live, (gen_random_uuid()) AS own FROM ONLY public."Old Ones" AS o LEFT JOIN more AS m ON m.of = o.id WHERE (o.label <> '') AND NOT EXISTS (SELECT FROM public.new AS "~pgmorph_there" WHERE "~pgmorph_there".key = o.id) FOR SHARE OF o ON CONFLICT (key) DO NOTHING
         locks: public."Old Ones" ROW SHARE, public.new ROW EXCLUSIVE (lock_timeout 200ms, no transaction)
       undo not needed: the copied rows stay: nobody can tell them from rows that were there or came since
       hazard rows_are_written: every row that is copied into public.new goes to the WAL, to standbys and to subscribers, and needs about as much disk as it does in public."Old Ones"
@@ -223,6 +226,37 @@ fn everything_wrong_is_told_at_once() {
     4:73 invalid_value: `joined` must give each key column of `from` once: id
     4:103 same_table: public.new is `from` or `into` already
     "#);
+}
+
+#[test]
+fn a_key_that_would_be_rounded_is_refused() {
+    let refused = |of: &str, to: &str| {
+        let keyed =
+            |kind: &str| table(&[&format!("k {kind} not null"), "a text"]).with_primary_key("pk", &["k"]);
+        let now = catalog().with("f", keyed(of)).with("i", keyed(to));
+        let changes = "  - sync: {name: n, from: f, into: i, key: [k], columns: [a]}\n";
+        plan_text(&now, changes).contains("type_mismatch: ")
+    };
+    for (of, to) in [
+        ("numeric", "numeric(10,2)"),
+        ("numeric(10,3)", "numeric(10,2)"),
+        ("timestamp with time zone", "timestamp(0) with time zone"),
+        ("time(3) without time zone", "time(2) without time zone"),
+        ("interval", "interval day to second"),
+    ] {
+        assert!(refused(of, to), "{of} to {to}");
+    }
+    for (of, to) in [
+        ("numeric(10,2)", "numeric"),
+        ("numeric(10,2)", "numeric(12,3)"),
+        ("timestamp(0) with time zone", "timestamp with time zone"),
+        ("text", "character varying(20)"),
+        ("character varying(20)", "character varying(10)"),
+        ("integer", "bigint"),
+        ("uuid", "uuid"),
+    ] {
+        assert!(!refused(of, to), "{of} to {to}");
+    }
 }
 
 #[test]

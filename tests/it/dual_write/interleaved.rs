@@ -123,7 +123,7 @@ async fn meet(database: &Database<'_>, first: &str, second: &str) {
 }
 
 /// The tables with the rows of [`ENTITIES`] only.
-async fn few<'s>(server: &'s TestServer, setup: &str) -> Database<'s> {
+pub(super) async fn few<'s>(server: &'s TestServer, setup: &str) -> Database<'s> {
     let (tables, _) = SETUP.split_once("INSERT INTO").unwrap();
     Database::create(server, &format!("{tables}{ENTITIES}{setup}")).await
 }
@@ -192,6 +192,60 @@ async fn nothing_is_copied_that_is_on_its_way_out() {
         database.admin.batch_execute(reset).await.unwrap();
         meet(&database, again.trim_end_matches("; "), out).await;
         assert_eq!(unequal(&database).await, Vec::<String>::new(), "{out}");
+        database.drop().await;
+    }
+}
+
+/// Whether a row has a counterpart is for its joined row to say.
+const JOINED: &str = "
+name: p
+changes:
+  - sync:
+      name: forth
+      from: customer_portfolios
+      as: cp
+      into: customer_strategies
+      key: [portfolio_id]
+      join: JOIN lth.customer_strategies AS cs ON cs.portfolio_id = cp.portfolio_id
+      joined: {lth.customer_strategies: {portfolio_id: portfolio_id}}
+      where: cs.live
+      columns: {label: cp.label, account: cp.account, switched: cs.switched}
+";
+
+/// A batch that has looked at a joined row already must not make what that row does not ask for any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_copied_that_a_joined_row_lets_go() {
+    const WRONG: &str = "SELECT count(*) FROM customer_strategies FULL JOIN \
+        (SELECT portfolio_id, s.switched FROM customer_portfolios JOIN lth.customer_strategies AS s USING (portfolio_id) WHERE live) AS s \
+        USING (portfolio_id) WHERE customer_strategies.switched IS DISTINCT FROM s.switched";
+    let server = TestServer::start(&[]);
+    let outs = [
+        "UPDATE lth.customer_strategies SET live = false",
+        "DELETE FROM lth.customer_strategies",
+        "UPDATE lth.customer_strategies SET portfolio_id = NULL",
+        "UPDATE lth.customer_strategies SET portfolio_id = '00000000-0000-0000-0000-000000000003'",
+        "UPDATE lth.customer_strategies SET switched = 7",
+    ];
+    for out in outs {
+        let database = few(&server, "UPDATE lth.customer_strategies SET live = true;").await;
+        let plan = database.planned(JOINED).await;
+        database.apply(&plan, Phase::Expand).await.unwrap();
+        let copying = plan.steps.iter().find_map(|step| match &step.work.action {
+            Action::Copy(copying) => Some(copying.whole()),
+            _ => None,
+        });
+        let batch = format!("SET LOCAL pgmorph.sync = 'on'; {}", copying.unwrap());
+        meet(&database, out, &format!("BEGIN; {batch}; COMMIT")).await;
+        assert_eq!(crate::backfill::number(&database, WRONG).await, 0, "{out}");
+        // The other way round: what changes waits for the batch, and takes the copy with it.
+        let reset = format!(
+            "TRUNCATE customer_portfolios, lth.customer_strategies, customer_strategies; {ENTITIES}; \
+             UPDATE lth.customer_strategies SET live = true; \
+             SET pgmorph.sync = 'on'; DELETE FROM customer_strategies; RESET pgmorph.sync"
+        );
+        database.admin.batch_execute(&reset).await.unwrap();
+        meet(&database, &batch, out).await;
+        assert_eq!(crate::backfill::number(&database, WRONG).await, 0, "{out}");
         database.drop().await;
     }
 }

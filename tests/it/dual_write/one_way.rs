@@ -9,7 +9,7 @@ CREATE TABLE new (key integer PRIMARY KEY, own integer GENERATED ALWAYS AS IDENT
 INSERT INTO old SELECT i, 'row ' || i FROM generate_series(1, 20) AS i;
 ";
 
-const PLAN: &str = "
+pub(super) const PLAN: &str = "
 name: p
 changes:
   - sync:
@@ -24,7 +24,7 @@ changes:
 const UNEQUAL: &str = "SELECT count(*) FROM (SELECT id, label, upper(note) AS note, doc::text FROM old WHERE label <> 'none') AS o \
     FULL JOIN (SELECT key, title, note, doc::text FROM new) AS n ON n.key = o.id WHERE ROW(o.*)::text IS DISTINCT FROM ROW(n.*)::text";
 
-async fn synced<'s>(server: &'s TestServer, setup: &str, plan: &str) -> Database<'s> {
+pub(super) async fn synced<'s>(server: &'s TestServer, setup: &str, plan: &str) -> Database<'s> {
     let database = Database::create(server, &format!("{TABLES}{setup}")).await;
     let plan = database.planned(plan).await;
     database.apply(&plan, Phase::Cutover).await.unwrap();

@@ -3,6 +3,9 @@
 use super::{Mirror, equal, joined_list, unlike};
 use crate::sql::{QualifiedName, ident, literal};
 
+/// So often a row is looked for and inserted before the write is refused.
+const TRIES_MAX: u32 = 100;
+
 impl Mirror {
     /// `one.key = other.key AND …`
     fn same_key(&self, of: &str, values: &[String]) -> String {
@@ -46,6 +49,7 @@ impl Mirror {
 
     /// Makes the row of one key anew. The row of the target is locked before anything is read: who holds it may be about
     /// to write to what is read. Between looking and inserting somebody else may insert it: then it is looked at again.
+    /// Nobody is so unlucky many times over: then the row is never found, and the application must not wait for ever.
     pub(super) fn row_function(&self) -> String {
         let (made, target) = (self.made(), self.target());
         let arguments = self.arguments();
@@ -59,7 +63,7 @@ impl Mirror {
         let body = format!(
             "#variable_conflict use_column\n\
              DECLARE wanted {target}%ROWTYPE; there boolean;\n\
-             BEGIN LOOP\n\
+             BEGIN FOR attempt IN 1..{TRIES_MAX} LOOP\n\
              PERFORM FROM {target} AS t WHERE {here} FOR NO KEY UPDATE;\n\
              there := FOUND;\n\
              SELECT {} INTO wanted FROM {made} AS s WHERE {};\n\
@@ -67,7 +71,8 @@ impl Mirror {
              IF there THEN {}RETURN; END IF;\n\
              INSERT INTO {target} ({}){} VALUES ({}) ON CONFLICT ({}) DO NOTHING;\n\
              IF FOUND THEN RETURN; END IF;\n\
-             END LOOP; END",
+             END LOOP;\n\
+             RAISE EXCEPTION USING ERRCODE = 'triggered_data_change_violation', MESSAGE = {}, HINT = {}; END",
             self.columns_of("s", self.mapping.given()),
             self.same_key("s", &arguments),
             self.update(&here),
@@ -75,6 +80,12 @@ impl Mirror {
             self.overriding,
             self.of_wanted(self.mapping.given()).join(", "),
             joined_list(key, ", "),
+            literal(&format!(
+                "sync {}: {} does not take a row with this key, and has none",
+                ident(&self.name),
+                self.mapping.into.value
+            )),
+            literal("A trigger BEFORE INSERT may leave the row out or change its key."),
         );
         let name = self.row_name();
         self.function(&name, &self.key_types, "RETURNS void LANGUAGE plpgsql", &body)

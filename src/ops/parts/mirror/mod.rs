@@ -1,7 +1,7 @@
 //! Rows of one table kept as others are written: the views, functions and triggers of `sync`.
 //!
-//! Functions and triggers name views only. A view follows its tables by their identity, so that renaming a table or a
-//! column breaks nothing.
+//! Functions and triggers name views only, besides the key columns of a new row. A view follows its tables by their
+//! identity, so that renaming a table or any other column breaks nothing. The triggers tell which columns those are.
 //!
 //! A mirrored write makes the row of the target anew from what is there, whatever was written. Writers that meet in
 //! one entity wait for each other at the row of the driving table: its own writer holds it already, and a writer of a
@@ -63,6 +63,14 @@ pub struct Mirror {
     pub overriding: &'static str,
     /// Schemas in which the triggers of the target find what they name without one.
     pub search_path: Vec<String>,
+}
+
+/// Whether the definition of a trigger is that of a mirror, whose function reads the column by its name.
+pub fn reads_by_name(trigger: &str, column: &str) -> bool {
+    let function = trigger.split_once(" EXECUTE FUNCTION pgmorph.");
+    function.is_some_and(|(_, called)| {
+        called.trim_start_matches('"').starts_with("sync_") && called.contains(&literal(column))
+    })
 }
 
 fn joined_list(parts: impl IntoIterator<Item = String>, separator: &str) -> String {
@@ -177,15 +185,25 @@ impl Mirror {
     /// Function and triggers of one source.
     pub fn follow(&self, source: &QualifiedName, number: Option<usize>) -> Vec<String> {
         let function = self.trigger_function_name(number);
+        let read = joined_list(self.read(number).map(|column| literal(column)), ", ");
         let mut statements = vec![self.trigger_function(number), self.private(&function, &[])];
         for (kind, when, each) in self.triggers(number) {
             let name = ident(&self.trigger_name(kind, number));
             statements.push(format!(
-                "CREATE TRIGGER {name} {when} ON {source} FOR EACH {each} WHEN ({GENUINE}) EXECUTE FUNCTION {function}()"
+                "CREATE TRIGGER {name} {when} ON {source} FOR EACH {each} WHEN ({GENUINE}) EXECUTE FUNCTION {function}({read})"
             ));
             statements.push(format!("ALTER TABLE {source} ENABLE ALWAYS TRIGGER {name}"));
         }
         statements
+    }
+
+    /// The columns that a trigger function reads by their names. It gets them as its arguments, for whoever wants to
+    /// know.
+    fn read(&self, number: Option<usize>) -> Box<dyn Iterator<Item = &String> + '_> {
+        match number {
+            None => Box::new(self.mapping.key.iter().map(|(_, column)| &column.value)),
+            Some(number) => Box::new(self.joined[number].columns.iter()),
+        }
     }
 
     fn triggers(&self, number: Option<usize>) -> Vec<(Kind, &'static str, &'static str)> {
