@@ -170,7 +170,9 @@ impl PlanSet {
         let object = &need.object;
         let complaint =
             |message: String| Diagnostic::new("unresolved", message).at(place(&self.files[number], need));
-        if let Some(other) = names.elsewhere(object) {
+        if let Some(other) = names.elsewhere(object)
+            && !self.knows_both(names, &other, object)
+        {
             let message = match names.catalog {
                 Some(_) => format!("there is no {object}, and no plan before this one makes it"),
                 None => format!("no plan makes {object}, but there is {other}"),
@@ -199,6 +201,15 @@ impl PlanSet {
                 .to_owned(),
         };
         Some(complaint(message).help(help))
+    }
+
+    /// Whether one plan makes the twin and needs the object itself: then no schema was mistaken for the other.
+    fn knows_both(&self, names: &Names<'_>, twin: &Object, object: &Object) -> bool {
+        let needed = |plan: usize| needs(&self.files[plan].plan).into_iter();
+        names.catalog.is_none()
+            && names
+                .makers_of(twin)
+                .any(|(plan, _)| needed(plan).any(|need| need.certain && need.object == *object))
     }
 }
 

@@ -316,3 +316,20 @@ fn what_may_be_there_already_makes_no_order() {
         assert_eq!(references(plans(&[maker, GRANTED]), Some(&catalog())), "");
     }
 }
+
+#[test]
+fn who_uses_both_names_has_not_mistaken_them() {
+    let moved = "create_table: {name: orders, columns: {id: bigint}, foreign_keys: [{columns: [id], references: archive.orders}]}";
+    let index = "create_index: {name: i, table: archive.orders, columns: [id]}";
+    assert_eq!(references(plans(&[moved, index]), None), "");
+    let found = references(plans(&[MADE, index]), None);
+    assert!(
+        found.contains("unresolved: no plan makes archive.orders"),
+        "{found}"
+    );
+    let found = references(plans(&[moved, index]), Some(&catalog()));
+    assert!(
+        found.contains("unresolved: there is no archive.orders"),
+        "{found}"
+    );
+}
