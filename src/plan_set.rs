@@ -4,7 +4,7 @@
 //! holds is asked of what the changes need and make: see [`crate::ops::references`].
 
 use crate::catalog::model::CatalogSnapshot;
-use crate::change_plan::ChangePlan;
+use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::{Diagnostic, Located, Span, nearest};
 use crate::ops::{Named, Object};
 use std::collections::{BTreeMap, BTreeSet};
@@ -170,7 +170,9 @@ impl PlanSet {
         let object = &need.object;
         let complaint =
             |message: String| Diagnostic::new("unresolved", message).at(place(&self.files[number], need));
-        if let Some(other) = names.elsewhere(object) {
+        if let Some(other) = names.elsewhere(object)
+            && !self.knows_both(names, &other, object)
+        {
             let message = match names.catalog {
                 Some(_) => format!("there is no {object}, and no plan before this one makes it"),
                 None => format!("no plan makes {object}, but there is {other}"),
@@ -199,6 +201,15 @@ impl PlanSet {
                 .to_owned(),
         };
         Some(complaint(message).help(help))
+    }
+
+    /// Whether one plan makes the twin and needs the object itself: then no schema was mistaken for the other.
+    fn knows_both(&self, names: &Names<'_>, twin: &Object, object: &Object) -> bool {
+        let needed = |plan: usize| needs(&self.files[plan].plan).into_iter();
+        names.catalog.is_none()
+            && names
+                .makers_of(twin)
+                .any(|(plan, _)| needed(plan).any(|need| need.certain && need.object == *object))
     }
 }
 
@@ -334,45 +345,79 @@ fn circle(after: &[BTreeSet<usize>], done: &[usize], start: usize) -> Vec<usize>
     }
 }
 
+/// The place of a change: its plan, and its number there.
+type At = (usize, usize);
+
 /// Who makes what, and what is there before any of them runs.
 struct Names<'a> {
     catalog: Option<&'a CatalogSnapshot>,
-    makers: BTreeMap<Object, BTreeSet<usize>>,
+    /// In order, each with whether it is not there before this change for certain.
+    makers: BTreeMap<Object, BTreeMap<At, bool>>,
+    /// The first change that takes it away.
+    takers: BTreeMap<Object, At>,
 }
 
 impl<'a> Names<'a> {
     fn of(files: &[PlanFile], turns: &[Turn], catalog: Option<&'a CatalogSnapshot>) -> Self {
-        let mut makers: BTreeMap<Object, BTreeSet<usize>> = BTreeMap::new();
+        let mut names = Self {
+            catalog,
+            makers: BTreeMap::new(),
+            takers: BTreeMap::new(),
+        };
         let open = |(number, _): &(usize, &PlanFile)| turns[*number] != Turn::Over;
         for (number, file) in files.iter().enumerate().filter(open) {
-            for made in file
-                .plan
-                .changes
-                .iter()
-                .flat_map(|change| change.operation.makes())
-            {
-                makers.entry(made.object).or_default().insert(number);
+            for (position, change) in file.plan.changes.iter().enumerate() {
+                names.note((number, position), change);
             }
         }
-        Self { catalog, makers }
+        names
     }
 
+    fn note(&mut self, at: At, change: &Change) {
+        let unconditional = change.when.is_none();
+        for Named { object, certain, .. } in change.operation.makes() {
+            let makers = self.makers.entry(object).or_default();
+            *makers.entry(at).or_insert(false) |= certain && unconditional;
+        }
+        for object in change.operation.takes() {
+            if unconditional {
+                self.takers.entry(object).or_insert(at);
+            }
+        }
+    }
+
+    /// The first that makes it where it is not there already. Without a catalog, one that makes it only then says
+    /// nothing about that.
     fn maker(&self, object: &Object) -> Option<usize> {
-        self.makers.get(object)?.first().copied()
+        let mut makers = self.makers.get(object)?.iter();
+        let ((plan, _), _) = makers.find(|(_, certain)| **certain || self.catalog.is_some())?;
+        Some(*plan)
     }
 
     /// Whether it is there when this plan runs, at the latest by a change of its own.
     fn is_there(&self, object: &Object, number: usize) -> bool {
-        self.is_known(object, number) || self.maker(object).is_some_and(|maker| maker < number)
+        self.is_known(object, number) || self.makers_of(object).any(|(plan, _)| plan < number)
     }
 
     /// Whether it takes no other plan to have it.
     fn is_known(&self, object: &Object, number: usize) -> bool {
-        let own = self
-            .makers
-            .get(object)
-            .is_some_and(|makers| makers.contains(&number));
-        own || object.is_given() || self.catalog.is_some_and(|catalog| has(catalog, object))
+        let own = self.makers_of(object).any(|(plan, _)| plan == number);
+        own || object.is_given()
+            || match self.catalog {
+                Some(catalog) => has(catalog, object),
+                None => self.is_remade(object),
+            }
+    }
+
+    /// Whether it is taken away before anybody makes it. One change may do both, as when a table is replaced.
+    fn is_remade(&self, object: &Object) -> bool {
+        let first = self.makers_of(object).next();
+        let taker = self.takers.get(object);
+        taker.is_some_and(|taker| first.is_some_and(|maker| *taker <= maker))
+    }
+
+    fn makers_of(&self, object: &Object) -> impl Iterator<Item = At> {
+        self.makers.get(object).into_iter().flatten().map(|(at, _)| *at)
     }
 
     /// The same name in another schema.

@@ -110,15 +110,26 @@ pub fn plan_from(
 }
 
 /// What is recorded of a plan that is in place already: no steps, for there is nothing to do and no way back. `verify`
-/// compares the tables with `compiled`, where it is known that they are as that plan foresees.
-pub fn baseline(plan: &ChangePlan, now: &CatalogSnapshot, compiled: Option<ExecutionPlan>) -> ExecutionPlan {
-    let after = compiled.map_or_else(|| now.restricted_to(&BTreeSet::new()), |compiled| compiled.after);
+/// compares the tables with `compiled`, where it is known that they are as that plan foresees. What has a condition that
+/// does not hold was not made by anybody: it is waiting.
+///
+/// # Errors
+/// Conditions that the server was not asked, or had no answer to.
+pub fn baseline(
+    plan: &ChangePlan,
+    now: &CatalogSnapshot,
+    compiled: Option<ExecutionPlan>,
+) -> Result<ExecutionPlan, Vec<Diagnostic>> {
+    let (changes, after) = match compiled {
+        Some(compiled) => (compiled.changes, compiled.after),
+        None => (waiting_now(plan, now)?, now.restricted_to(&BTreeSet::new())),
+    };
     let mut recorded = ExecutionPlan {
         format: PLAN_FORMAT,
         name: plan.name.clone(),
         description: plan.description.clone(),
         digest: String::new(),
-        changes: planned_changes(plan),
+        changes,
         schema: Some(plan.schema.clone()),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
@@ -131,7 +142,23 @@ pub fn baseline(plan: &ChangePlan, now: &CatalogSnapshot, compiled: Option<Execu
         after,
     };
     recorded.digest = recorded.computed_digest();
-    recorded
+    Ok(recorded)
+}
+
+/// The entries of a plan file, those that wait as things are with the reason.
+fn waiting_now(plan: &ChangePlan, now: &CatalogSnapshot) -> Result<Vec<PlannedChange>, Vec<Diagnostic>> {
+    let mut changes = planned_changes(plan);
+    let mut complaints = Vec::new();
+    for (planned, change) in changes.iter_mut().zip(&plan.changes) {
+        match change.when.as_ref().map_or(Ok(None), |when| when.unmet(now)) {
+            Ok(reason) => planned.waiting = reason,
+            Err(complaint) => complaints.push(complaint),
+        }
+    }
+    match complaints.is_empty() {
+        true => Ok(changes),
+        false => Err(complaints),
+    }
 }
 
 /// The changes that are not in place, with their numbers.

@@ -7,12 +7,13 @@ use super::{Failure, Global, Outcome, confirm, interrupts, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
-use crate::executor::{Executor, Interrupt};
+use crate::executor::{Executor, Interrupt, gate};
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
 use crate::units;
 use clap::{Args, ValueEnum};
+use jiff::Timestamp;
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -116,6 +117,17 @@ impl Task {
         }
     }
 
+    /// Whether something of its contract may have to wait for its time.
+    pub(super) fn has_gates(&self) -> bool {
+        let (_, contract) = self.open_steps(Phase::Cutover);
+        contract.iter().any(|step| step.work.not_before.is_some())
+    }
+
+    /// Until when that is.
+    pub(super) fn closed_until(&self, now: Timestamp) -> Option<Timestamp> {
+        gate::closed_until(self.run.as_ref()?, now)
+    }
+
     fn is_done(&self, step: &Step) -> bool {
         let records = self.run.iter().flat_map(|run| &run.steps);
         records
@@ -148,9 +160,10 @@ impl Apply {
         if set::is_directory(&self.plan) {
             return Box::pin(set::apply::run(self, global)).await;
         }
-        let input = input::read(&self.plan)?;
+        let mut input = input::read(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
+        set::names::recognise(&session.client, global, &mut input).await?;
         let task = Task::find(&session.client, &input).await?;
         if task.run.is_none() {
             set::refuse_unmet(&session.client, &input).await?;
@@ -165,7 +178,7 @@ impl Apply {
         confirm::ask(&self.question(&task, &settings), self.yes)?;
         let reporter = global.reporter();
         let interrupts = interrupts::watch(reporter.clone())?;
-        let execution = self.execute(global, &settings, &task, &reporter, interrupts);
+        let execution = self.execute(global, &settings, &task, through, &reporter, interrupts);
         let summary = Box::pin(execution).await;
         reporter.finish();
         self.report(global, &summary?)?;
@@ -213,6 +226,7 @@ impl Apply {
         global: &Global,
         settings: &ConnectionSettings,
         task: &'a Task,
+        through: Phase,
         reporter: &Arc<dyn Reporter>,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Summary<'a>, Error> {
@@ -221,14 +235,14 @@ impl Apply {
             .await?
             .asked(self.workers, self.throttle);
         let run = unchanged(global, settings, task).await?;
-        let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), self.through.into())).await?;
+        let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), through)).await?;
         Ok(Summary {
             plan: &task.plan,
             run: Some(outcome.run),
             complete: outcome.complete,
             steps: outcome.steps,
             elapsed_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            pending: task.open_steps(self.through.into()).1,
+            pending: task.open_steps(through).1,
             waiting: task.plan.waiting(),
             resumed: task.run.is_some(),
         })
@@ -261,6 +275,15 @@ async fn unchanged(
 }
 
 impl Summary<'_> {
+    /// What was done together with an earlier call.
+    pub(super) fn after(self, earlier: &Summary<'_>) -> Self {
+        Self {
+            steps: self.steps + earlier.steps,
+            elapsed_ms: self.elapsed_ms + earlier.elapsed_ms,
+            ..self
+        }
+    }
+
     pub(super) fn json(&self) -> serde_json::Value {
         let pending = |step: &&Step| json!({"id": step.id, "phase": step.phase});
         json!({

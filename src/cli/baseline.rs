@@ -4,7 +4,7 @@ use super::input::{self, Input, PlanFile};
 use super::set::standing::{self, Standing, State};
 use super::verify::verification;
 use super::{Failure, Global, Outcome, confirm, interrupts, resolve, set};
-use crate::catalog::load;
+use crate::catalog::{load, probe};
 use crate::error::{Error, ErrorKind};
 use crate::executor::Executor;
 use crate::plan::ExecutionPlan;
@@ -109,7 +109,7 @@ impl Baseline {
         if global.is_json() {
             let plan = |(found, run): (&Found, &i64)| {
                 json!({"plan": found.plan.name, "run": run, "matches": found.is_there(),
-                       "findings": found.verification.findings})
+                       "findings": found.verification.findings, "waiting": found.plan.waiting()})
             };
             let plans: Vec<_> = found.iter().zip(runs).map(plan).collect();
             return out::json(&json!({"plans": plans}));
@@ -133,10 +133,13 @@ async fn look(client: &Client, standing: &Standing) -> Result<Found, Failure> {
         Verdict::Matches => Some(resolve::begin(client, &input, &Numbers::new()).await?),
         _ => None,
     };
-    let catalog = load::snapshot(client).await?;
+    let mut catalog = load::snapshot(client).await?;
     let PlanFile { plan, .. } = &standing.file;
+    let conditions = planner::conditions(plan, &Numbers::new());
+    probe::ask_conditions(client, &mut catalog, &conditions).await?;
+    let recorded = planner::baseline(plan, &catalog, compiled);
     Ok(Found {
-        plan: planner::baseline(plan, &catalog, compiled),
+        plan: recorded.map_err(|complaints| standing.file.refused(complaints))?,
         verification,
     })
 }
@@ -194,6 +197,9 @@ fn question(found: &[Found], settings: &ConnectionSettings) -> String {
             for line in differences(&found.verification) {
                 let _ = writeln!(text, "  {line}");
             }
+        }
+        for waiting in found.plan.waiting() {
+            let _ = writeln!(text, "    {} {waiting}", style::careful("Waiting:"));
         }
     }
     text.push_str("\nA baseline has no way back: rollback refuses it.\n");

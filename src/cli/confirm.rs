@@ -2,6 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::report::out;
+use std::collections::BTreeSet;
 use std::io::{BufRead, IsTerminal};
 
 /// Shows what is going to happen and waits for a yes; `yes` is `--yes`.
@@ -26,22 +27,45 @@ pub fn ask(what: &str, yes: bool) -> Result<(), Error> {
     }
 }
 
-/// As [`ask`], for what takes more than a yes: the text must be typed, or given as `--confirm`.
+/// As [`ask`], for what may take more than a yes: each of the texts must be typed, or be among those given as `--confirm`.
 ///
 /// # Errors
 /// When something else is given, or when nobody is there to answer.
-pub fn ask_for(text: &str, what: &str, given: Option<&str>) -> Result<(), Error> {
-    let answer = match given {
-        Some(given) => given.to_owned(),
-        None if std::io::stdin().is_terminal() && std::io::stderr().is_terminal() => {
-            out::message(&format!("{what}\nType {text} to go ahead: "));
-            answer()
+pub fn ask_for(texts: &BTreeSet<&str>, what: &str, given: &[String], yes: bool) -> Result<(), Error> {
+    if texts.is_empty() {
+        return ask(what, yes);
+    }
+    let attended = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if given.is_empty() && attended {
+        out::message(&format!("{what}\n"));
+    }
+    for text in texts {
+        let is_typed = || {
+            out::message(&format!("Type {text} to go ahead: "));
+            answer() == **text
+        };
+        let confirmed = match given {
+            [] => attended && is_typed(),
+            given => given.iter().any(|given| given == text),
+        };
+        if !confirmed {
+            let wanted: Vec<String> = texts
+                .iter()
+                .map(|text| format!("--confirm {}", quoted(text)))
+                .collect();
+            let help = format!("more than a yes is asked for: {}", wanted.join(" "));
+            return Err(refused().help(help));
         }
-        None => String::new(),
-    };
-    match answer == text {
-        true => Ok(()),
-        false => Err(refused().help(format!("the plan asks for more than a yes: --confirm {text}"))),
+    }
+    Ok(())
+}
+
+/// As a shell reads it as one word.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

@@ -58,15 +58,20 @@ pub fn read(path: &str) -> Result<Input, Failure> {
     }
 }
 
-/// The name of the plan in a file or, where there is no such file, the argument as a plan's name: whoever looks for
-/// a run at night need not have the file.
-pub fn plan_name(argument: &str) -> Result<String, Failure> {
+/// A PLAN that may be given by its name alone.
+pub enum Asked {
+    Plan(Input),
+    Name(String),
+}
+
+/// The plan in a file or, where there is no such file, the argument as a plan's name: whoever looks for a run at night
+/// need not have the file.
+pub fn asked(argument: &str) -> Result<Asked, Failure> {
     let is_path = argument == "-" || argument.contains('/') || Path::new(argument).extension().is_some();
-    if is_path || Path::new(argument).exists() {
-        Ok(read(argument)?.name().to_owned())
-    } else {
-        Ok(argument.to_owned())
-    }
+    Ok(match is_path || Path::new(argument).exists() {
+        true => Asked::Plan(read(argument)?),
+        false => Asked::Name(argument.to_owned()),
+    })
 }
 
 fn shown(path: &str) -> String {

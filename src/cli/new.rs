@@ -5,8 +5,9 @@ use crate::change_plan;
 use crate::error::{Error, ErrorKind};
 use crate::report::out;
 use clap::Args;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{ErrorKind as IoKind, Write};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,9 @@ impl New {
             return Ok(0);
         }
         let path = match self.output.is_dir() {
-            true => self.output.join(file_name(&self.name, Timestamp::now())),
+            true => self
+                .output
+                .join(file_name(&self.name, free(&self.output, Timestamp::now())?)),
             false => self.output.clone(),
         };
         write_new(&path, &text)?;
@@ -44,11 +47,40 @@ impl New {
     }
 }
 
+/// The first second from now on that no file is called by: of two plans written within one, the later one comes later.
+fn free(directory: &Path, now: Timestamp) -> Result<Timestamp, Error> {
+    let failed = |error: std::io::Error| {
+        let what = format!("cannot read {}: {error}", directory.display());
+        Error::new(ErrorKind::Usage, what).source(error)
+    };
+    let mut taken = BTreeSet::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        taken.extend(
+            name.to_str()
+                .and_then(|name| name.get(..STAMP_LENGTH))
+                .map(str::to_owned),
+        );
+    }
+    let mut at = now;
+    while taken.contains(&stamp(at)) {
+        at += SignedDuration::from_secs(1);
+    }
+    Ok(at)
+}
+
+/// In UTC.
+fn stamp(at: Timestamp) -> String {
+    at.strftime("%Y%m%d_%H%M%S").to_string()
+}
+
+const STAMP_LENGTH: usize = "20261122_023059".len();
+
 /// Files with later times come later, and so do their plans.
-fn file_name(name: &str, now: Timestamp) -> String {
+fn file_name(name: &str, at: Timestamp) -> String {
     let plain = |c: char| if c.is_alphanumeric() || c == '-' { c } else { '_' };
     let name: String = name.chars().map(plain).collect();
-    format!("{}_{name}.yaml", now.strftime("%Y%m%d_%H%M"))
+    format!("{}_{name}.yaml", stamp(at))
 }
 
 fn write_new(path: &Path, text: &str) -> Result<(), Error> {
@@ -123,11 +155,31 @@ mod tests {
     }
 
     #[test]
+    fn each_second_belongs_to_one_plan() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = "2026-11-22T23:59:58Z".parse().unwrap();
+        let mut names = Vec::new();
+        for name in ["z", "y", "x"] {
+            let free = free(directory.path(), now).unwrap();
+            names.push(file_name(name, free));
+            std::fs::write(directory.path().join(file_name(name, free)), "").unwrap();
+        }
+        assert_eq!(
+            names,
+            [
+                "20261122_235958_z.yaml",
+                "20261122_235959_y.yaml",
+                "20261123_000000_x.yaml"
+            ]
+        );
+    }
+
+    #[test]
     fn file_names_are_ordered_by_time() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         assert_eq!(
             file_name("Add note.2", at("2026-11-22T02:30:59Z")),
-            "20261122_0230_Add_note_2.yaml"
+            "20261122_023059_Add_note_2.yaml"
         );
     }
 }

@@ -3,7 +3,7 @@
 use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
-use super::{Failure, Format, Global, Outcome};
+use super::{Failure, Format, Global, Outcome, set};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::ExecutionPlan;
 use crate::planner;
@@ -34,7 +34,7 @@ impl Plan {
                 let catalog = input::snapshot(catalog)?;
                 planner::plan(&file.plan, &catalog).map_err(|diagnostics| file.refused(diagnostics))?
             }
-            (Input::File(_), None) => against_server(global, &input).await?,
+            (Input::File(file), None) => against_server(global, Input::File(file.clone())).await?,
         };
         if let Some(path) = &self.output {
             input::write(path, &out::pretty(&plan))?;
@@ -50,9 +50,11 @@ impl Plan {
 }
 
 /// What `apply` would run; where it would refuse, what a new plan would be, if that is possible.
-async fn against_server(global: &Global, input: &Input) -> Result<ExecutionPlan, Failure> {
+async fn against_server(global: &Global, mut input: Input) -> Result<ExecutionPlan, Failure> {
     let session = global.observer(&global.settings()?).await?;
     let client = &session.client;
+    set::names::recognise(client, global, &mut input).await?;
+    let input = &input;
     let history = History::read(client, input.name()).await?;
     Ok(match resolve::way(client, input, &history).await? {
         Way::Begin(plan) => *plan,

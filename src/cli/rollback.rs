@@ -10,6 +10,7 @@ use crate::report::{Reporter, out, style};
 use crate::units;
 use clap::Args;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,8 +26,10 @@ pub struct Rollback {
     #[arg(long, short)]
     pub(super) yes: bool,
     /// What the plan wants to be typed before it is rolled back (`confirm_rollback`); --yes is not enough for it
+    ///
+    /// May be given several times, for a directory whose plans want different texts.
     #[arg(long, value_name = "TEXT")]
-    pub(super) confirm: Option<String>,
+    pub(super) confirm: Vec<String>,
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
@@ -37,23 +40,28 @@ impl Rollback {
         if set::is_directory(&self.plan) {
             return Box::pin(set::rollback::run(self, global)).await;
         }
-        let name = input::plan_name(&self.plan)?;
+        let asked = input::asked(&self.plan)?;
         let settings = global.settings()?;
         let session = global.observer(&settings).await?;
+        let name = set::names::of(&session.client, global, asked).await?;
         let undoing = Undoing::find(&session.client, &name).await?;
         drop(session);
+        if let Some(run) = undoing.baseline() {
+            return Err(is_baseline(run).into());
+        }
         if !undoing.runs.is_empty() {
             let question = question(&undoing, &settings, self.loss());
-            match undoing.typed() {
-                Some(text) => confirm::ask_for(text, &question, self.confirm.as_deref())?,
-                None => confirm::ask(&question, self.yes)?,
-            }
+            confirm::ask_for(&typed(&undoing.runs), &question, &self.confirm, self.yes)?;
         }
         let reporter = global.reporter();
         let interrupts = interrupts::watch(reporter.clone())?;
-        let undone = Box::pin(self.undo(global, &settings, &undoing, &reporter, &interrupts)).await;
+        let undone = Box::pin(self.undo(global, &settings, &undoing.runs, &reporter, &interrupts)).await;
         reporter.finish();
-        undone?.report(global)?;
+        let undone = undone?;
+        if let Some(stays) = &undoing.stays {
+            global.note(&format!("note: {stays}"));
+        }
+        undone.report(global, &name)?;
         Ok(0)
     }
 
@@ -65,32 +73,28 @@ impl Rollback {
         }
     }
 
-    /// Does it without asking.
+    /// Does it without asking, the last run first.
     pub(super) async fn undo(
         &self,
         global: &Global,
         settings: &ConnectionSettings,
-        undoing: &Undoing,
+        runs: &[Run],
         reporter: &Arc<dyn Reporter>,
         interrupts: &watch::Receiver<Interrupt>,
     ) -> Result<Undone, Error> {
         let began = Instant::now();
         let mut undone = Undone {
-            plan: undoing.name.clone(),
             runs: Vec::new(),
             steps: 0,
             elapsed_ms: 0,
         };
-        for run in undoing.runs.iter().rev() {
+        for run in runs.iter().rev() {
             let executor = Executor::open(settings, reporter.clone(), interrupts.clone()).await?;
             let outcome = Box::pin(undo(global, settings, executor, run, self.loss())).await?;
             undone.steps += outcome.steps;
             undone.runs.push(outcome.run);
         }
         undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        if let Some(stays) = &undoing.stays {
-            global.note(&format!("note: {stays}"));
-        }
         Ok(undone)
     }
 }
@@ -99,25 +103,15 @@ impl Rollback {
 pub(super) struct Undoing {
     name: String,
     /// Oldest first.
-    runs: Vec<Run>,
+    pub(super) runs: Vec<Run>,
     /// Why a run before them is not undone.
-    stays: Option<String>,
+    pub(super) stays: Option<String>,
 }
 
 impl Undoing {
-    /// # Errors
-    /// When the latest run is a baseline.
     pub(super) async fn find(client: &Client, name: &str) -> Result<Self, Error> {
         let mut runs = History::read(client, name).await?.standing;
         let stays = stays(&mut runs);
-        if let Some(run) = runs.last().filter(|run| run.baseline) {
-            let message = format!(
-                "run {} of plan {name} is a baseline: pgmorph did not make these changes and has no way back",
-                run.id
-            );
-            return Err(Error::new(ErrorKind::Precondition, message)
-                .help("nothing was changed; write a plan that takes back what you do not want"));
-        }
         Ok(Self {
             name: name.to_owned(),
             runs,
@@ -125,12 +119,26 @@ impl Undoing {
         })
     }
 
-    /// What has to be typed first.
-    pub(super) fn typed(&self) -> Option<&str> {
-        self.runs
-            .iter()
-            .find_map(|run| run.plan.confirm_rollback.as_deref())
+    /// The latest run, where that has no way back because nothing was run.
+    pub(super) fn baseline(&self) -> Option<&Run> {
+        self.runs.last().filter(|run| run.baseline)
     }
+}
+
+fn is_baseline(run: &Run) -> Error {
+    let message = format!(
+        "run {} of plan {} is a baseline: pgmorph did not make these changes and has no way back",
+        run.id, run.plan.name
+    );
+    Error::new(ErrorKind::Precondition, message)
+        .help("nothing was changed; write a plan that takes back what you do not want")
+}
+
+/// What has to be typed before any of these is undone.
+pub(super) fn typed<'a>(runs: impl IntoIterator<Item = &'a Run>) -> BTreeSet<&'a str> {
+    runs.into_iter()
+        .filter_map(|run| run.plan.confirm_rollback.as_deref())
+        .collect()
 }
 
 /// Leaves only the runs after the last one that went past its point of no return or is a baseline, and tells about that one. Where it
@@ -212,7 +220,6 @@ async fn undo(
 
 /// What a rollback came to.
 pub(super) struct Undone {
-    plan: String,
     /// In the order in which they were undone.
     runs: Vec<i64>,
     steps: usize,
@@ -220,9 +227,9 @@ pub(super) struct Undone {
 }
 
 impl Undone {
-    pub(super) fn json(&self) -> serde_json::Value {
+    pub(super) fn json(&self, plan: &str) -> serde_json::Value {
         json!({
-            "plan": self.plan,
+            "plan": plan,
             "run": self.runs.first(),
             "runs": self.runs,
             "steps": self.steps,
@@ -230,13 +237,13 @@ impl Undone {
         })
     }
 
-    pub(super) fn human(&self) -> String {
-        let name = style::name(&self.plan);
+    pub(super) fn human(&self, plan: &str) -> String {
+        let name = style::name(plan);
         let steps = units::counted(self.steps, "step");
         let elapsed = units::millis(self.elapsed_ms);
         match self.runs.as_slice() {
             [] => format!("{name}: nothing to roll back\n"),
-            [_] => format!("{name}: rolled back, {steps} undone in {elapsed}\n"),
+            [run] => format!("{name}: run {run} rolled back, {steps} undone in {elapsed}\n"),
             several => format!(
                 "{name}: {} rolled back, {steps} undone in {elapsed}\n",
                 units::counted(several.len(), "run")
@@ -244,10 +251,10 @@ impl Undone {
         }
     }
 
-    fn report(&self, global: &Global) -> Result<(), Error> {
+    fn report(&self, global: &Global, plan: &str) -> Result<(), Error> {
         if global.is_json() {
-            return out::json(&self.json());
+            return out::json(&self.json(plan));
         }
-        out::result(&self.human())
+        out::result(&self.human(plan))
     }
 }

@@ -25,9 +25,13 @@ impl Status {
         if let Some(directory) = self.plan.as_deref().filter(|plan| set::is_directory(plan)) {
             return Box::pin(set::status::run(directory, global)).await;
         }
-        let name = self.plan.as_deref().map(input::plan_name).transpose()?;
+        let asked = self.plan.as_deref().map(input::asked).transpose()?;
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
+        let name = match asked {
+            Some(asked) => Some(set::names::of(client, global, asked).await?),
+            None => None,
+        };
         let mut runs = Vec::new();
         let known = ledger::exists(client).await?;
         if known {

@@ -1,6 +1,6 @@
 //! `tune`, `pause` and `resume`: what is asked of a run while it is at work, through the ledger.
 
-use super::{Global, Outcome, input};
+use super::{Global, Outcome, input, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor;
 use crate::executor::brake::Brake;
@@ -86,8 +86,12 @@ struct Asking {
 
 impl Asking {
     async fn open(global: &Global, plan: Option<&str>) -> Result<Self, super::Failure> {
-        let name = plan.map(input::plan_name).transpose()?;
+        let asked = plan.map(input::asked).transpose()?;
         let session = global.observer(&global.settings()?).await?;
+        let name = match asked {
+            Some(asked) => Some(set::names::of(&session.client, global, asked).await?),
+            None => None,
+        };
         let run = unfinished(&session.client, name.as_deref()).await?;
         if !requests::exist(&session.client).await? {
             return Err(Error::new(

@@ -1,7 +1,7 @@
 //! Steps that must not be done before a time: the safety period of a retired table.
 
 use super::Runner;
-use super::ledger::Run;
+use super::ledger::{Run, StepState};
 use crate::error::{Error, ErrorKind};
 use crate::plan::{NotBefore, Phase, Step};
 use crate::units;
@@ -43,7 +43,8 @@ fn opens(gate: &NotBefore, began: Timestamp) -> Option<Timestamp> {
     began.checked_add(period).ok()
 }
 
-fn shown(at: Timestamp) -> String {
+/// To the minute.
+pub fn shown(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
@@ -66,18 +67,39 @@ fn too_early(step: &Step, gate: &NotBefore, began: Timestamp) -> Error {
         .help("until then pgmorph rollback brings the name back; run the same command again afterwards")
 }
 
-/// From when on the steps of a run that wait for their time may be done, in a line each. Those that are done are left
-/// out, and so are those whose period has not begun.
-pub fn dates(run: &Run) -> Vec<String> {
-    let record = |id: &str| run.steps.iter().find(|record| record.id == id);
-    let is_done = |id: &str| record(id).is_some_and(|record| record.state == super::ledger::StepState::Done);
-    let open = run.plan.steps.iter().filter(|step| !is_done(&step.id));
-    let line = |step: &Step| {
+/// The steps of a run that wait for their time and are not done, each with when its time began. Those whose period has
+/// not begun are left out.
+fn gated(run: &Run) -> impl Iterator<Item = (&Step, &NotBefore, Timestamp)> {
+    let record = move |id: &str| run.steps.iter().find(|record| record.id == id);
+    let is_done = move |id: &str| record(id).is_some_and(|record| record.state == StepState::Done);
+    let open = run.plan.steps.iter().filter(move |step| !is_done(&step.id));
+    open.filter_map(move |step| {
         let gate = step.work.not_before.as_ref().filter(|gate| is_done(&gate.step))?;
-        let began = record(&gate.step)?.finished_at?;
-        Some(format!("{}: allowed {}", step.work.summary, when(gate, began)))
-    };
-    open.filter_map(line).collect()
+        Some((step, gate, record(&gate.step)?.finished_at?))
+    })
+}
+
+/// From when on the steps of a run that wait for their time may be done, in a line each.
+pub fn dates(run: &Run) -> Vec<String> {
+    gated(run)
+        .map(|(step, gate, began)| format!("{}: allowed {}", step.work.summary, when(gate, began)))
+        .collect()
+}
+
+/// Until when the whole contract of a run is refused; a time that never comes is the end of the calendar.
+pub fn closed_until(run: &Run, now: Timestamp) -> Option<Timestamp> {
+    let opening = gated(run).map(|(_, gate, began)| opens(gate, began).unwrap_or(Timestamp::MAX));
+    opening.max().filter(|at| now < *at)
+}
+
+/// By the server's clock, which counts for all of these.
+///
+/// # Errors
+/// Lost connections.
+pub async fn now(client: &tokio_postgres::Client) -> Result<Timestamp, Error> {
+    let row = client.query_one("SELECT clock_timestamp()", &[]).await;
+    let failed = |error| Error::postgres(ErrorKind::Connection, "asking for the server's time", error);
+    Ok(row.map_err(failed)?.get(0))
 }
 
 #[cfg(test)]

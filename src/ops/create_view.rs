@@ -205,7 +205,8 @@ impl Operation for CreateView {
     }
 
     fn makes(&self) -> Vec<Named> {
-        vec![Named::relation(&self.name)]
+        let made = Named::relation(&self.name);
+        vec![if self.replace { made.guessed() } else { made }]
     }
 
     fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {

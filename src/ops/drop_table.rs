@@ -2,7 +2,7 @@
 
 use super::parts::unused::{self, Removal};
 use super::parts::{brief, compatible};
-use super::{Context, Named, Operation, StepDraft};
+use super::{Context, Named, Object, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
@@ -102,6 +102,10 @@ impl Operation for DropTable {
 
     fn needs(&self) -> Vec<Named> {
         vec![Named::relation(&self.table)]
+    }
+
+    fn takes(&self) -> Vec<Object> {
+        vec![Object::Relation(self.table.value.clone())]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

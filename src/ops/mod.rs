@@ -108,6 +108,11 @@ pub trait Operation: Sized {
         Vec::new()
     }
 
+    /// Those that have another name after it, or none: whatever it is, it was there before.
+    fn takes(&self) -> Vec<Object> {
+        Vec::new()
+    }
+
     /// Definitions on which the server is asked for its opinion before planning, in order; their effects on the
     /// clone stay for later ones.
     fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
@@ -376,6 +381,10 @@ macro_rules! operations {
 
             pub fn makes(&self) -> Vec<Named> {
                 match self { $(Self::$operation(operation) => operation.makes()),* }
+            }
+
+            pub fn takes(&self) -> Vec<Object> {
+                match self { $(Self::$operation(operation) => operation.takes()),* }
             }
 
             pub fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {

@@ -3,7 +3,8 @@
 //!
 //! An operation tells in [`Operation::needs`](super::Operation::needs) every relation and schema that must be there
 //! before it, and in [`Operation::makes`](super::Operation::makes) those that are there after it and were not before
-//! (under a new name, too). It tells them from the plan file alone: neither knows the catalog.
+//! (under a new name, too). What it renames or drops, [`Operation::takes`](super::Operation::takes) tells: the name may
+//! be made anew afterwards. It tells them from the plan file alone: none of these knows the catalog.
 
 use crate::diagnostic::{Located, Span};
 use crate::sql::{QualifiedName, ident};
@@ -45,7 +46,8 @@ pub struct Named {
     pub object: Object,
     pub span: Span,
     /// False for what was taken from the words of a query: then it is no complaint that nobody knows the name, only
-    /// that a later plan makes it or that it is in another schema.
+    /// that a later plan makes it or that it is in another schema. And false for what is made only where it is not there
+    /// already: then whoever needs it need not come later.
     pub certain: bool,
 }
 

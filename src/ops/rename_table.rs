@@ -2,7 +2,7 @@
 
 use super::parts::compatible::{self, Compatible};
 use super::parts::{brief, renamed, unused};
-use super::{Context, Named, Operation, Rename, StepDraft};
+use super::{Context, Named, Object, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -150,6 +150,10 @@ impl Operation for RenameTable {
 
     fn makes(&self) -> Vec<Named> {
         vec![Named::relation(&self.to)]
+    }
+
+    fn takes(&self) -> Vec<Object> {
+        vec![Object::Relation(self.table.value.clone())]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -5,7 +5,7 @@ use super::parts::compatible::{self, Compatible};
 use super::parts::unused::{self, Removal};
 use super::parts::{brief, renamed, statement};
 use super::rename_table::read_new_name;
-use super::{Context, Named, Operation, Rename, StepDraft};
+use super::{Context, Named, Object, Operation, Rename, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
@@ -280,6 +280,10 @@ impl Operation for RetireTable {
 
     fn makes(&self) -> Vec<Named> {
         vec![Named::relation(&self.to)]
+    }
+
+    fn takes(&self) -> Vec<Object> {
+        vec![Object::Relation(self.table.value.clone())]
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

@@ -1,7 +1,7 @@
 //! `sql`: statements of the user's own, with what pgmorph cannot know about them declared.
 
 use super::parts::statement::{self, Names, Recognised};
-use super::{Context, Named, Operation, StepDraft};
+use super::{Context, Named, Object, Operation, StepDraft};
 use crate::catalog::model::CatalogSnapshot;
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
@@ -395,10 +395,18 @@ impl Operation for Sql {
 
     fn makes(&self) -> Vec<Named> {
         let declared = self.makes.iter().map(Named::relation);
-        let recognised = self
-            .names()
-            .flat_map(|(names, span)| names.makes.into_iter().map(move |it| Named::at(it, span)));
+        let recognised = self.names().flat_map(|(names, span)| {
+            let sure = !names.unless_there;
+            names.makes.into_iter().map(move |it| Named {
+                certain: sure,
+                ..Named::at(it, span)
+            })
+        });
         declared.chain(recognised).collect()
+    }
+
+    fn takes(&self) -> Vec<Object> {
+        self.names().flat_map(|(names, _)| names.takes).collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {

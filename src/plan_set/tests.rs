@@ -258,3 +258,78 @@ changes:
     );
     insta::assert_snapshot!(shown(needs(&plan)), @r#"schema metrics, metrics.t, s.b, schema metrics, metrics.t, public.costs, schema other, metrics.v, public.u, public."Odd Name", public.w, schema "Metrics""#);
 }
+
+/// Plans of one operation each, called by their number.
+fn plans(changes: &[&str]) -> Vec<PlanFile> {
+    let numbered = changes.iter().enumerate();
+    let plan = |(number, change): (usize, &&str)| {
+        let source = format!("name: p{number}\nchanges:\n  - {change}\n");
+        file(&format!("{number}.yaml"), &source)
+    };
+    numbered.map(plan).collect()
+}
+
+const MADE: &str = "create_table: {name: orders, columns: {id: bigint}}";
+const GRANTED: &str = "grant: {privileges: [SELECT], tables: [orders], to: [r]}";
+
+#[test]
+fn what_is_taken_away_before_it_is_made_was_there() {
+    for taken in [
+        "rename_table: {table: orders, to: orders_old}",
+        "retire_table: {table: orders}",
+        "drop_table: {table: orders}",
+        "sql: {run: DROP TABLE orders, no_undo: test, phase: contract}",
+        "sql: {run: ALTER TABLE orders RENAME TO orders_old, no_undo: test, phase: expand}",
+        "sql: {run: ALTER TABLE orders SET SCHEMA archive, no_undo: test, phase: expand}",
+    ] {
+        assert_eq!(references(plans(&[GRANTED, taken, MADE]), None), "", "{taken}");
+        let both = format!("{taken}\n  - {MADE}");
+        assert_eq!(references(plans(&[GRANTED, &both]), None), "", "{taken}");
+        // Nobody took it away before it was made.
+        let found = references(plans(&[GRANTED, MADE, taken]), None);
+        assert!(found.starts_with("0.yaml:3:44 order"), "{taken}: {found}");
+        let both = format!("{MADE}\n  - {taken}");
+        let found = references(plans(&[GRANTED, &both]), None);
+        assert!(found.starts_with("0.yaml:3:44 order"), "{taken}: {found}");
+        // A catalog knows better.
+        let found = references(plans(&[taken, MADE]), Some(&catalog()));
+        assert!(
+            found.contains(" order: public.orders is made by 1.yaml"),
+            "{taken}: {found}"
+        );
+    }
+    let perhaps = "sql: {run: DROP TABLE IF EXISTS orders, no_undo: test, phase: contract}";
+    let found = references(plans(&[GRANTED, perhaps, MADE]), None);
+    assert!(found.starts_with("0.yaml:3:44 order"), "{found}");
+}
+
+#[test]
+fn what_may_be_there_already_makes_no_order() {
+    for maker in [
+        "create_view: {name: orders, select: SELECT 1, replace: true}",
+        "sql: {run: CREATE OR REPLACE VIEW orders AS SELECT 1, no_undo: test, phase: expand}",
+        "sql: {run: CREATE TABLE IF NOT EXISTS orders (id bigint), no_undo: test, phase: expand}",
+    ] {
+        assert_eq!(references(plans(&[GRANTED, maker]), None), "", "{maker}");
+        let found = references(plans(&[GRANTED, maker]), Some(&catalog()));
+        assert!(found.starts_with("0.yaml:3:44 order"), "{maker}: {found}");
+        assert_eq!(references(plans(&[maker, GRANTED]), Some(&catalog())), "");
+    }
+}
+
+#[test]
+fn who_uses_both_names_has_not_mistaken_them() {
+    let moved = "create_table: {name: orders, columns: {id: bigint}, foreign_keys: [{columns: [id], references: archive.orders}]}";
+    let index = "create_index: {name: i, table: archive.orders, columns: [id]}";
+    assert_eq!(references(plans(&[moved, index]), None), "");
+    let found = references(plans(&[MADE, index]), None);
+    assert!(
+        found.contains("unresolved: no plan makes archive.orders"),
+        "{found}"
+    );
+    let found = references(plans(&[moved, index]), Some(&catalog()));
+    assert!(
+        found.contains("unresolved: there is no archive.orders"),
+        "{found}"
+    );
+}

@@ -158,6 +158,52 @@ async fn a_replay_can_begin_with_a_schema() {
         .expect(0);
 }
 
+/// Tables that are kept for 30 days, plans that wait for that, and what an earlier plan needs is there before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_does_not_wait_for_safety_periods() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans/strategy_consolidation");
+    let schema = folder.join("schema.sql").display().to_string();
+    let arguments = ["--replay", "--schema", &schema, "--format", "json"];
+    let replayed = lint(&folder, &arguments).await.expect(0).json();
+    let plans = replayed["replay"][0]["plans"].as_array().unwrap();
+    assert_eq!(plans.len(), 4, "{replayed}");
+    assert!(plans.iter().all(|plan| plan["passes"] == true), "{replayed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_of_a_replay_tells_what_exists() {
+    let plan = "name: p\nchanges:\n  - add_column: {table: ordrs, column: note, type: text}\n";
+    let place = directory(&[
+        ("1.yaml", plan),
+        ("schema.sql", "CREATE TABLE orders (id bigint)"),
+    ]);
+    let schema = place.path().join("schema.sql").display().to_string();
+    let found = lint(place.path(), &["--replay", "--schema", &schema])
+        .await
+        .expect(1);
+    for part in [
+        "error[unresolved]: there is no public.ordrs",
+        "did you mean `public.orders`?",
+        "They were not replayed",
+    ] {
+        assert!(found.stdout.contains(part), "{part}\n{}", found.stdout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_of_one_minute_are_in_the_order_of_their_making() {
+    let place = directory(&[]);
+    let folder = place.path().display().to_string();
+    let mut written = Vec::new();
+    for name in ["z", "y", "x"] {
+        let ended = pgmorph(UNREACHABLE, &["new", name, "-o", &folder])
+            .await
+            .expect(0);
+        written.push(ended.stdout.trim().to_owned());
+    }
+    assert!(written.is_sorted(), "{written:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn new_writes_a_plan_that_lint_accepts_and_overwrites_nothing() {
     let place = directory(&[]);
@@ -165,7 +211,7 @@ async fn new_writes_a_plan_that_lint_accepts_and_overwrites_nothing() {
     let new = async |arguments: &[&str]| pgmorph(UNREACHABLE, &[&["new"], arguments].concat()).await;
     let written = new(&["add note", "-o", &folder]).await.expect(0).stdout;
     let name = written.trim().rsplit('/').next().unwrap();
-    let (time, rest) = name.split_at(13);
+    let (time, rest) = name.split_at(15);
     assert!(
         time.bytes()
             .enumerate()

@@ -4,6 +4,11 @@ use crate::harness::{Database, Ended, TestServer, pgmorph, schema_dump};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+mod baseline;
+mod gates;
+mod names;
+mod rollback;
+
 /// What the document of the third system began with: tenants in a schema of their own.
 const TENANTS: &str = "\
 name: multi_tenant_user_model

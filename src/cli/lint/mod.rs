@@ -11,14 +11,14 @@ use crate::plan_set::{Complaint, PlanFile, PlanSet, Scope, Turn};
 use crate::report::{out, style};
 use crate::units;
 use clap::Args;
-use replay::Replayed;
+use replay::{Place, Replayed};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// Find what is wrong with plans before any of them runs: their text, their order, what they refer to
 ///
-/// Without a catalog, only what other plans of the directory make is known. A connection is used where --url stands on the
-/// command line; DATABASE_URL alone does not count.
+/// Without a catalog, only what other plans of the directory make is known; that of --schema counts. A connection is used
+/// where --url stands on the command line; DATABASE_URL alone does not count.
 #[derive(Debug, Args)]
 pub struct Lint {
     /// Plan files, and directories of them
@@ -54,7 +54,8 @@ struct Group {
 
 impl Lint {
     pub async fn run(&self, global: &Global) -> Outcome {
-        let known = self.known(global).await?;
+        let mut place = None;
+        let known = self.known(global, &mut place).await?;
         let mut findings = Vec::new();
         let mut sets = Vec::new();
         let mut plans = 0;
@@ -67,15 +68,27 @@ impl Lint {
         let mut replayed = Vec::new();
         if self.replay && findings.is_empty() {
             for set in &sets {
-                replayed.push(Box::pin(replay::replay(self, global, set)).await?);
+                let place = match place.take() {
+                    Some(place) => place,
+                    None => Box::pin(Place::begin(self)).await?,
+                };
+                replayed.push(Box::pin(replay::replay(place, global, set)).await?);
             }
+        }
+        if let Some(place) = place {
+            place.end().await?;
         }
         self.report(global, plans, &findings, &replayed)
     }
 
-    async fn known(&self, global: &Global) -> Result<Known, Failure> {
+    /// The schema of a replay is a catalog too: the place where it was loaded is that of the first replay.
+    async fn known(&self, global: &Global, place: &mut Option<Place>) -> Result<Known, Failure> {
         if let Some(path) = &self.catalog {
             return Ok(Known::Catalog(Box::new(input::snapshot(path)?)));
+        }
+        if !global.url_given && self.schema.is_some() {
+            let begun = place.insert(Box::pin(Place::begin(self)).await?);
+            return Ok(Known::Catalog(Box::new(begun.catalog().await?)));
         }
         if !global.url_given {
             return Ok(Known::Nothing);

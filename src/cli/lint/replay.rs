@@ -1,6 +1,8 @@
 //! `lint --replay`: all plans of a directory, run on a database that begins empty.
 
 use super::Lint;
+use crate::catalog::load;
+use crate::catalog::model::CatalogSnapshot;
 use crate::cli::input::{Input, PlanFile};
 use crate::cli::verify::verification;
 use crate::cli::{Failure, Global, interrupts, resolve};
@@ -44,32 +46,54 @@ impl Played {
     }
 }
 
-/// On a server of its own, which is gone afterwards.
-pub async fn replay(lint: &Lint, global: &Global, set: &PlanSet) -> Result<Replayed, Failure> {
-    let bindir = lint.pg_bindir.clone();
-    let start = move || Server::start(&Installation::find(bindir.as_deref())?, &Options::default());
-    let server = blocking(start).await?;
-    // Nothing of the user's environment belongs to this server.
-    let settings =
-        |name| ConnectionSettings::resolve(Some(&server.url(name)), &|_| None).map_err(Error::from);
-    execute(
-        &settings("postgres")?,
-        "CREATE DATABASE replay",
-        "creating the database",
-    )
-    .await?;
-    let settings = settings("replay")?;
-    if let Some(path) = &lint.schema {
-        execute(&settings, &schema(path)?, &format!("loading {}", path.display())).await?;
+/// A database on a server of its own, which is gone afterwards.
+pub struct Place {
+    server: Server,
+    settings: ConnectionSettings,
+}
+
+impl Place {
+    /// Empty, or with the schema that is given.
+    pub async fn begin(lint: &Lint) -> Result<Self, Error> {
+        let bindir = lint.pg_bindir.clone();
+        let start = move || Server::start(&Installation::find(bindir.as_deref())?, &Options::default());
+        let server = blocking(start).await?;
+        // Nothing of the user's environment belongs to this server.
+        let settings =
+            |name| ConnectionSettings::resolve(Some(&server.url(name)), &|_| None).map_err(Error::from);
+        execute(
+            &settings("postgres")?,
+            "CREATE DATABASE replay",
+            "creating the database",
+        )
+        .await?;
+        let settings = settings("replay")?;
+        if let Some(path) = &lint.schema {
+            execute(&settings, &schema(path)?, &format!("loading {}", path.display())).await?;
+        }
+        Ok(Self { server, settings })
     }
+
+    pub async fn end(self) -> Result<(), Error> {
+        blocking(move || self.server.stop()).await
+    }
+
+    /// What is there before the first plan.
+    pub async fn catalog(&self) -> Result<CatalogSnapshot, Error> {
+        let session = self.settings.connect("pgmorph replay").await?;
+        Ok(load::snapshot(&session.client).await?)
+    }
+}
+
+pub async fn replay(place: Place, global: &Global, set: &PlanSet) -> Result<Replayed, Failure> {
     let reporter = global.reporter();
     let stage = Stage {
         global,
-        settings,
+        settings: &place.settings,
         reporter: reporter.clone(),
     };
     let mut replayed = Replayed {
-        server: format!("PostgreSQL {}", server.version()),
+        server: format!("PostgreSQL {}", place.server.version()),
         plans: Vec::new(),
         left: Vec::new(),
     };
@@ -87,7 +111,7 @@ pub async fn replay(lint: &Lint, global: &Global, set: &PlanSet) -> Result<Repla
         }
     }
     reporter.finish();
-    blocking(move || server.stop()).await?;
+    place.end().await?;
     Ok(replayed)
 }
 
@@ -126,7 +150,7 @@ async fn blocking<T: Send + 'static>(
 
 struct Stage<'a> {
     global: &'a Global,
-    settings: ConnectionSettings,
+    settings: &'a ConnectionSettings,
     reporter: Arc<dyn Reporter>,
 }
 
@@ -154,10 +178,15 @@ impl Stage<'_> {
 
     async fn run(&self, file: &PlanFile) -> Result<(usize, Verification), Failure> {
         let input = Input::File(Box::new(file.clone()));
-        let session = self.global.observer(&self.settings).await?;
-        let plan = resolve::begin(&session.client, &input, &Numbers::new()).await?;
+        let session = self.global.observer(self.settings).await?;
+        let mut plan = resolve::begin(&session.client, &input, &Numbers::new()).await?;
+        // Nobody misses these tables, and nobody has that much time.
+        for step in &mut plan.steps {
+            step.work.not_before = None;
+        }
+        plan.digest = plan.computed_digest();
         let interrupts = interrupts::watch(self.reporter.clone())?;
-        let executor = Executor::open(&self.settings, self.reporter.clone(), interrupts).await?;
+        let executor = Executor::open(self.settings, self.reporter.clone(), interrupts).await?;
         let outcome = Box::pin(executor.apply(&plan, None, Phase::Contract)).await?;
         let verification = Box::pin(verification(&session.client, &input, None)).await?;
         Ok((outcome.steps, verification))

@@ -1,6 +1,5 @@
 //! What a command does when it is given a directory of plans instead of one.
 
-use super::history::History;
 use super::input::{Input, PlanFile};
 use super::{Failure, InvalidPlan};
 use crate::change_plan;
@@ -12,6 +11,7 @@ use std::path::Path;
 use tokio_postgres::Client;
 
 pub mod apply;
+pub mod names;
 pub mod rollback;
 pub mod standing;
 pub mod status;
@@ -113,7 +113,7 @@ pub async fn refuse_unmet(client: &Client, input: &Input) -> Result<(), Error> {
     };
     let mut unmet = Vec::new();
     for wanted in &file.plan.depends_on {
-        let history = History::read(client, &wanted.value).await?;
+        let history = names::history(client, file, &wanted.value).await?;
         let met = history.standing.last().is_some_and(|run| {
             matches!(run.state, RunState::Started | RunState::Completed) && standing::reached_cutover(run)
         });

@@ -150,11 +150,14 @@ fn judge(run: &Run, changes: &[PlannedChange]) -> (State, Option<String>, bool) 
             let note = "not what was recorded; apply refuses it".to_owned();
             (State::Changed, Some(note), true)
         }
-        (_, PlanRelation::Same) if run.baseline => (State::Baseline, None, false),
         (RunState::Completed, PlanRelation::Same) => {
             let waiting = run.plan.waiting().len();
             let note = (waiting > 0).then(|| format!("{} waiting", units::counted(waiting, "change")));
-            (State::Applied, note, false)
+            let state = match run.baseline {
+                true => State::Baseline,
+                false => State::Applied,
+            };
+            (state, note, false)
         }
         (RunState::Started, PlanRelation::Same) if reached_cutover(run) => {
             let pending = open_steps(run, Phase::Contract).next().is_some();
@@ -210,7 +213,7 @@ impl Standing {
         match self.state {
             State::Pending | State::RolledBack => Turn::ToCome,
             State::InProgress | State::Changed => Turn::Begun,
-            State::Applied if self.is_waiting() => Turn::Begun,
+            State::Applied | State::Baseline if self.is_waiting() => Turn::Begun,
             State::Applied | State::Missing | State::Baseline => Turn::Over,
         }
     }
@@ -218,13 +221,13 @@ impl Standing {
     /// Whether `apply` through this phase has something to do.
     pub fn is_due(&self, through: Phase) -> bool {
         match (self.state, &self.run) {
-            (State::Baseline | State::Missing, _) => false,
+            (State::Missing, _) => false,
             (State::Applied | State::InProgress, Some(run)) if run.state == RunState::Started => {
                 // A crash between the last step and the record of the end leaves that to be written.
                 let unrecorded = open_steps(run, Phase::Contract).next().is_none();
                 unrecorded || open_steps(run, through).next().is_some()
             }
-            (State::Applied, _) => self.is_waiting(),
+            (State::Applied | State::Baseline, _) => self.is_waiting(),
             _ => true,
         }
     }

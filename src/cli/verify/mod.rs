@@ -88,9 +88,10 @@ impl Verify {
         if set::is_directory(&self.plan) {
             return Box::pin(set::verify::run(self, global)).await;
         }
-        let input = input::read(&self.plan)?;
+        let mut input = input::read(&self.plan)?;
         let session = global.observer(&global.settings()?).await?;
         let client = &session.client;
+        set::names::recognise(client, global, &mut input).await?;
         let through = self.through.map(Phase::from);
         let mut verification = Box::pin(verification(client, &input, through)).await?;
         while let Some(interval) = self.watch

@@ -13,6 +13,10 @@ pub struct Names {
     pub needs: BTreeSet<Object>,
     /// What its queries read: a word that looks like a relation may also be something else.
     pub reads: BTreeSet<Object>,
+    /// What it drops or renames.
+    pub takes: BTreeSet<Object>,
+    /// It makes what it makes only where that is not there yet, or else replaces it.
+    pub unless_there: bool,
 }
 
 /// What a GRANT may be on, besides tables and schemas.
@@ -43,7 +47,12 @@ pub fn names(sql: &str, default_schema: &str) -> Names {
     match reader.word().as_deref() {
         Some("create") => reader.names_created(&mut names),
         Some("alter") => reader.names_altered(&mut names),
-        Some("drop" | "truncate") => reader.names_dropped(&mut names),
+        Some(first @ ("drop" | "truncate")) => {
+            reader.names_dropped(&mut names);
+            if first == "drop" {
+                names.takes = names.needs.clone();
+            }
+        }
         Some("grant" | "revoke") if reader.has("on") => reader.names_granted(&mut names),
         Some("insert" | "delete" | "merge" | "update") => {
             reader.skip(&["into", "from", "only"]);
@@ -96,6 +105,7 @@ impl Reader<'_> {
         if self.next_is(&["temp", "temporary"]) {
             return;
         }
+        let replaces = self.next_is(&["or"]);
         self.skip(&[
             "or",
             "replace",
@@ -107,6 +117,7 @@ impl Reader<'_> {
             "materialized",
         ]);
         let Some(kind) = self.word() else { return };
+        names.unless_there = replaces || self.next_is(&["if"]);
         self.skip(&["if", "not", "exists"]);
         match kind.as_str() {
             "table" => {
@@ -154,12 +165,14 @@ impl Reader<'_> {
                 self.skip(&["to"]);
                 let renamed = self.part().map(|new| Object::Relation(name.sibling(new)));
                 names.makes.extend(renamed);
+                names.takes.insert(Object::Relation(name.clone()));
             }
             Some("set") if self.next_is(&["schema"]) => {
                 self.skip(&["schema"]);
                 if let Some(schema) = self.part() {
                     let moved = QualifiedName::new(schema.clone(), name.name.clone());
                     names.makes.insert(Object::Relation(moved));
+                    names.takes.insert(Object::Relation(name.clone()));
                     names.needs.insert(Object::Schema(schema));
                 }
             }
@@ -338,40 +351,42 @@ mod tests {
             let first: String = sql.chars().take(42).collect();
             let _ = writeln!(
                 text,
-                "{first}: +[{}] needs [{}] reads [{}]",
+                "{first}: {}[{}] needs [{}] reads [{}] takes [{}]",
+                if names.unless_there { "?" } else { "+" },
                 shown(&names.makes),
                 shown(&names.needs),
-                shown(&names.reads)
+                shown(&names.reads),
+                shown(&names.takes)
             );
         }
         insta::assert_snapshot!(text, @r#"
-        create table if not exists "Odd".t (id int: +["Odd".t] needs [public.q, s.p, schema "Odd"] reads []
-        create table t2 partition of m for values : +[public.t2] needs [public.m, schema public] reads []
-        create unlogged table t3 (like a) inherits: +[public.t3] needs [s.b, schema public] reads []
-        create table t4 as select * from a join s.: +[public.t4] needs [schema public] reads [public.a, s.b]
-        create temp table t5 (id int): +[] needs [] reads []
-        create or replace view v as with w as (sel: +[public.v] needs [schema public] reads [public.c, public.d, public.e, public.y, s.a]
-        create schema if not exists metrics author: +[schema metrics] needs [] reads []
-        create schema authorization app: +[schema app] needs [] reads []
-        create unique index concurrently i on only: +[] needs [s.t] reads []
-        create trigger g after update of a on t fo: +[] needs [public.t] reads []
-        alter table t add constraint k foreign key: +[] needs [public.t, s.p] reads []
-        alter table if exists t add column b int: +[] needs [] reads []
-        alter table s.t rename to "New Name": +[s."New Name"] needs [s.t] reads []
-        alter table t set schema archive: +[archive.t] needs [public.t, schema archive] reads []
-        alter table t rename column a to b: +[] needs [public.t] reads []
-        drop table a, s.b: +[] needs [public.a, s.b] reads []
-        drop table if exists a: +[] needs [] reads []
-        insert into t select * from u: +[] needs [public.t] reads [public.u]
-        update only s.t set a = 1 from x where t.i: +[] needs [s.t] reads [public.x]
-        grant usage on schema metrics to reader: +[] needs [schema metrics] reads []
-        grant select on table a, s.b to reader: +[] needs [public.a, s.b] reads []
-        grant reader to app: +[] needs [] reads []
-        grant execute on function f(int) to reader: +[] needs [] reads []
-        revoke all on s.b from public: +[] needs [s.b] reads []
-        grant select on all tables in schema metri: +[] needs [schema metrics] reads []
-        comment on table t is 'from x': +[] needs [] reads []
-        do $$ begin create table hidden (); end $$: +[] needs [] reads []
+        create table if not exists "Odd".t (id int: ?["Odd".t] needs [public.q, s.p, schema "Odd"] reads [] takes []
+        create table t2 partition of m for values : +[public.t2] needs [public.m, schema public] reads [] takes []
+        create unlogged table t3 (like a) inherits: +[public.t3] needs [s.b, schema public] reads [] takes []
+        create table t4 as select * from a join s.: +[public.t4] needs [schema public] reads [public.a, s.b] takes []
+        create temp table t5 (id int): +[] needs [] reads [] takes []
+        create or replace view v as with w as (sel: ?[public.v] needs [schema public] reads [public.c, public.d, public.e, public.y, s.a] takes []
+        create schema if not exists metrics author: ?[schema metrics] needs [] reads [] takes []
+        create schema authorization app: +[schema app] needs [] reads [] takes []
+        create unique index concurrently i on only: +[] needs [s.t] reads [] takes []
+        create trigger g after update of a on t fo: +[] needs [public.t] reads [] takes []
+        alter table t add constraint k foreign key: +[] needs [public.t, s.p] reads [] takes []
+        alter table if exists t add column b int: +[] needs [] reads [] takes []
+        alter table s.t rename to "New Name": +[s."New Name"] needs [s.t] reads [] takes [s.t]
+        alter table t set schema archive: +[archive.t] needs [public.t, schema archive] reads [] takes [public.t]
+        alter table t rename column a to b: +[] needs [public.t] reads [] takes []
+        drop table a, s.b: +[] needs [public.a, s.b] reads [] takes [public.a, s.b]
+        drop table if exists a: +[] needs [] reads [] takes []
+        insert into t select * from u: +[] needs [public.t] reads [public.u] takes []
+        update only s.t set a = 1 from x where t.i: +[] needs [s.t] reads [public.x] takes []
+        grant usage on schema metrics to reader: +[] needs [schema metrics] reads [] takes []
+        grant select on table a, s.b to reader: +[] needs [public.a, s.b] reads [] takes []
+        grant reader to app: +[] needs [] reads [] takes []
+        grant execute on function f(int) to reader: +[] needs [] reads [] takes []
+        revoke all on s.b from public: +[] needs [s.b] reads [] takes []
+        grant select on all tables in schema metri: +[] needs [schema metrics] reads [] takes []
+        comment on table t is 'from x': +[] needs [] reads [] takes []
+        do $$ begin create table hidden (); end $$: +[] needs [] reads [] takes []
         "#);
     }
 }
