@@ -14,9 +14,10 @@ use tokio_postgres::types::Type;
 /// Asks the questions in their order and appends the answers to `snapshot.answers` and `snapshot.trials`. What a
 /// definition made or changed stays for those after it; of one that failed nothing stays.
 ///
-/// Touches the tables in use with ACCESS SHARE only, unless a probe explains a write to one (ROW EXCLUSIVE), and leaves
-/// nothing behind. The statements run under the session's
-/// own `search_path`, because a plan's expressions may rely on it. The client must not be in a transaction.
+/// Touches the tables in use with ACCESS SHARE only, unless a probe explains a write to one or the parsed body of a function
+/// has one (ROW EXCLUSIVE), and leaves nothing behind. It waits for a lock no longer than a step does by default. The
+/// statements run under the session's own `search_path`, because a plan's expressions may rely on it. The client must
+/// not be in a transaction.
 ///
 /// Where clones are impossible (a standby, no TEMP privilege, a table that the role may not read) the answers stay
 /// as they are: planning goes on without them, as it does offline.
@@ -34,7 +35,7 @@ pub async fn ask(
     load::batch(
         client,
         "the session",
-        "BEGIN; SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'",
+        "BEGIN; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '10s'",
     )
     .await?;
     let answers = Box::pin(answers(client, snapshot, questions)).await;

@@ -2,7 +2,7 @@
 
 use super::parts::object::{self, Making};
 use super::{Context, Operation, StepDraft};
-use crate::catalog::model::CatalogSnapshot;
+use crate::catalog::model::{CatalogSnapshot, Question, Trial};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Hazard, Settings};
@@ -14,6 +14,9 @@ Adds a label to an enumerated type, at its end or beside another one. Rows are n
 ```yaml
 - add_enum_value: {type: order_state, value: returned, after: sent}
 ```
+
+Changes after it in the same plan cannot name the label, as a default or in a condition, since PostgreSQL does not say what
+it makes of one that is not committed: they are refused, and come in a plan that is made when this one is applied.
 
 Locks: none that anybody waits for.
 Undo: not needed; PostgreSQL cannot remove a label, and one that nobody uses does no harm. A rollback leaves it, and
@@ -54,6 +57,13 @@ impl AddEnumValue {
         }
     }
 
+    fn trial(&self) -> Trial {
+        Trial {
+            statements: vec![self.statement()],
+            ..Trial::default()
+        }
+    }
+
     fn statement(&self) -> String {
         let beside = match (&self.before, &self.after) {
             (Some(before), _) => format!(" BEFORE {}", literal(&before.value)),
@@ -90,6 +100,10 @@ impl Operation for AddEnumValue {
         })
     }
 
+    fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {
+        vec![Question::Trial(self.trial())]
+    }
+
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
         let name = &self.name;
         let found = context.catalog.types.get(&name.value);
@@ -104,6 +118,9 @@ impl Operation for AddEnumValue {
             let place = self.place(&labels).map_err(|complaint| vec![complaint])?;
             labels.insert(place, self.value.value.clone());
         }
+        context
+            .tried(&self.trial(), name.span)
+            .map_err(|complaint| vec![complaint])?;
         Ok(Target {
             name: name.value.clone(),
             statement: self.statement(),
@@ -131,6 +148,7 @@ impl Operation for AddEnumValue {
             )],
             undo: Vec::new(),
             undo_locks: Vec::new(),
+            previous: None,
             kept: Some("a label that nobody uses does no harm, and PostgreSQL cannot remove it".into()),
         };
         vec![making.step(settings)]

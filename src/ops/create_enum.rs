@@ -124,6 +124,7 @@ impl Operation for CreateEnum {
             hazards: Vec::new(),
             undo: vec![format!("DROP TYPE IF EXISTS {name}")],
             undo_locks: Vec::new(),
+            previous: None,
             kept: None,
         };
         vec![making.step(settings)]

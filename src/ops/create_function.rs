@@ -2,15 +2,18 @@
 
 use super::parts::object::{self, Making};
 use super::{Context, Named, Operation, StepDraft};
-use crate::catalog::model::{CatalogSnapshot, Question, Trial};
+use crate::catalog::model::{CatalogSnapshot, Question, Trial, TrialOutcome};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Hazard, Settings};
 use crate::sql::{QualifiedName, ident, literal};
+use serde::Deserialize;
+use std::collections::BTreeMap;
 
 const MANUAL: &str = "\
 Creates a function. With `replace: true` one with the same name and argument types gets the new definition at once,
-for the next call of everybody; PostgreSQL asks for the same result type.
+for the next call of everybody; PostgreSQL asks for the same result type. Names and defaults of arguments that it does not
+have cannot be added so, because a rollback could not take them away again.
 
 ```yaml
 - create_function:
@@ -30,7 +33,7 @@ as is PostgreSQL's default). A body that begins with RETURN or BEGIN ATOMIC is p
 follows renamed tables; any other is a text that is looked at when it runs.
 
 Locks: none that anybody waits for.
-Undo: the function is dropped, or gets its definition back.
+Undo: the function is dropped, or gets its definition and its comment back.
 ";
 
 #[derive(Debug, Clone)]
@@ -53,10 +56,39 @@ pub struct CreateFunction {
 pub struct Target {
     signature: String,
     statements: Vec<String>,
-    query: String,
-    text: Option<String>,
-    previous: Option<String>,
+    /// The question for its definition, and the answer, where the server was asked.
+    expect: Option<(String, String)>,
+    before: Before,
     hazards: Vec<Hazard>,
+}
+
+/// What is there of it before.
+enum Before {
+    Nothing,
+    /// Its definition, and what gives it back.
+    Other(String, Vec<String>),
+    /// Exactly what the change makes.
+    Same,
+    /// It may be replaced, and the server was not asked.
+    Unknown,
+}
+
+/// A function as [`object::functions_text`] tells it.
+#[derive(PartialEq, Deserialize)]
+struct Known {
+    signature: String,
+    definition: String,
+    comment: Option<String>,
+    defaults: i64,
+    named: i64,
+}
+
+type Functions = BTreeMap<String, Known>;
+
+fn functions(texts: &[Option<String>]) -> Functions {
+    let text = texts.first().and_then(Option::as_deref);
+    text.and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// The type of an argument without its default.
@@ -136,21 +168,42 @@ impl CreateFunction {
         statements
     }
 
-    fn text(&self) -> String {
-        let names: Vec<&str> = self
-            .arguments
-            .iter()
-            .map(|(name, _)| name.value.as_str())
-            .collect();
-        object::function_text(&self.name.value, &names)
-    }
-
     fn trial(&self) -> Trial {
         Trial {
             statements: self.statements(),
-            texts: vec![self.text()],
+            texts: vec![object::functions_text(&self.name.value)],
             ..Trial::default()
         }
+    }
+
+    /// Which function it makes, and what that was. One that is replaced keeps its OID, whatever its arguments are called.
+    fn made(&self, outcome: &TrialOutcome) -> Result<(Option<Known>, Before), Diagnostic> {
+        let (mut before, mut after) = (functions(&outcome.before), functions(&outcome.after));
+        let differs = |(oid, known): &(&String, &Known)| before.get(*oid) != Some(*known);
+        let Some(oid) = after.iter().find(differs).map(|(oid, _)| oid.clone()) else {
+            let several = after.len() > 1;
+            let same = |known: &Known| !several || known.signature == self.signature();
+            return Ok((after.into_values().find(same), Before::Same));
+        };
+        let made = after.remove(&oid);
+        let Some((previous, new)) = before.remove(&oid).zip(made.as_ref()) else {
+            return Ok((made, Before::Nothing));
+        };
+        if new.named > previous.named || new.defaults > previous.defaults {
+            let message = format!(
+                "{} is there without these names or defaults of arguments, and a rollback could not take them away again",
+                new.signature
+            );
+            return Err(Diagnostic::new("arguments_differ", message)
+                .at(self.name.span)
+                .help("give the new function another name, or use `sql` with an undo of your own"));
+        }
+        let mut undo = vec![previous.definition.clone()];
+        if self.comment.is_some() {
+            let comment = previous.comment.as_deref().map_or("NULL".into(), literal);
+            undo.push(format!("COMMENT ON FUNCTION {} IS {comment}", new.signature));
+        }
+        Ok((made, Before::Other(previous.definition, undo)))
     }
 
     fn hazards(&self) -> Vec<Hazard> {
@@ -250,21 +303,27 @@ impl Operation for CreateFunction {
         let outcome = context
             .tried(&self.trial(), self.body.span)
             .map_err(|complaint| vec![complaint])?;
-        let text = |texts: &[Option<String>]| texts.first().cloned().flatten();
-        let previous = outcome.and_then(|outcome| text(&outcome.before));
-        if let (Some(_), Some([first, ..])) = (&previous, self.execute.as_deref()) {
+        let (made, before) = match outcome {
+            Some(outcome) => self.made(outcome).map_err(|complaint| vec![complaint])?,
+            None if self.replace => (None, Before::Unknown),
+            None => (None, Before::Nothing),
+        };
+        if let (Before::Other(..) | Before::Same, Some([first, ..])) = (&before, self.execute.as_deref()) {
             let message = format!("{} is there; who may call it stays as it is", self.signature());
             let complaint = Diagnostic::new("execute_of_replaced", message).at(first.span);
             return Err(vec![
                 complaint.help("leave `execute` out, and use `grant` for more"),
             ]);
         }
+        let expect = made.as_ref().map(|made| {
+            let query = object::function_text(&self.name.value, &made.signature);
+            (query, made.definition.clone())
+        });
         Ok(Target {
-            signature: self.signature(),
+            signature: made.map_or_else(|| self.signature(), |made| made.signature),
             statements: self.statements(),
-            query: self.text(),
-            text: outcome.and_then(|outcome| text(&outcome.after)),
-            previous,
+            expect,
+            before,
             hazards: self.hazards(),
         })
     }
@@ -272,13 +331,25 @@ impl Operation for CreateFunction {
     fn steps(target: &Target, settings: &Settings) -> Vec<StepDraft> {
         let signature = &target.signature;
         let expect = target
-            .text
+            .expect
             .clone()
-            .map(|text| object::expected(&format!("function {signature}"), target.query.clone(), Some(text)));
-        let verb = if target.previous.is_some() {
-            "replace"
-        } else {
-            "create"
+            .map(|(query, text)| object::expected(&format!("function {signature}"), query, Some(text)));
+        let (verb, previous, undo, kept) = match &target.before {
+            Before::Nothing => {
+                let undo = vec![format!("DROP FUNCTION IF EXISTS {signature}")];
+                ("create", None, undo, None)
+            }
+            Before::Other(previous, undo) => ("replace", Some(previous.clone()), undo.clone(), None),
+            Before::Same => (
+                "replace",
+                None,
+                Vec::new(),
+                Some("it was there as the change makes it"),
+            ),
+            Before::Unknown => {
+                let kept = "whether one was there is not known, since the server was not asked";
+                ("create", None, Vec::new(), Some(kept))
+            }
         };
         let making = Making {
             id: "create",
@@ -287,12 +358,10 @@ impl Operation for CreateFunction {
             locks: Vec::new(),
             expect: expect.into_iter().collect(),
             hazards: target.hazards.clone(),
-            undo: vec![match &target.previous {
-                Some(previous) => previous.clone(),
-                None => format!("DROP FUNCTION IF EXISTS {signature}"),
-            }],
+            undo,
             undo_locks: Vec::new(),
-            kept: None,
+            previous,
+            kept: kept.map(str::to_owned),
         };
         vec![making.step(settings)]
     }

@@ -163,6 +163,7 @@ impl Operation for CreateMaterializedView {
             hazards: Vec::new(),
             undo: vec![format!("DROP MATERIALIZED VIEW IF EXISTS {name}")],
             undo_locks: vec![Lock::new(name, LockMode::AccessExclusive)],
+            previous: None,
             kept: None,
         };
         let fill = target.populate.then(|| fill(target, settings));

@@ -113,6 +113,7 @@ impl Operation for CreateSchema {
             hazards: Vec::new(),
             undo: vec![format!("DROP SCHEMA IF EXISTS {name}")],
             undo_locks: Vec::new(),
+            previous: None,
             kept: None,
         };
         vec![making.step(settings)]

@@ -280,7 +280,11 @@ impl Operation for CreateTable {
     }
 
     fn questions(&self, _now: &CatalogSnapshot) -> Vec<Question> {
-        vec![Question::Trial(self.trial())]
+        // Such a column would lock the other table against writes even on trial.
+        match self.column_complaints().is_empty() {
+            true => vec![Question::Trial(self.trial())],
+            false => Vec::new(),
+        }
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
@@ -320,6 +324,7 @@ impl Operation for CreateTable {
             )],
             undo: vec![format!("DROP TABLE IF EXISTS {name}")],
             undo_locks: vec![Lock::new(name, LockMode::AccessExclusive)],
+            previous: None,
             kept: None,
         };
         let mut steps = vec![making.step(settings)];

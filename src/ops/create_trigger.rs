@@ -224,6 +224,7 @@ impl Operation for CreateTrigger {
             hazards: Vec::new(),
             undo: vec![format!("DROP TRIGGER IF EXISTS {name} ON {table}")],
             undo_locks: locks(LockMode::AccessExclusive),
+            previous: None,
             kept: None,
         };
         vec![making.step(settings)]

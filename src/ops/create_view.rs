@@ -42,8 +42,8 @@ pub struct Target {
     view: View,
     /// As the server tells it, where it was asked.
     text: Option<String>,
-    /// What restores the view that is replaced.
-    previous: Option<Vec<String>>,
+    /// The view that is replaced.
+    previous: Option<View>,
 }
 
 /// The options as they stand behind the name, with a space in front.
@@ -89,10 +89,11 @@ impl CreateView {
 
     fn trial(&self, replaces: bool) -> Trial {
         let name = self.tried_name(replaces);
+        // An earlier change of the plan may have tried another query under it.
+        let free = replaces.then(|| format!("DROP VIEW IF EXISTS {name}"));
         Trial {
-            statements: self.statements(&name, false),
+            statements: free.into_iter().chain(self.statements(&name, false)).collect(),
             texts: vec![
-                object::view_text(&name),
                 object::columns_text(&name),
                 object::columns_text(&self.name.value),
             ],
@@ -125,7 +126,7 @@ impl CreateView {
     /// The texts before and after: a view keeps its columns when it is replaced.
     fn column_complaint(&self, outcome: &TrialOutcome) -> Option<Diagnostic> {
         let text = |texts: &[Option<String>], at: usize| texts.get(at).cloned().flatten().unwrap_or_default();
-        let (new, old) = (text(&outcome.after, 1), text(&outcome.after, 2));
+        let (new, old) = (text(&outcome.after, 0), text(&outcome.after, 1));
         (new != old).then(|| {
             let message = format!(
                 "{} has the columns ({old}), the new query has ({new})",
@@ -136,6 +137,19 @@ impl CreateView {
                 .help("give it a new name; views that read this one, and clients, know its columns")
         })
     }
+}
+
+/// As [`object::view_text`] would tell it.
+fn text_of(view: &View) -> String {
+    let options = (!view.options.is_empty()).then(|| format!("with {}", view.options.join(", ")));
+    let comment = view.comment.as_ref().map(|comment| format!("comment {comment}"));
+    let parts = [
+        Some("view".to_owned()),
+        options,
+        comment,
+        Some(view.definition.clone()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\n")
 }
 
 /// What makes a view what it was.
@@ -239,12 +253,16 @@ impl Operation for CreateView {
         if let Some(previous) = previous {
             view.owner.clone_from(&previous.owner);
             view.grants.clone_from(&previous.grants);
+            // A view keeps it where none is given.
+            if self.comment.is_none() {
+                view.comment.clone_from(&previous.comment);
+            }
         }
         Ok(Target {
             name: name.clone(),
             statements: self.statements(name, replaces),
-            text: outcome.and_then(|outcome| outcome.after.first().cloned().flatten()),
-            previous: previous.map(|previous| restore(name, previous)),
+            text: tried.map(|_| text_of(&view)),
+            previous: previous.cloned(),
             view,
         })
     }
@@ -272,10 +290,11 @@ impl Operation for CreateView {
             expect: expect.into_iter().collect(),
             hazards: Vec::new(),
             undo: match &target.previous {
-                Some(previous) => previous.clone(),
+                Some(previous) => restore(name, previous),
                 None => vec![format!("DROP VIEW IF EXISTS {name}")],
             },
             undo_locks: lock,
+            previous: target.previous.as_ref().map(text_of),
             kept: None,
         };
         vec![making.step(settings)]

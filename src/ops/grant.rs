@@ -8,6 +8,10 @@ use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Expectation, Settings};
 use crate::sql::{QualifiedName, ident, literal};
+use held::{Held, New};
+use std::collections::BTreeMap;
+
+mod held;
 
 const MANUAL: &str = "\
 Grants privileges to roles, which must exist. What a role has already is left alone, and not taken away by a rollback.
@@ -22,7 +26,7 @@ One of `tables` (views too), `sequences`, `functions` (with their argument types
 `with_grant_option: true`.
 
 Locks: none that anybody waits for.
-Undo: what was granted is revoked.
+Undo: what was granted is revoked; what a role had before it keeps, on single columns too.
 ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,19 +74,29 @@ impl Kind {
         }
     }
 
-    /// The access control list of an object, as a query of one column `acl`.
-    fn acl(self, object: &str) -> String {
-        let object = literal(object);
+    /// An expression that finds an object by its name, whatever the search_path is.
+    fn oid(self, object: &str) -> String {
+        let what = match self {
+            Self::Table | Self::AllTables | Self::Sequence => "regclass",
+            Self::Function => "regprocedure",
+            Self::Schema => "regnamespace",
+        };
+        format!("pg_catalog.to_{what}({})", literal(object))
+    }
+
+    /// Owner and access control list of an object, as a query; a list that was never touched says what is so by default.
+    fn acl(self, oid: &str) -> String {
+        let of = |table: &str, prefix: &str, class: &str| {
+            format!(
+                "SELECT c.{prefix}owner AS owner, coalesce(c.{prefix}acl, pg_catalog.acldefault({class}, c.{prefix}owner)) AS acl \
+                 FROM pg_catalog.{table} AS c WHERE c.oid = {oid}"
+            )
+        };
         match self {
-            Self::Table | Self::AllTables | Self::Sequence => format!(
-                "SELECT c.relacl AS acl FROM pg_catalog.pg_class AS c WHERE c.oid = pg_catalog.to_regclass({object})"
-            ),
-            Self::Function => format!(
-                "SELECT p.proacl AS acl FROM pg_catalog.pg_proc AS p WHERE p.oid = pg_catalog.to_regprocedure({object})"
-            ),
-            Self::Schema => format!(
-                "SELECT n.nspacl AS acl FROM pg_catalog.pg_namespace AS n WHERE pg_catalog.quote_ident(n.nspname) = {object}"
-            ),
+            Self::Table | Self::AllTables => of("pg_class", "rel", "'r'"),
+            Self::Sequence => of("pg_class", "rel", "'s'"),
+            Self::Function => of("pg_proc", "pro", "'f'"),
+            Self::Schema => of("pg_namespace", "nsp", "'n'"),
         }
     }
 }
@@ -106,19 +120,11 @@ pub struct Target {
     major: u32,
 }
 
-struct New {
-    object: String,
-    /// `PUBLIC` for everybody.
-    role: String,
-    privileges: Vec<String>,
-}
+/// SQLSTATEs of a name that the server does not know: a function, a type, a schema.
+const UNDEFINED: [&str; 3] = ["42883", "42704", "3F000"];
 
-fn role_sql(role: &str) -> String {
-    match role {
-        "PUBLIC" => role.to_owned(),
-        role => ident(role),
-    }
-}
+/// What the server was asked, and what it said.
+type Answers = BTreeMap<String, Option<String>>;
 
 impl Grant {
     fn read_objects(fields: &Fields<'_>, key: &'static str, kind: Kind) -> Option<Vec<Located<String>>> {
@@ -151,22 +157,20 @@ impl Grant {
         items.iter().map(read).collect()
     }
 
-    /// What a role holds explicitly, grantable or not as asked.
-    fn held(&self, kind: Kind, object: &str, role: &str) -> String {
-        let grantee = match role {
-            "PUBLIC" => "0".to_owned(),
-            role => format!("pg_catalog.to_regrole({})", literal(&ident(role))),
-        };
-        let grantable = if self.with_grant_option {
-            " AND x.is_grantable"
-        } else {
-            ""
-        };
-        format!(
-            "SELECT coalesce(pg_catalog.string_agg(x.privilege_type, ','), '') FROM ({}) AS o, \
-             LATERAL pg_catalog.aclexplode(o.acl) AS x WHERE x.grantee = {grantee}{grantable}",
-            kind.acl(object)
-        )
+    /// An expression that finds one of the objects while the server is asked. The types of a function's arguments are
+    /// looked up along the search_path that the statements will have, unlike all that is asked as text.
+    fn oid(&self, position: usize, object: &str) -> String {
+        match self.kind {
+            Kind::Function => format!(
+                "nullif(pg_catalog.current_setting('pgmorph.function_{position}', true), '')::pg_catalog.oid"
+            ),
+            kind => kind.oid(object),
+        }
+    }
+
+    /// The name of a function with its types as `pg_catalog` alone prints them.
+    fn signature(oid: &str) -> String {
+        format!("SELECT ({oid})::pg_catalog.regprocedure::pg_catalog.text")
     }
 
     fn exists(role: &str) -> String {
@@ -192,18 +196,81 @@ impl Grant {
         names.filter(inside).map(ToString::to_string).collect()
     }
 
-    /// Whether the roles exist, and then what each has on each object.
-    fn trial(&self, now: &CatalogSnapshot) -> Trial {
-        let roles = self.roles.iter().map(|role| Self::exists(&role.value));
-        let objects = self.objects(now);
-        let held = objects.iter().flat_map(|object| {
-            let roles = self.roles.iter();
-            roles.map(|role| self.held(self.kind, object, &role.value))
-        });
-        Trial {
-            texts: roles.chain(held).collect(),
+    /// Whether the roles exist, and what each has on each object. Every function has a trial of its own, which fails where
+    /// there is none.
+    fn trials(&self, now: &CatalogSnapshot) -> Vec<Trial> {
+        let roles = self.roles.iter().map(|role| Self::exists(&role.value)).collect();
+        let mut all = Trial {
+            texts: roles,
             ..Trial::default()
+        };
+        let mut trials = Vec::new();
+        for (position, object) in self.objects(now).iter().enumerate() {
+            let oid = self.oid(position, object);
+            let roles = self.roles.iter();
+            let held = roles.map(|role| held::question(self.kind, &oid, &role.value));
+            if self.kind == Kind::Function {
+                trials.push(Trial {
+                    statements: vec![format!(
+                        "SELECT pg_catalog.set_config('pgmorph.function_{position}', \
+                         {}::pg_catalog.regprocedure::pg_catalog.oid::pg_catalog.text, true)",
+                        literal(object)
+                    )],
+                    texts: std::iter::once(Self::signature(&oid)).chain(held).collect(),
+                    ..Trial::default()
+                });
+            } else {
+                all.texts.extend(held);
+            }
         }
+        trials.insert(0, all);
+        trials
+    }
+
+    fn answers(&self, context: &Context<'_>) -> (Answers, Vec<Diagnostic>) {
+        let mut answers = Answers::new();
+        let mut complaints = Vec::new();
+        for (position, trial) in self.trials(context.now).into_iter().enumerate() {
+            // The first is about everything but functions.
+            let function = position.checked_sub(1).and_then(|at| self.objects.get(at));
+            match (context.now.tried(&trial), function) {
+                (None, _) => {}
+                (Some(Err(error)), Some(function)) if UNDEFINED.contains(&error.sqlstate.as_str()) => {
+                    complaints.push(self.unknown(context, function));
+                }
+                (Some(_), _) => {
+                    let span = function.map_or(self.roles[0].span, |function| function.span);
+                    match context.tried(&trial, span) {
+                        Ok(outcome) => {
+                            let after = outcome.map(|outcome| outcome.after.clone());
+                            answers.extend(trial.texts.into_iter().zip(after.unwrap_or_default()));
+                        }
+                        Err(complaint) => complaints.push(complaint),
+                    }
+                }
+            }
+        }
+        (answers, complaints)
+    }
+
+    /// What each role gets on each object, and the objects as the server names them.
+    fn new_ones(&self, context: &Context<'_>, answers: &Answers) -> (Vec<String>, Vec<New>) {
+        let wanted = self.wanted(context.major());
+        let answer = |query: &str| answers.get(query).cloned().flatten();
+        let (mut names, mut new) = (Vec::new(), Vec::new());
+        for (position, object) in self.objects(context.catalog).into_iter().enumerate() {
+            let oid = self.oid(position, &object);
+            let name = answer(&Self::signature(&oid)).unwrap_or(object);
+            for role in &self.roles {
+                let held = answer(&held::question(self.kind, &oid, &role.value));
+                let held = held.and_then(|text| serde_json::from_str::<Held>(&text).ok());
+                let held = held.unwrap_or_default();
+                new.push(New::of(&name, &role.value, &wanted, self.with_grant_option, held));
+            }
+            names.push(name);
+        }
+        new.retain(|new| !new.privileges.is_empty());
+        (names, new)
     }
 
     fn wanted(&self, major: u32) -> Vec<String> {
@@ -233,7 +300,7 @@ impl Grant {
                 Kind::Schema | Kind::AllTables => {
                     catalog.schemas.keys().any(|schema| ident(schema) == object.value)
                 }
-                // The server finds out.
+                // The server tells.
                 Kind::Function => true,
             };
             (!found).then(|| self.unknown(context, object))
@@ -259,6 +326,9 @@ impl Grant {
                 .keys()
                 .map(ToString::to_string)
                 .collect(),
+            Kind::Function => {
+                return complaint.help("a function is named with the types of its arguments: f(bigint)");
+            }
             _ => {
                 let names = context.catalog.tables.keys().chain(context.catalog.views.keys());
                 names.map(ToString::to_string).collect()
@@ -351,52 +421,24 @@ impl Operation for Grant {
     }
 
     fn questions(&self, now: &CatalogSnapshot) -> Vec<Question> {
-        vec![Question::Trial(self.trial(now))]
+        self.trials(now).into_iter().map(Question::Trial).collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
         let mut complaints = self.privilege_complaints();
         complaints.extend(self.object_complaints(context));
-        let trial = self.trial(context.now);
-        let outcome = match context.tried(&trial, self.roles[0].span) {
-            Ok(outcome) => outcome,
-            Err(complaint) => {
-                complaints.push(complaint);
-                None
-            }
-        };
-        let known = |position: usize| outcome.is_none_or(|outcome| outcome.before[position].is_some());
-        for (position, role) in self.roles.iter().enumerate() {
-            if !known(position) {
-                let message = format!("there is no role `{}`", role.value);
-                let complaint = Diagnostic::new("unknown_role", message).at(role.span);
-                complaints.push(complaint.help("roles belong to the whole server; create it first"));
-            }
+        let (answers, found) = self.answers(context);
+        complaints.extend(found);
+        let unknown = |role: &&Located<String>| answers.get(&Self::exists(&role.value)) == Some(&None);
+        for role in self.roles.iter().filter(unknown) {
+            let message = format!("there is no role `{}`", role.value);
+            let complaint = Diagnostic::new("unknown_role", message).at(role.span);
+            complaints.push(complaint.help("roles belong to the whole server; create it first"));
         }
         if !complaints.is_empty() {
             return Err(complaints);
         }
-        let wanted = self.wanted(context.major());
-        let held = |object: &str, role: &str| -> Vec<String> {
-            let query = self.held(self.kind, object, role);
-            let position = trial.texts.iter().position(|text| *text == query);
-            let text = position.and_then(|at| outcome?.before.get(at)?.clone());
-            text.unwrap_or_default().split(',').map(str::to_owned).collect()
-        };
-        let mut new = Vec::new();
-        let objects = self.objects(context.catalog);
-        for object in &objects {
-            for role in &self.roles {
-                let held = held(object, &role.value);
-                let privileges = wanted.iter().filter(|privilege| !held.contains(privilege));
-                new.push(New {
-                    object: object.clone(),
-                    role: role.value.clone(),
-                    privileges: privileges.cloned().collect(),
-                });
-            }
-        }
-        new.retain(|new| !new.privileges.is_empty());
+        let (objects, new) = self.new_ones(context, &answers);
         Ok(Target {
             kind: self.kind,
             objects,
@@ -410,41 +452,23 @@ impl Operation for Grant {
         if target.new.is_empty() {
             return Vec::new();
         }
-        let word = target.kind.word();
-        let option = if target.with_grant_option {
-            " WITH GRANT OPTION"
-        } else {
-            ""
-        };
-        let grant = |new: &New| {
-            let privileges = new.privileges.join(", ");
-            format!(
-                "GRANT {privileges} ON {word} {} TO {}{option}",
-                new.object,
-                role_sql(&new.role)
-            )
-        };
-        let revoke = |new: &New| {
-            let privileges = new.privileges.join(", ");
-            format!(
-                "REVOKE {privileges} ON {word} {} FROM {}",
-                new.object,
-                role_sql(&new.role)
-            )
-        };
+        let (kind, option) = (target.kind, target.with_grant_option);
         let making = Making {
             id: "grant",
             summary: format!("grant privileges on {}", target.objects.join(", ")),
-            statements: target.new.iter().map(grant).collect(),
+            statements: target.new.iter().map(|new| new.grant(kind, option)).collect(),
             locks: Vec::new(),
             expect: target
                 .new
                 .iter()
-                .map(|new| expectation(target.kind, new))
+                .map(|new| Expectation::Query {
+                    query: new.query(kind, option),
+                })
                 .collect(),
             hazards: Vec::new(),
-            undo: target.new.iter().rev().map(revoke).collect(),
+            undo: target.new.iter().rev().flat_map(|new| new.undo(kind)).collect(),
             undo_locks: Vec::new(),
+            previous: None,
             kept: None,
         };
         vec![making.step(settings)]
@@ -476,33 +500,16 @@ impl Operation for Grant {
                 grants.extend(all.map(|privilege| granted(&owner, privilege, false)));
             }
             for privilege in &new.privileges {
-                grants.retain(|grant| (&grant.grantee, &grant.privilege) != (&new.role, privilege));
-                grants.push(granted(&new.role, privilege, target.with_grant_option));
+                let new = granted(&new.role, privilege, target.with_grant_option);
+                let same = |grant: &Granted| {
+                    (&grant.grantee, &grant.grantor, &grant.privilege)
+                        == (&new.grantee, &new.grantor, &new.privilege)
+                };
+                grants.retain(|grant| !same(grant));
+                grants.push(new);
             }
             grants.sort();
         }
-    }
-}
-
-/// Each of them is there.
-fn expectation(kind: Kind, new: &New) -> Expectation {
-    let grantee = match new.role.as_str() {
-        "PUBLIC" => "0".to_owned(),
-        role => format!("pg_catalog.to_regrole({})", literal(&ident(role))),
-    };
-    let privileges: Vec<String> = new
-        .privileges
-        .iter()
-        .map(|privilege| literal(privilege))
-        .collect();
-    Expectation::Query {
-        query: format!(
-            "SELECT count(*) = {} FROM ({}) AS o, LATERAL pg_catalog.aclexplode(o.acl) AS x \
-             WHERE x.grantee = {grantee} AND x.privilege_type IN ({})",
-            new.privileges.len(),
-            kind.acl(&new.object),
-            privileges.join(", ")
-        ),
     }
 }
 

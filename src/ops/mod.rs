@@ -295,6 +295,9 @@ impl<'a> Context<'a> {
     }
 }
 
+/// A label was used in the transaction that adds it; this SQLSTATE says nothing else.
+const UNSAFE_NEW_ENUM_VALUE_USAGE: &str = "55P04";
+
 fn accepted<'a, T>(
     answer: Option<Result<&'a T, &ProbeError>>,
     span: Span,
@@ -302,6 +305,13 @@ fn accepted<'a, T>(
     match answer {
         None => Ok(None),
         Some(Ok(outcome)) => Ok(Some(outcome)),
+        Some(Err(error)) if error.sqlstate == UNSAFE_NEW_ENUM_VALUE_USAGE => {
+            let message =
+                "this uses a label that the plan adds, which PostgreSQL allows only after that is committed";
+            Err(Diagnostic::new("label_not_committed", message)
+                .at(span)
+                .help("give add_enum_value a plan of its own, and apply that one before this is planned"))
+        }
         Some(Err(error)) => {
             let message = format!(
                 "PostgreSQL does not accept this: {} (SQLSTATE {})",

@@ -20,6 +20,7 @@ mod embedded;
 mod fixtures;
 mod harness;
 mod lint;
+mod made;
 mod partitions;
 mod plan_set;
 mod portfolio;

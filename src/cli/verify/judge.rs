@@ -7,7 +7,7 @@
 
 use super::differences::{describe_difference, is_gone, is_implied, is_ordinary, leftovers};
 use crate::executor::ledger::{Run, RunState, StepState};
-use crate::plan::{ExecutionPlan, Expectation, Part, Phase, Step};
+use crate::plan::{ExecutionPlan, Expectation, Part, Phase, Step, Undo};
 use crate::report::verification::{Answer, Finding, FindingKind, StepLine, Verdict, Verification};
 use crate::sql::{QualifiedName, ident};
 use crate::verifier::{self, Standing, Tables};
@@ -94,13 +94,42 @@ pub(super) fn expected_now<'a>(
         for expectation in step.work.expect.iter().rev() {
             let is_away = expectation.table().is_some_and(|table| away.contains(table));
             let is_last = key(expectation).is_none_or(|key| seen.insert(key));
-            if is_last && !is_away && last_phase.get(&step.change) == Some(&step.phase) {
+            // What is made beside the tables is filled in a later phase, and stays.
+            let stays = matches!(expectation, Expectation::Text { .. });
+            let counts = stays || last_phase.get(&step.change) == Some(&step.phase);
+            if is_last && !is_away && counts {
                 expected.push((step, expectation));
             }
         }
         away.extend(taken_away(step));
     }
     expected.reverse();
+    expected
+}
+
+/// As [`expected_now`], or, where the run was rolled back, what the undo of each step promised: of several about one
+/// object that of the first step, which was undone last.
+pub(super) fn expected<'a>(plan: &'a ExecutionPlan, run: Option<&Run>) -> Vec<(&'a Step, &'a Expectation)> {
+    let Some(run) = run.filter(|run| run.state == RunState::RolledBack) else {
+        return expected_now(plan, run);
+    };
+    let undone = plan
+        .steps
+        .iter()
+        .filter(|step| state(run, step) == StepState::Undone);
+    let mut seen = BTreeSet::new();
+    let mut expected = Vec::new();
+    for step in undone {
+        let Undo::Work(works) = &step.undo else { continue };
+        let texts = works.iter().flat_map(|work| &work.expect);
+        // Tables are compared as a whole.
+        let texts = texts.filter(|it| matches!(it, Expectation::Text { .. }));
+        expected.extend(
+            texts
+                .filter(|it| key(it).is_none_or(|key| seen.insert(key)))
+                .map(|it| (step, it)),
+        );
+    }
     expected
 }
 
@@ -166,6 +195,7 @@ pub(super) fn judge(facts: Facts<'_>) -> Verification {
         }
         Stage::RolledBack => {
             findings.extend(ended(&facts, &facts.plan.before));
+            findings.extend(broken_questions(&facts));
             Verdict::RolledBack
         }
     };
@@ -294,14 +324,14 @@ fn broken_promises(facts: &Facts<'_>) -> Vec<Finding> {
             Standing::HalfDone(index) => Some(format!("{index} is there, but not valid")),
             Standing::Conflicts(what) => Some(what),
         };
-        findings.push(promise(step, expectation, found));
+        findings.push(promise(facts, step, expectation, found));
     }
     findings
 }
 
 fn broken_questions(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (step, expectation) in expected_now(facts.plan, facts.run) {
+    for (step, expectation) in expected(facts.plan, facts.run) {
         let found = match expectation {
             Expectation::Query { query } => match facts.answers.get(query) {
                 None | Some(Ok(true)) => continue,
@@ -316,21 +346,28 @@ fn broken_questions(facts: &Facts<'_>) -> Vec<Finding> {
             },
             _ => continue,
         };
-        findings.push(promise(step, expectation, found));
+        findings.push(promise(facts, step, expectation, found));
     }
     findings
 }
 
-fn promise(step: &Step, expectation: &Expectation, found: Option<String>) -> Finding {
+fn promise(facts: &Facts<'_>, step: &Step, expectation: &Expectation, found: Option<String>) -> Finding {
+    let remedy = match stage(facts.plan, facts.run) {
+        Stage::RolledBack => format!(
+            "step {} was undone, and somebody changed it after that: make it so by hand",
+            step.id
+        ),
+        _ => format!(
+            "somebody changed it after step {}: restore it, or run pgmorph rollback",
+            step.id
+        ),
+    };
     Finding {
         kind: FindingKind::Expectation,
         object: key(expectation).unwrap_or_else(|| format!("step {}", step.id)),
         expected: Some(verifier::describe(expectation)),
         found,
-        remedy: format!(
-            "somebody changed it after step {}: restore it, or run pgmorph rollback",
-            step.id
-        ),
+        remedy,
         details: Vec::new(),
     }
 }

@@ -13,7 +13,7 @@ use crate::diagnostic::Diagnostic;
 use crate::error::{Error, ErrorKind};
 use crate::executor::gate;
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
-use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Step, Waiting};
+use crate::plan::{Check, ExecutionPlan, Expectation, Monitor, Phase, PlannedChange, Step, Undo, Waiting};
 use crate::planner::Numbers;
 use crate::report::out;
 use crate::report::verification::{Answer, Finding, FindingKind, Verdict, Verification};
@@ -57,8 +57,33 @@ struct Subject {
 }
 
 impl Subject {
-    /// Leaves tables to the plans that have changed them since.
-    fn leave_out(&mut self, later: &BTreeSet<QualifiedName>) {
+    /// Leaves tables and other objects to the plans that have changed them since.
+    fn leave_out(&mut self, later: &Later) {
+        self.leave_out_objects(&later.objects);
+        self.leave_out_tables(&later.tables);
+    }
+
+    fn leave_out_objects(&mut self, later: &BTreeSet<String>) {
+        let mut left = BTreeSet::new();
+        for step in &mut self.plan.steps {
+            let undo = match &mut step.undo {
+                Undo::Work(works) => works.as_mut_slice(),
+                _ => &mut [],
+            };
+            for work in std::iter::once(&mut step.work).chain(undo) {
+                work.expect.retain(|expectation| match expectation {
+                    Expectation::Text { object, .. } if later.contains(object) => {
+                        left.insert(object.clone());
+                        false
+                    }
+                    _ => true,
+                });
+            }
+        }
+        self.notes.extend(left.iter().map(left_to_later));
+    }
+
+    fn leave_out_tables(&mut self, later: &BTreeSet<QualifiedName>) {
         let plan = &mut self.plan;
         let mut known = plan.before.tables.keys().chain(plan.after.tables.keys());
         let left: BTreeSet<QualifiedName> = known
@@ -75,12 +100,19 @@ impl Subject {
         for step in plan.steps.iter_mut().filter(|step| touches(step)) {
             step.work.expect.clear();
         }
-        for name in left {
-            self.notes.push(format!(
-                "{name} was changed by a later plan, and is compared with that"
-            ));
-        }
+        self.notes.extend(left.iter().map(left_to_later));
     }
+}
+
+fn left_to_later(name: impl std::fmt::Display) -> String {
+    format!("{name} was changed by a later plan, and is compared with that")
+}
+
+/// What plans that were applied after a run have made or changed.
+struct Later {
+    tables: BTreeSet<QualifiedName>,
+    /// As [`Expectation::Text`] names them.
+    objects: BTreeSet<String>,
 }
 
 impl Verify {
@@ -134,14 +166,32 @@ pub(super) async fn verification(
     }
 }
 
-/// The tables of plans that were applied after this run: theirs is the last word on them.
-async fn changed_after(client: &Client, run: &Run) -> Result<BTreeSet<QualifiedName>, Error> {
-    let runs = ledger::latest_runs(client).await?;
-    let later = runs.iter().filter(|other| {
-        other.id > run.id && other.plan.name != run.plan.name && other.state != RunState::RolledBack
-    });
-    let tables = later.flat_map(|run| run.plan.before.tables.keys().chain(run.plan.after.tables.keys()));
-    Ok(tables.cloned().collect())
+/// What was changed by plans that were applied after this run: theirs is the last word on it.
+async fn changed_after(client: &Client, run: &Run) -> Result<Later, Error> {
+    let mut later = Later {
+        tables: BTreeSet::new(),
+        objects: BTreeSet::new(),
+    };
+    let others = ledger::latest_runs(client).await?;
+    let others = others
+        .iter()
+        .filter(|other| other.id > run.id && other.plan.name != run.plan.name);
+    for other in others {
+        // Of a plan that was extended since, the latest run is not all.
+        let runs = ledger::standing_runs(client, &other.plan.name).await?;
+        let runs = runs.into_iter();
+        for run in runs.filter(|it| it.id > run.id && it.state != RunState::RolledBack) {
+            let plan = run.plan;
+            let expected = plan.steps.into_iter().flat_map(|step| step.work.expect);
+            later.objects.extend(expected.filter_map(|it| match it {
+                Expectation::Text { object, .. } => Some(object),
+                _ => None,
+            }));
+            let tables = plan.before.tables.into_keys();
+            later.tables.extend(tables.chain(plan.after.tables.into_keys()));
+        }
+    }
+    Ok(later)
 }
 
 /// The recorded plan where the ledger has runs of the same changes, else the given one.
@@ -234,7 +284,7 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     let actual = resolve::tables(client, &plan).await?;
     let mut answers = BTreeMap::new();
     let mut texts = BTreeMap::new();
-    for (_, expectation) in judge::expected_now(&plan, run) {
+    for (_, expectation) in judge::expected(&plan, run) {
         if let Expectation::Query { query } = expectation {
             answers.insert(query.clone(), truth(client, query).await?);
         }
@@ -259,11 +309,9 @@ async fn verify(client: &Client, subject: Subject, through: Option<Phase>) -> Re
     }
     postconditions.extend(Box::pin(rows::findings(client, &plan, run)).await?);
     let others = unfinished_others(client, &plan.name).await?;
-    let objects = if others.is_empty() {
-        objects(client).await?
-    } else {
-        Vec::new()
-    };
+    let mut objects = objects(client).await?;
+    objects.retain(|object| !others.iter().any(|run| names(&run.plan, object)));
+    let objects = objects.into_iter().map(|object| object.shown).collect();
     let tables = |run: &Run| {
         run.plan
             .before
@@ -329,19 +377,49 @@ async fn unfinished_others(client: &Client, name: &str) -> Result<Vec<Run>, Erro
     Ok(runs)
 }
 
-/// Functions and views of ours, each with its kind.
-async fn objects(client: &Client) -> Result<Vec<String>, Error> {
-    let sql = "SELECT format('function %I.%I(%s)', n.nspname, p.proname, \
-                 pg_catalog.pg_get_function_identity_arguments(p.oid)) \
+/// A function or view of ours.
+struct Own {
+    /// As in SQL, without arguments.
+    name: String,
+    /// With its kind and its arguments.
+    shown: String,
+}
+
+async fn objects(client: &Client) -> Result<Vec<Own>, Error> {
+    let sql = "SELECT format('%I.%I', n.nspname, p.proname), format('function %I.%I(%s)', n.nspname, p.proname, \
+                 pg_catalog.pg_get_function_identity_arguments(p.oid)) AS shown \
                FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace \
                WHERE n.nspname = 'pgmorph' \
-               UNION ALL SELECT format('view %I.%I', n.nspname, c.relname) \
+               UNION ALL SELECT format('%I.%I', n.nspname, c.relname), format('view %I.%I', n.nspname, c.relname) \
                FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = 'pgmorph' AND c.relkind = 'v' ORDER BY 1";
+               WHERE n.nspname = 'pgmorph' AND c.relkind = 'v' ORDER BY shown";
     let rows = client.query(sql, &[]).await.map_err(|error| {
         Error::postgres(ErrorKind::Precondition, "looking for functions and views", error)
     })?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    let own = |row: &tokio_postgres::Row| Own {
+        name: row.get(0),
+        shown: row.get(1),
+    };
+    Ok(rows.iter().map(own).collect())
+}
+
+/// Whether a plan names the object anywhere in its steps or in what undoes them.
+fn names(plan: &ExecutionPlan, object: &Own) -> bool {
+    fn any(value: &serde_json::Value, found: &dyn Fn(&str) -> bool) -> bool {
+        match value {
+            serde_json::Value::String(text) => found(text),
+            serde_json::Value::Array(items) => items.iter().any(|item| any(item, found)),
+            serde_json::Value::Object(items) => items.values().any(|item| any(item, found)),
+            _ => false,
+        }
+    }
+    // Another name may begin with this one.
+    let goes_on = |next: char| next.is_alphanumeric() || "_$\"".contains(next);
+    let found = |text: &str| {
+        let mut places = text.match_indices(&object.name);
+        places.any(|(at, name)| !text[at + name.len()..].starts_with(goes_on))
+    };
+    serde_json::to_value(&plan.steps).is_ok_and(|steps| any(&steps, &found))
 }
 
 /// Whether a question says true, asked as the executor asks it: an expression, or a query of one value. A refusal of the

@@ -18,11 +18,20 @@ pub struct Making {
     /// Empty where `kept` says why nothing is undone.
     pub undo: Vec<String>,
     pub undo_locks: Vec<Lock>,
+    /// What the texts in `expect` say after the undo; `None` where it was not there before.
+    pub previous: Option<String>,
     pub kept: Option<String>,
 }
 
 impl Making {
     pub fn step(self, settings: &Settings) -> StepDraft {
+        let before = |expectation: &Expectation| match expectation {
+            Expectation::Text { object, query, .. } => {
+                Some(expected(object, query.clone(), self.previous.clone()))
+            }
+            _ => None,
+        };
+        let undone = self.expect.iter().filter_map(before).collect();
         let undo = match self.kept {
             Some(reason) => Undo::NotNeeded { reason },
             None => Undo::Work(vec![brief(
@@ -30,7 +39,7 @@ impl Making {
                 format!("undo: {}", self.summary),
                 self.undo,
                 self.undo_locks,
-                Vec::new(),
+                undone,
             )]),
         };
         StepDraft {
@@ -107,25 +116,36 @@ pub fn columns_text(name: &QualifiedName) -> String {
     )
 }
 
-/// The definition of a function, as it would be created again. Its arguments are told by their names: those of types
-/// would be looked up by another search_path than where it is created.
-pub fn function_text(name: &QualifiedName, arguments: &[&str]) -> String {
-    let names: Vec<String> = arguments.iter().map(|argument| literal(argument)).collect();
-    let named = match names.is_empty() {
-        true => String::new(),
-        false => format!(
-            " AND p.proargnames[1:{}] = ARRAY[{}]::pg_catalog.text[]",
-            names.len(),
-            names.join(", ")
-        ),
-    };
+/// All functions of a name by their OIDs, as JSON: with their arguments' types as `pg_catalog` alone prints them, as they
+/// would be created again, and what a new definition can add and an old one cannot take away: names and defaults of arguments.
+pub fn functions_text(name: &QualifiedName) -> String {
     format!(
-        "SELECT pg_catalog.string_agg(pg_catalog.pg_get_functiondef(p.oid), E';\\n' ORDER BY p.oid) \
-         FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
-         WHERE n.nspname = {} AND p.proname = {} AND p.pronargs = {} AND p.prokind = 'f'{named}",
+        "SELECT pg_catalog.jsonb_object_agg(p.oid::pg_catalog.text, pg_catalog.jsonb_build_object(\
+         'signature', p.oid::pg_catalog.regprocedure::pg_catalog.text, \
+         'definition', pg_catalog.pg_get_functiondef(p.oid), \
+         'comment', pg_catalog.obj_description(p.oid, 'pg_proc'), 'defaults', p.pronargdefaults, \
+         'named', (SELECT count(*) FROM pg_catalog.unnest(p.proargnames) AS a (name) WHERE a.name <> '')))::pg_catalog.text \
+         FROM {}",
+        functions(name)
+    )
+}
+
+/// The definition of one of them, found by how it is printed: a type that is gone must not make the question fail.
+pub fn function_text(name: &QualifiedName, signature: &str) -> String {
+    format!(
+        "SELECT pg_catalog.pg_get_functiondef(p.oid) FROM {} \
+         AND p.oid::pg_catalog.regprocedure::pg_catalog.text = {}",
+        functions(name),
+        literal(signature)
+    )
+}
+
+fn functions(name: &QualifiedName) -> String {
+    format!(
+        "pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace \
+         WHERE n.nspname = {} AND p.proname = {} AND p.prokind = 'f'",
         literal(&name.schema),
-        literal(&name.name),
-        names.len()
+        literal(&name.name)
     )
 }
 
