@@ -159,7 +159,8 @@ impl Blow {
             Self::Program => code.is_none(),
             Self::Sessions | Self::Server => code == Some(5),
             Self::Statements => matches!(code, Some(4..=6)),
-            Self::Interrupt => code == Some(130),
+            // Before the program watches for signals, one ends it, with nothing done.
+            Self::Interrupt => matches!(code, None | Some(130)),
             Self::Freeze => false,
         }
     }
