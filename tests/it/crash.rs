@@ -158,7 +158,8 @@ impl Blow {
         match self {
             Self::Program => code.is_none(),
             Self::Sessions | Self::Server => code == Some(5),
-            Self::Statements => matches!(code, Some(4..=6)),
+            // Before the run begins, one that only looks, or makes the ledger.
+            Self::Statements => matches!(code, Some(3..=6)),
             // Before the program watches for signals, one ends it, with nothing done.
             Self::Interrupt => matches!(code, None | Some(130)),
             Self::Freeze => false,

@@ -92,7 +92,7 @@ const CANDIDATES: &[Candidate] = &[
     ),
     of(
         &["hints.id"],
-        "create_materialized_view: {name: hints_by_order, select: SELECT order_id, count(*) AS n FROM hints GROUP BY order_id}",
+        "create_materialized_view: {name: hints_by_order, select: \"SELECT order_id, count(*) AS n FROM hints GROUP BY order_id\"}",
     ),
     of(
         &["lines.copy"],
