@@ -20,6 +20,7 @@ use std::time::Duration;
 use checks::unmet;
 pub(super) use checks::{how_many, sample};
 pub(super) use tries::Tries;
+use watch::Seen;
 use words::exhausted;
 pub use words::{blocker_line, timeouts_sql};
 pub(super) use words::{holder_line, interrupted, millis, pool_error};

@@ -1,6 +1,6 @@
 //! Statements that PostgreSQL refuses in a transaction block: their effect is looked for instead.
 
-use super::{Failure, Key, Runner, Tries, WATCH_BRIEF, WATCH_LONG, timeouts_sql};
+use super::{Failure, Key, Runner, Seen, Tries, WATCH_BRIEF, WATCH_LONG, timeouts_sql};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::executor::decide::{self, Decision};
@@ -38,9 +38,18 @@ impl Runner {
                 Decision::Run => {}
             }
             self.pause(0).await?;
+            self.check_stall_budget(work)?;
             tries.attempt += 1;
             let began = Instant::now();
-            match self.outside_transaction(key, work, statements).await {
+            let result = match self.guarded(work).await {
+                Ok(mut seen) => {
+                    let result = self.outside_transaction(key, work, statements, &mut seen).await;
+                    tries.last = self.settle(key, tries.attempt, &seen);
+                    result
+                }
+                Err(failure) => Err(failure),
+            };
+            match result {
                 Ok(()) => break,
                 Err(failure) => {
                     self.clean_up_after(key, work, &failure).await;
@@ -58,12 +67,14 @@ impl Runner {
         key: Key<'_>,
         work: &Work,
         statements: &[String],
+        seen: &mut Seen,
     ) -> Result<(), Failure> {
         let (session, pid) = self.worker().await?;
         let settings = timeouts_sql(work, "SET");
-        self.send(key, &session, pid, &settings, WATCH_BRIEF).await?;
+        self.send(key, &session, pid, &settings, WATCH_BRIEF, seen)
+            .await?;
         for statement in statements {
-            self.send(key, &session, pid, statement, WATCH_LONG).await?;
+            self.send(key, &session, pid, statement, WATCH_LONG, seen).await?;
         }
         Ok(())
     }
@@ -85,7 +96,10 @@ impl Runner {
     async fn drop_half_done(&self, key: Key<'_>, work: &Work, index: &QualifiedName) -> Result<(), Error> {
         let sql = format!("DROP INDEX CONCURRENTLY IF EXISTS {index}");
         let what = format!("removed the half-built index {index}");
-        match self.outside_transaction(key, work, &[sql]).await {
+        match self
+            .outside_transaction(key, work, &[sql], &mut Seen::default())
+            .await
+        {
             Ok(()) => {
                 self.tell(Event::CleanedUp {
                     step: key.step.into(),

@@ -1,7 +1,8 @@
 //! Works in one transaction that also records them: the locks, the statements, the commit.
 
-use super::{Failure, Fence, Key, Runner, Tries, WATCH_BRIEF, ledger, timeouts_sql, unmet};
+use super::{Failure, Fence, Key, Runner, Seen, Tries, WATCH_BRIEF, ledger, millis, timeouts_sql, unmet};
 use crate::error::{Error, ErrorKind};
+use crate::executor::lock_order;
 use crate::plan::{Expectation, Work};
 use deadpool_postgres::Object;
 use futures_util::future::maybe_done;
@@ -20,9 +21,19 @@ impl Runner {
         let mut tries = Tries::new(self.deadline);
         loop {
             self.wait_until_clear(key, work, &mut tries).await?;
+            self.check_stall_budget(work)?;
             tries.attempt += 1;
             let began = Instant::now();
-            match self.attempt(key, work, statements).await {
+            let statements = lock_order::of_attempt(statements, tries.attempt);
+            let result = match self.guarded(work).await {
+                Ok(mut seen) => {
+                    let result = self.attempt(key, work, &statements, &mut seen).await;
+                    tries.last = self.settle(key, tries.attempt, &seen);
+                    result
+                }
+                Err(failure) => Err(failure),
+            };
+            match result {
                 Ok(()) => break,
                 Err(failure) => {
                     self.after_failure(key, work, failure, began, &mut tries).await?;
@@ -32,6 +43,7 @@ impl Runner {
                 }
             }
         }
+        self.totals().waited_ms += millis(tries.hindered_for());
         self.expect(key.step, &work.expect).await?;
         Ok(tries.attempt)
     }
@@ -45,9 +57,17 @@ impl Runner {
         })
     }
 
-    async fn attempt(&self, key: Key<'_>, work: &Work, statements: &[String]) -> Result<(), Failure> {
+    async fn attempt(
+        &self,
+        key: Key<'_>,
+        work: &Work,
+        statements: &[String],
+        seen: &mut Seen,
+    ) -> Result<(), Failure> {
         let (session, pid) = self.worker().await?;
-        let result = self.transaction(key, work, statements, &session, pid).await;
+        let result = self
+            .transaction(key, work, statements, (&session, pid), seen)
+            .await;
         if result.is_err() {
             // The pool rolls back too, but locks should be gone before anything is reported.
             let _ = session.batch_execute("ROLLBACK").await;
@@ -60,12 +80,12 @@ impl Runner {
         key: Key<'_>,
         work: &Work,
         statements: &[String],
-        session: &Object,
-        pid: i32,
+        (session, pid): (&Object, i32),
+        seen: &mut Seen,
     ) -> Result<(), Failure> {
         let begin = format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"));
-        self.send(key, session, pid, &begin, WATCH_BRIEF).await?;
-        if let Fence::Done = self.fence(key, session, pid).await? {
+        self.send(key, session, pid, &begin, WATCH_BRIEF, seen).await?;
+        if let Fence::Done = self.fence(key, session, pid, seen).await? {
             let ended = session.batch_execute("ROLLBACK").await;
             return ended.map_err(|error| Failure::server(error, Vec::new()));
         }
@@ -74,18 +94,37 @@ impl Runner {
         let asks = |expectation: &&Expectation| matches!(expectation, Expectation::Query { .. });
         if !work.expect.iter().any(|expectation| asks(&expectation)) {
             texts.push(commit);
-            return self.send_all(key, session, pid, &texts).await;
+            return self.send_all(key, session, pid, &texts, seen).await;
         }
-        self.send_all(key, session, pid, &texts).await?;
+        self.send_all(key, session, pid, &texts, seen).await?;
         for expectation in work.expect.iter().filter(asks) {
             // The user's own question is the only thing known about his statements: without it nothing is committed.
             if let Expectation::Query { query } = expectation
-                && !self.answers_true(session, query).await?
+                && !self.holds_yet(key, (session, pid), query, seen).await?
             {
                 return Err(unmet(key.step, &work.expect, "nothing of it was committed").into());
             }
         }
-        self.send(key, session, pid, &commit, WATCH_BRIEF).await
+        self.send(key, session, pid, &commit, WATCH_BRIEF, seen).await
+    }
+
+    /// Asks under the locks: whoever waits for those waits for the answer too.
+    async fn holds_yet(
+        &self,
+        key: Key<'_>,
+        (session, pid): (&Object, i32),
+        query: &str,
+        seen: &mut Seen,
+    ) -> Result<bool, Failure> {
+        let sql = format!("SELECT coalesce(({query})::boolean, false)");
+        let asked = session.query(&sql, &[]);
+        match self.watch_seen(key, pid, WATCH_BRIEF, asked, seen).await {
+            Ok(rows) => Ok(rows.first().is_some_and(|row| row.get(0))),
+            Err(error) if seen.cut().is_some() => Err(Failure::server(error, Vec::new())),
+            Err(error) => {
+                Err(Error::postgres(ErrorKind::StepFailed, "asking the expectation query", error).into())
+            }
+        }
     }
 
     /// Sends the texts of an open transaction without waiting for answers in between: while it holds locks, neither the
@@ -97,27 +136,32 @@ impl Runner {
         session: &Object,
         pid: i32,
         texts: &[String],
+        seen: &mut Seen,
     ) -> Result<(), Failure> {
-        let mut blockers = Vec::new();
         let mut answered = 0;
         let sent = pipelined(session, texts, &mut answered);
-        let result = self.watch(key, pid, WATCH_BRIEF, sent, &mut blockers).await;
+        let result = self.watch_seen(key, pid, WATCH_BRIEF, sent, seen).await;
         result.map_err(|error| Failure::Server {
             error,
-            blockers,
+            blockers: seen.blockers.clone(),
             locking: texts
                 .get(answered)
                 .is_some_and(|text| text.contains("; LOCK TABLE ")),
         })
     }
 
-    async fn fence(&self, key: Key<'_>, session: &Object, pid: i32) -> Result<Fence, Failure> {
+    async fn fence(
+        &self,
+        key: Key<'_>,
+        session: &Object,
+        pid: i32,
+        seen: &mut Seen,
+    ) -> Result<Fence, Failure> {
         let sql = ledger::fence_sql(key.run, key.step);
-        let mut blockers = Vec::new();
         let asked = self
-            .watch(key, pid, WATCH_BRIEF, session.simple_query(&sql), &mut blockers)
+            .watch_seen(key, pid, WATCH_BRIEF, session.simple_query(&sql), seen)
             .await;
-        let messages = asked.map_err(|error| Failure::server(error, blockers))?;
+        let messages = asked.map_err(|error| Failure::server(error, seen.blockers.clone()))?;
         let row = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(row),
             _ => None,
