@@ -44,7 +44,7 @@ impl Runner {
             let result = match self.guarded(work).await {
                 Ok(mut seen) => {
                     let result = self.outside_transaction(key, work, statements, &mut seen).await;
-                    tries.last = self.settle(key, tries.attempt, &seen);
+                    tries.last = self.settle(key, tries.attempt, result.is_ok(), &seen);
                     result
                 }
                 Err(failure) => Err(failure),

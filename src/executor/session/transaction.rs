@@ -28,7 +28,7 @@ impl Runner {
             let result = match self.guarded(work).await {
                 Ok(mut seen) => {
                     let result = self.attempt(key, work, &statements, &mut seen).await;
-                    tries.last = self.settle(key, tries.attempt, &seen);
+                    tries.last = self.settle(key, tries.attempt, result.is_ok(), &seen);
                     result
                 }
                 Err(failure) => Err(failure),

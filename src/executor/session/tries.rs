@@ -174,11 +174,13 @@ impl Runner {
     }
 
     /// Tells and adds up who waited behind an attempt.
-    pub(super) fn settle(&self, key: Key<'_>, attempt: u32, seen: &Seen) -> Last {
+    pub(super) fn settle(&self, key: Key<'_>, attempt: u32, succeeded: bool, seen: &Seen) -> Last {
         let Some(guard) = &seen.guard else {
             return Last::default();
         };
-        let (stall, cut) = (guard.meter.stall(), guard.meter.cut);
+        let stall = guard.meter.stall();
+        // The cancellation may have come too late.
+        let cut = guard.meter.cut.filter(|_| !succeeded);
         let mut totals = self.totals();
         totals.stalled += stall.sessions as u64;
         totals.stalled_backend_ms += stall.backend_ms;

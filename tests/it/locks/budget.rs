@@ -32,12 +32,13 @@ async fn an_attempt_gives_way_when_others_have_waited_long_enough() {
     let first = &stalled[0];
     println!("{first}");
     assert_eq!(first["cut"], "stall_budget", "{stalled:#?}");
-    assert_eq!(first["stall"]["applications"], serde_json::json!(["shop"]));
+    let applications = first["stall"]["applications"].as_array().unwrap();
+    assert!(applications.contains(&"shop".into()), "{first}");
     let number = |key: &str| first["stall"][key].as_u64().unwrap();
     assert!(number("backend_ms") >= 600, "{first}");
-    // Six wait for a tenth of a second each, or fewer for longer; never one for all of it and more.
+    // All wait for a tenth of a second each, or fewer for longer; never one for all of it and more.
     assert!(
-        (1..=6).contains(&number("sessions")) && number("worst_ms") <= 600 + 500,
+        (1..=7).contains(&number("sessions")) && number("worst_ms") <= 600 + 500,
         "{first}"
     );
     let locks = &ended.json()["locks"];
@@ -66,7 +67,7 @@ async fn a_call_ends_when_its_budget_is_used_up() {
     let ended = apply.end().await.expect(4);
     for text in [
         "stall_budget_per_run",
-        "(shop) waited behind it for",
+        "waited behind it for",
         "nothing is held",
     ] {
         assert!(ended.stderr.contains(text), "no {text:?} in {}", ended.stderr);

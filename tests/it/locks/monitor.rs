@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 const WAITS: &str = "\
     WITH RECURSIVE waiting AS MATERIALIZED \
      (SELECT l.pid, l.waitstart, pg_blocking_pids(l.pid) AS blockers FROM pg_locks l WHERE NOT l.granted), \
-    ours AS (SELECT a.pid, greatest(a.xact_start, a.query_start - interval '1 s') AS since FROM pg_stat_activity a \
+    ours AS (SELECT a.pid, coalesce(a.xact_start, a.query_start) AS since FROM pg_stat_activity a \
      WHERE a.datname = current_database() AND a.application_name LIKE 'pgmorph%'), \
     behind AS (SELECT w.pid, o.since FROM waiting w JOIN ours o ON o.pid = ANY (w.blockers) \
      UNION SELECT w.pid, b.since FROM waiting w JOIN behind b ON b.pid = ANY (w.blockers)) \

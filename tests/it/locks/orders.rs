@@ -17,7 +17,7 @@ async fn both_tables_are_got_whatever_the_application_takes_first() {
     let scene = Scene::set(&server, "marshal").await;
     scene.write(
         "stall_budget: 10s, stall_budget_per_run: 10min",
-        "  - add_foreign_key: {table: orders, columns: [id], references: customers, referenced_columns: [id]}\n",
+        "  - add_foreign_key: {table: orders, columns: [id], references: {table: customers}}\n",
     );
     let busy = Busy::start(&scene, 12, TRAFFIC).await;
     busy.go_on(50).await;

@@ -95,22 +95,21 @@ impl<'s> Scene<'s> {
     }
 
     /// Holds the table in a transaction that is young when our statement comes into the queue: an old one would be
-    /// waited for beside it.
+    /// waited for beside it. Two take turns, so that it is always held by one.
     pub async fn trap(&self) -> Client {
-        let holder = self.session("app", "trap").await;
-        let caught = "SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
-                      WHERE NOT l.granted AND a.application_name = 'pgmorph' AND l.relation = 'orders'::regclass)";
+        let mut holder = self.session("app", "trap").await;
+        let mut next = self.session("app", "trap").await;
+        let lock = "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE orders IN ACCESS SHARE MODE";
+        holder.batch_execute(lock).await.unwrap();
         let began = Instant::now();
         loop {
-            let sql = "BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE";
-            holder.batch_execute(sql).await.unwrap();
-            let young = Instant::now();
-            while young.elapsed() < Duration::from_millis(500) {
-                if self.ask(caught).await {
-                    return holder;
-                }
+            // Behind our statement it gets nothing.
+            if next.batch_execute(lock).await.is_err() {
+                return holder;
             }
             holder.batch_execute("COMMIT").await.unwrap();
+            std::mem::swap(&mut holder, &mut next);
+            tokio::time::sleep(Duration::from_millis(200)).await;
             assert!(began.elapsed() < PATIENCE, "nobody comes into the trap");
         }
     }
