@@ -6,7 +6,7 @@
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::ops::{AnyOperation, MANUALS};
-use crate::plan::{Check, Monitor, Settings};
+use crate::plan::{Check, Contention, Monitor, Settings};
 use crate::sql;
 use crate::units::{duration_ms, number_and_unit, whole};
 use crate::when::When;
@@ -67,7 +67,7 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
         .map(|text| text.value)
         .unwrap_or_default();
     let depends_on = read_depends_on(&fields);
-    let settings = read_settings(&fields, &Settings::default());
+    let settings = read_settings(&fields, &Settings::default(), true);
     let preconditions = read_checks(&fields, "before");
     let changes = read_changes(&fields, &settings);
     let postconditions = read_checks(&fields, "after");
@@ -173,7 +173,7 @@ fn read_change(fields: &Fields<'_>, item: &Node, settings: &Settings) -> Option<
     };
     let (name, body) = entry;
     let inner = fields.nested(body, &name.value);
-    let settings = read_settings(&inner, settings);
+    let settings = read_settings(&inner, settings, false);
     let when = inner.optional("when");
     let Some(operation) = AnyOperation::read(&name.value, &inner) else {
         fields.report(
@@ -253,7 +253,8 @@ fn read_monitors(fields: &Fields<'_>) -> Vec<Monitor> {
     items.iter().filter_map(read).collect()
 }
 
-fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
+/// Those of the whole plan, or those of one change.
+fn read_settings(fields: &Fields<'_>, inherited: &Settings, whole: bool) -> Settings {
     let mut settings = inherited.clone();
     let Some(node) = fields.optional("settings") else {
         return settings;
@@ -283,8 +284,37 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     if let Some(text) = inner.optional_text("workers") {
         read_workers(&inner, &text, &mut settings.workers);
     }
+    if whole {
+        read_contention(&inner, &mut settings.contention);
+    }
     inner.finish();
     settings
+}
+
+/// What others may have to bear is counted over the whole plan: a single change has no say in it.
+fn read_contention(fields: &Fields<'_>, contention: &mut Contention) {
+    let duration = |key: &'static str, value: &mut u64| {
+        if let Some(text) = fields.optional_text(key) {
+            read_unit(fields, key, &text, duration_ms, value);
+        }
+    };
+    duration("stall_budget", &mut contention.stall_budget_ms);
+    duration("stall_budget_per_run", &mut contention.stall_budget_per_run_ms);
+    duration("on_blocked_after", &mut contention.on_blocked_after_ms);
+    let Some(text) = fields.optional_text("on_blocked") else {
+        return;
+    };
+    match text.value.parse() {
+        Ok(policy) => contention.on_blocked = policy,
+        Err(expected) => fields.report(
+            Diagnostic::new(
+                "invalid_value",
+                format!("`on_blocked` cannot be {:?}", text.value),
+            )
+            .at(text.span)
+            .help(expected),
+        ),
+    }
 }
 
 fn read_workers(fields: &Fields<'_>, text: &Located<String>, value: &mut u32) {
@@ -555,6 +585,34 @@ mod tests {
             plan.changes[0].text,
             "set_default: {table: \"T\", column: \"c\", default: \"0x10\"}"
         );
+    }
+
+    #[test]
+    fn reads_what_others_may_have_to_bear() {
+        let plan = parse(
+            "name: p\nsettings: {stall_budget: 300ms, stall_budget_per_run: 2s, on_blocked: cancel, on_blocked_after: 1min}\nchanges:\n  - set_default: {table: T, column: c, default: 1}\n",
+        )
+        .unwrap();
+        let expected = Contention {
+            stall_budget_ms: 300,
+            stall_budget_per_run_ms: 2_000,
+            on_blocked: "cancel".parse().unwrap(),
+            on_blocked_after_ms: 60_000,
+        };
+        assert_eq!(plan.settings.contention, expected);
+        let shown = complaints(
+            "name: p\nsettings: {stall_budget: 0s, on_blocked: kill}\nchanges:\n  - set_default: {table: T, column: c, default: 1, settings: {stall_budget: 1s}}\n",
+        );
+        for expected in [
+            "2:26 `stall_budget` may not be 0: every wait has a bound",
+            "2:42 `on_blocked` cannot be \"kill\" (one of wait, cancel, terminate)",
+            "4:62 unknown key `stall_budget`",
+        ] {
+            assert!(
+                shown.iter().any(|line| line.starts_with(expected)),
+                "{expected}\n{shown:#?}"
+            );
+        }
     }
 
     #[test]

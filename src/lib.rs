@@ -7,8 +7,9 @@
 //! # Invariants
 //!
 //! 1. No statement whose lock blocks reads or writes runs without a `lock_timeout`.
-//! 2. The application is never the deadlock victim: `lock_timeout` is below the server's `deadlock_timeout`, and
-//!    several tables are locked in one order, referenced tables first.
+//! 2. The application is never the deadlock victim: `lock_timeout` is below the server's `deadlock_timeout`
+//!    wherever something is held; several tables are locked in one order, referenced tables first, and in the other
+//!    one at every second attempt.
 //! 3. Nothing is destroyed before its replacement is validated; destructive steps are in `contract` only.
 //! 4. Any step can die at any instant, and running the same command again ends as if nothing had happened.
 //! 5. The planner does no I/O, and the executor never sees YAML or operations.

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
+mod contention;
+
+pub use contention::{Asked, Contention, OnBlocked};
+
 /// Version of the JSON form; a plan of another version is refused.
 pub const PLAN_FORMAT: u32 = 2;
 
@@ -726,6 +730,8 @@ pub struct ExecutionPlan {
     pub server_version_num: u32,
     /// The longest that getting one lock may be tried, all attempts together.
     pub lock_deadline_ms: u64,
+    #[serde(default, skip_serializing_if = "Contention::is_default")]
+    pub contention: Contention,
     /// Asked before the first step.
     pub preconditions: Vec<Check>,
     /// In the order in which they run.
@@ -827,6 +833,8 @@ pub struct Settings {
     pub workers: u32,
     /// A backfill stands aside beyond these.
     pub limits: Limits,
+    /// Of the whole plan.
+    pub contention: Contention,
 }
 
 impl Settings {
@@ -844,6 +852,7 @@ impl Default for Settings {
             small_table_bytes: 8 << 20,
             workers: 1,
             limits: Limits::default(),
+            contention: Contention::default(),
         }
     }
 }

@@ -10,12 +10,12 @@ use clap::Args;
 use serde_json::json;
 
 /// What is not an operation, but part of any.
-const TOPICS: &[(&str, &str)] = &[("when", when::MANUAL)];
+const TOPICS: &[(&str, &str)] = &[("when", when::MANUAL), ("locks", include_str!("locks.md"))];
 
 /// Print the manual of an operation, or the list of all
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// As in the plan file: create_index, widen_column, …; or `when`, the conditions of a change
+    /// As in the plan file: create_index, widen_column, …; `when`, the conditions of a change; or `locks`
     operation: Option<String>,
 }
 

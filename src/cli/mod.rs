@@ -14,6 +14,7 @@ mod apply;
 mod baseline;
 mod completions;
 mod confirm;
+mod contention;
 mod demo;
 mod explain;
 mod history;

@@ -2,8 +2,8 @@
 
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
-use crate::event::{Event, Listener};
-use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo, Work};
+use crate::event::{Event, Listener, LockTotals};
+use crate::plan::{Action, Asked, Contention, ExecutionPlan, Phase, Settings, Step, Undo, Work};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
@@ -13,21 +13,24 @@ use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
 use session::{Key, Tries};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 mod asked;
 mod backfill;
+mod blocked;
 pub mod brake;
 mod compare;
 mod decide;
 pub mod gate;
 pub mod ledger;
+mod lock_order;
 mod locks;
 pub mod matching;
 mod retry;
 mod session;
+mod stall;
 
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};
@@ -55,6 +58,7 @@ pub struct Outcome {
     pub steps: usize,
     /// Every step of every phase is done (or undone).
     pub complete: bool,
+    pub locks: LockTotals,
 }
 
 /// Holds the run lock of a database, and the sessions that do the work.
@@ -66,6 +70,7 @@ pub struct Executor {
     interrupts: watch::Receiver<Interrupt>,
     workers_asked: Option<u32>,
     throttle_asked: Option<Brake>,
+    contention_asked: Asked,
 }
 
 /// One run at work.
@@ -78,6 +83,8 @@ pub(crate) struct Runner {
     deadline: Duration,
     long_statement_ms: u64,
     plan: String,
+    contention: Contention,
+    totals: Mutex<LockTotals>,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -111,6 +118,16 @@ impl Runner {
 
     fn interrupted(&self) -> Interrupt {
         *self.interrupts.borrow()
+    }
+
+    fn totals(&self) -> MutexGuard<'_, LockTotals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long others may wait behind us still.
+    fn stall_left_ms(&self) -> u64 {
+        let spent = self.totals().stalled_backend_ms;
+        self.contention.stall_budget_per_run_ms.saturating_sub(spent)
     }
 
     /// Without its session the run lock is gone, and somebody else may be running.
@@ -167,6 +184,7 @@ impl Executor {
             interrupts,
             workers_asked: None,
             throttle_asked: None,
+            contention_asked: Asked::default(),
         })
     }
 
@@ -176,6 +194,15 @@ impl Executor {
         Self {
             workers_asked: workers,
             throttle_asked: throttle,
+            ..self
+        }
+    }
+
+    /// Where locks meet, does what is asked for instead of what the plan says.
+    #[must_use]
+    pub fn contending(self, asked: Asked) -> Self {
+        Self {
+            contention_asked: asked,
             ..self
         }
     }
@@ -195,6 +222,8 @@ impl Executor {
             deadline: Duration::from_millis(plan.lock_deadline_ms),
             long_statement_ms: longest.unwrap_or(60_000),
             plan: plan.name.clone(),
+            contention: plan.contention.with(self.contention_asked),
+            totals: Mutex::default(),
         }
     }
 
@@ -244,6 +273,9 @@ impl Executor {
                 .count(),
             resumed: resume.is_some(),
         });
+        if let Some(first) = due.first() {
+            runner.check_signals(&first.id).await?;
+        }
         let mut phase = None;
         for step in &due {
             if phase != Some(step.phase) {
@@ -270,6 +302,7 @@ impl Executor {
             run,
             steps: due.len(),
             complete,
+            locks: runner.totals().clone(),
         })
     }
 
@@ -334,6 +367,9 @@ impl Executor {
             done: 0,
             resumed: run.state == RunState::RollingBack,
         });
+        if let Some(first) = due.first() {
+            runner.check_signals(&first.id).await?;
+        }
         for step in &due {
             let record = recorded.get(step.id.as_str());
             let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
@@ -351,6 +387,7 @@ impl Executor {
             run: run.id,
             steps: due.len(),
             complete: true,
+            locks: runner.totals().clone(),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! A run for people: a progress bar on a terminal, else one line per event.
 
 use super::{Reporter, out, style};
-use crate::event::{Blocker, Event, Listener, Unit};
+use crate::event::{Blocker, Event, Listener, Stall, Unit};
 use crate::units;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::{Mutex, PoisonError};
@@ -241,6 +241,21 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
                 ),
             )
         }
+        // Nothing to speak of, unless it was given up for their sake.
+        Event::Stalled {
+            step,
+            stall,
+            cut: Some(cut),
+            ..
+        } => (step, gave_way(stall, cut)),
+        Event::Ended { step, how, blocker } => (
+            step,
+            format!(
+                "{} {}",
+                style::careful(how),
+                by(std::slice::from_ref(blocker)).trim_start_matches("; in the way: ")
+            ),
+        ),
         Event::Reconnecting {
             step,
             reason,
@@ -256,6 +271,24 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
         Event::Noted { step, what } => (step, format!("{}: {what}", style::careful("note"))),
         _ => return None,
     })
+}
+
+/// An attempt that was given up for the sake of others.
+fn gave_way(stall: &Stall, cut: &str) -> String {
+    let verb = style::careful("gave way");
+    if cut == "blind" {
+        return format!("{verb}: nobody could see who waited behind it");
+    }
+    let who = match stall.applications.as_slice() {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    };
+    format!(
+        "{verb}: {}{who} waited behind it for {} together, one for {}: {cut}",
+        units::counted(stall.sessions, "session"),
+        units::millis(stall.backend_ms),
+        units::millis(stall.worst_ms)
+    )
 }
 
 /// The line of an event that the next of its kind replaces.

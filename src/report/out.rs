@@ -1,6 +1,8 @@
 //! The two streams. Styles are stripped where the stream is not a terminal, or NO_COLOR is set.
 
 use crate::error::{Error, ErrorKind};
+use crate::event::LockTotals;
+use crate::units;
 use std::io::{ErrorKind as IoKind, Write};
 
 /// Prints a result.
@@ -42,4 +44,32 @@ pub fn pretty(value: &impl serde::Serialize) -> String {
     let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// What getting locks came to, in one line; nothing where nobody was in anybody's way.
+pub fn locks(totals: &LockTotals) -> String {
+    let mut parts = Vec::new();
+    if totals.gave_up > 0 || totals.waited_ms >= 1_000 {
+        let attempts = units::counted(usize::try_from(totals.gave_up).unwrap_or(usize::MAX), "attempt");
+        parts.push(format!(
+            "{attempts} given up, {} waited",
+            units::millis(totals.waited_ms)
+        ));
+    }
+    if totals.stalled > 0 {
+        parts.push(format!(
+            "others waited behind it {} times, {} together, at most {}",
+            units::count(totals.stalled),
+            units::millis(totals.stalled_backend_ms),
+            units::millis(totals.stalled_worst_ms)
+        ));
+    }
+    if totals.ended > 0 {
+        let sessions = units::counted(usize::try_from(totals.ended).unwrap_or(usize::MAX), "session");
+        parts.push(format!("{sessions} in the way ended"));
+    }
+    match parts.as_slice() {
+        [] => String::new(),
+        parts => format!("  locks: {}\n", parts.join("; ")),
+    }
 }

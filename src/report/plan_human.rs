@@ -1,7 +1,7 @@
 //! A plan for people at a terminal, readable at 100 columns. The same plan gives the same bytes.
 
 use super::{plan_view, style};
-use crate::plan::{Check, ExecutionPlan, Phase, Step, Transaction, Waiting};
+use crate::plan::{Action, Check, ExecutionPlan, Phase, Step, Transaction, Waiting, Work};
 use crate::units;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::fmt::Write;
@@ -216,6 +216,11 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         "Getting one lock is tried again and again, for at most {}.",
         units::millis(plan.lock_deadline_ms)
     );
+    if plan.steps.iter().any(|step| locks_several(&step.work)) {
+        text.push_str(
+            "Where several tables are locked together, every second attempt takes them in the other order.\n",
+        );
+    }
     if let Some(step) = plan.point_of_no_return() {
         let _ = writeln!(text, "Point of no return: {} ({})", step.id, step.phase);
     } else {
@@ -225,6 +230,11 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         text.push_str("`apply` stops before contract, unless it is told --through contract.\n");
     }
     let _ = writeln!(text, "Digest: {}", plan.digest);
+}
+
+fn locks_several(work: &Work) -> bool {
+    let several = |statement: &String| statement.starts_with("LOCK TABLE ") && statement.contains(", ");
+    matches!(&work.action, Action::Sql(statements) if statements.iter().any(several))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod embedded;
 mod fixtures;
 mod harness;
 mod lint;
+mod locks;
 mod made;
 mod partitions;
 mod plan_set;

@@ -12,6 +12,7 @@ mod traffic;
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
 pub use database::Database;
 pub use dump::schema_dump;
+pub use noise::measure as measure_noise;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
