@@ -3,7 +3,7 @@
 use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
-use super::{Failure, Global, Outcome, confirm, interrupts, set};
+use super::{Failure, Global, Outcome, confirm, interrupts, set, untested};
 use crate::error::{Error, ErrorKind};
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
@@ -39,6 +39,9 @@ pub struct Apply {
     /// `tune` changes it later
     #[arg(long, value_name = "SHARE|RATE")]
     throttle: Option<Brake>,
+    /// Begin even on a server that is newer than the releases that pgmorph was tested with
+    #[arg(long)]
+    pub(super) untested_server: bool,
 }
 
 /// A phase on the command line.
@@ -167,6 +170,7 @@ impl Apply {
         let task = Task::find(&session.client, &input).await?;
         if task.run.is_none() {
             set::refuse_unmet(&session.client, &input).await?;
+            untested::refuse(&session.client, self.untested_server).await?;
         }
         // It would only idle while the question waits for an answer.
         drop(session);
