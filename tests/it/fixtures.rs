@@ -19,7 +19,7 @@ use pgmorph::diagnostic;
 use pgmorph::error::ErrorKind;
 use pgmorph::executor::ledger::RunState;
 use pgmorph::plan::{ExecutionPlan, Phase};
-use pgmorph::{change_plan, planner};
+use pgmorph::{change_plan, planner, release};
 use serde::Deserialize;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -332,6 +332,27 @@ async fn walk(operation: &str, (part, parts): (usize, usize)) {
         failed.len(),
         failed.join(", ")
     );
+}
+
+/// A text that holds from a release on says something else than the one before it.
+#[test]
+fn no_text_is_kept_twice() {
+    let mut twice = Vec::new();
+    for case in directories(&fixtures())
+        .iter()
+        .flat_map(|operation| directories(operation))
+    {
+        for name in ["plan", "error"] {
+            let releases = (release::OLDEST..=release::NEWEST).map(|major| format!("{name}.{major}.snap"));
+            let files = std::iter::once(format!("{name}.snap")).chain(releases);
+            let texts: Vec<_> = files
+                .filter_map(|file| Some((std::fs::read_to_string(case.join(&file)).ok()?, file)))
+                .collect();
+            let same = texts.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+            twice.extend(same.map(|pair| case.join(&pair[1].1)));
+        }
+    }
+    assert!(twice.is_empty(), "remove {twice:?}");
 }
 
 macro_rules! operations {
