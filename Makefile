@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak strikes twins bench lint ci
+.PHONY: help demo test releases soak strikes twins bench lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -11,9 +11,14 @@ demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 	@scripts/servers ensure
 	@cargo run --release --locked --quiet -- demo $(ARGS)
 
-test: ## run all tests
+test: ## run all tests on one release of PostgreSQL, and those that depend on the release on the others
 	@scripts/servers ensure
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+	@status=0; scripts/test-releases --beside || status=1; \
+		if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi \
+		|| status=1; exit $$status
+
+releases: ## run what depends on the release on each of them (which: make releases RELEASES="14 18")
+	@scripts/test-releases $(RELEASES)
 
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure

@@ -1,6 +1,6 @@
 //! What can end a command: kind + subject + source + what to do next.
 
-use crate::postgres::settings::{ConnectError, SettingsError};
+use crate::postgres::settings::{ConnectError, ConnectErrorKind, SettingsError};
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -162,7 +162,11 @@ impl StdError for Error {
 impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
         let sqlstate = error.sqlstate().map(ToOwned::to_owned);
-        let mut made = Self::new(ErrorKind::Connection, error.to_string()).help(error.help());
+        let kind = match error.kind() {
+            ConnectErrorKind::UnsupportedRelease => ErrorKind::Precondition,
+            _ => ErrorKind::Connection,
+        };
+        let mut made = Self::new(kind, error.to_string()).help(error.help());
         made.sqlstate = sqlstate;
         made
     }

@@ -31,6 +31,9 @@ pub mod sql;
 /// The database as a value, and how it is loaded.
 pub mod catalog;
 
+/// Which releases of PostgreSQL are supported.
+pub mod release;
+
 /// Complaints with a place and a way out.
 pub mod diagnostic;
 

@@ -7,6 +7,7 @@ use crate::ops::{Compilation, Rename, StepDraft};
 use crate::plan::{
     Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
 };
+use crate::release;
 use crate::sql::{QualifiedName, ident};
 use crate::when::When;
 use std::collections::{BTreeMap, BTreeSet};
@@ -375,16 +376,17 @@ fn lock_statement(group: &[&Lock], now: &CatalogSnapshot) -> String {
 
 fn preliminary_complaints(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Diagnostic> {
     let mut complaints = Vec::new();
-    if now.server.version_num < 140_000 {
+    if release::standing(now.server.version_num) == release::Standing::Older {
         complaints.push(
             Diagnostic::new(
                 "server_too_old",
                 format!(
-                    "the server is PostgreSQL {}; 14 is the oldest supported",
-                    now.server.major()
+                    "the server is PostgreSQL {}; {} is the oldest supported",
+                    release::name(now.server.version_num),
+                    release::OLDEST
                 ),
             )
-            .help("upgrade the server: PostgreSQL 13 is out of support"),
+            .help("upgrade the server: older releases are out of support"),
         );
     }
     let deadlock_timeout = now.server.deadlock_timeout_ms;

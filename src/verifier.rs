@@ -118,7 +118,8 @@ fn constraint_standing(
     let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
         return Standing::Absent;
     };
-    if found.kind != constraint.kind || (exact && found.definition != constraint.definition) {
+    let alike = found.kind == constraint.kind && found.enforced() == constraint.enforced();
+    if !alike || (exact && found.definition != constraint.definition) {
         return Standing::Conflicts(format!(
             "constraint {} on {table} exists with another definition: {}",
             ident(name),
@@ -180,10 +181,10 @@ pub fn describe(expectation: &Expectation) -> String {
             constraint,
             ..
         } => {
-            let validated = if constraint.validated {
-                "is validated"
-            } else {
-                "exists"
+            let validated = match (constraint.validated, constraint.enforced()) {
+                (true, _) => "is validated",
+                (false, true) => "exists",
+                (false, false) => "exists, not enforced",
             };
             format!("constraint {} on {table} {validated}", ident(name))
         }

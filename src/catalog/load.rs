@@ -16,6 +16,7 @@ use super::model::{
     CatalogSnapshot, ParsedFunction, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
     UserType, View,
 };
+use crate::release;
 use crate::sql::QualifiedName;
 use reader::{Reader, complete, load_shape, load_tables, qualified};
 use serde::Deserialize;
@@ -23,9 +24,6 @@ use std::collections::BTreeMap;
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
-
-/// The oldest release whose catalog we can read.
-const MAJOR_MIN: u32 = 14;
 
 /// How often a snapshot is taken again when objects went away under it.
 const ATTEMPTS: usize = 3;
@@ -155,9 +153,8 @@ async fn situation(client: &Client) -> Result<(bool, u32), LoadError> {
 }
 
 fn supported_major(version_num: u32) -> Result<u32, LoadError> {
-    let major = version_num / 10_000;
-    if major >= MAJOR_MIN {
-        return Ok(major);
+    if release::standing(version_num) != release::Standing::Older {
+        return Ok(version_num / 10_000);
     }
     Err(LoadError {
         kind: LoadErrorKind::Unsupported,

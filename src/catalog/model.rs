@@ -370,6 +370,16 @@ pub struct Constraint {
     pub comment: Option<String>,
 }
 
+impl Constraint {
+    /// How PostgreSQL 18 and later print that nobody checks it; what is printed so is never validated.
+    pub const NOT_ENFORCED: &'static str = " NOT ENFORCED";
+
+    /// Whether the server checks it at all, for new rows at least.
+    pub fn enforced(&self) -> bool {
+        !self.definition.ends_with(Self::NOT_ENFORCED)
+    }
+}
+
 /// The far end of a foreign key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reference {

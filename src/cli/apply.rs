@@ -4,7 +4,7 @@ use super::contention::ContentionArgs;
 use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
-use super::{Failure, Global, Outcome, confirm, interrupts, set};
+use super::{Failure, Global, Outcome, confirm, interrupts, set, untested};
 use crate::error::{Error, ErrorKind};
 use crate::event::LockTotals;
 use crate::executor::brake::Brake;
@@ -43,6 +43,9 @@ pub struct Apply {
     throttle: Option<Brake>,
     #[command(flatten)]
     contention: ContentionArgs,
+    /// Begin even on a server that is newer than the releases that pgmorph was tested with
+    #[arg(long)]
+    pub(super) untested_server: bool,
 }
 
 /// A phase on the command line.
@@ -173,6 +176,7 @@ impl Apply {
         let task = Task::find(&session.client, &input).await?;
         if task.run.is_none() {
             set::refuse_unmet(&session.client, &input).await?;
+            untested::refuse(&session.client, self.untested_server).await?;
         }
         // It would only idle while the question waits for an answer.
         drop(session);

@@ -29,6 +29,7 @@ mod set;
 mod snapshot;
 mod status;
 mod tune;
+mod untested;
 mod verify;
 
 /// Zero-downtime schema changes for PostgreSQL: plan, apply, verify, roll back.

@@ -8,6 +8,7 @@
 //!
 //! Everything here blocks, with a bound on every wait; asynchronous callers use `spawn_blocking`.
 
+use crate::release::OLDEST as OLDEST_MAJOR;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt;
@@ -25,7 +26,6 @@ use std::time::{Duration, Instant};
 /// Names the folder with the server's programs, like the command line's flag.
 pub const BINDIR_VARIABLE: &str = "PGMORPH_PG_BINDIR";
 
-const OLDEST_MAJOR: u32 = 14;
 const SUPERUSER: &str = "postgres";
 const PORT: u16 = 5432;
 const SUPERVISOR: &str = include_str!("supervisor.sh");
@@ -333,6 +333,9 @@ pub struct Options {
     /// Flush to disk as a real server does. Without it a crash of the machine may lose data; a crash of the
     /// server loses nothing it acknowledged, so `synchronous_commit` stays on.
     pub durable: bool,
+    /// Keeps the cluster as initdb makes it, for the servers after this one to copy: half a second less for each of very
+    /// many. Is for one version of the server only; the folder it is in must be writable for the user that runs the server.
+    pub template: Option<PathBuf>,
 }
 
 /// A running temporary server. Dropping it stops the server and removes its directory.
@@ -360,7 +363,7 @@ impl Server {
             directory,
             supervisor: Mutex::new(supervisor),
         };
-        server.initialize(&configuration)?;
+        server.initialize(&configuration, options.template.as_deref())?;
         let mut supervisor = server.lock();
         server.launch(&mut supervisor)?;
         drop(supervisor);
@@ -370,10 +373,17 @@ impl Server {
         Ok(server)
     }
 
-    fn initialize(&self, configuration: &str) -> Result<()> {
+    fn initialize(&self, configuration: &str, template: Option<&Path>) -> Result<()> {
         let mut supervisor = self.lock();
-        supervisor.send("initialize")?;
-        if supervisor.expect("initialized", INIT_LIMIT)? != "0" {
+        let template = template.map(Path::to_string_lossy).unwrap_or_default();
+        supervisor.send(format!("initialize {template}").trim_end())?;
+        let reply = supervisor.expect("initialized", INIT_LIMIT)?;
+        let (status, copy) = reply.split_once(' ').unwrap_or((&reply, ""));
+        // Somebody else may have been faster: a folder that is not empty is never replaced.
+        if !copy.is_empty() && fs::rename(copy, &*template).is_err() {
+            let _ = fs::remove_dir_all(copy);
+        }
+        if status != "0" {
             let bindir = self.installation.bindir.clone();
             return Err(EmbeddedError::Initialize {
                 bindir,

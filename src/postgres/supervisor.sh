@@ -40,10 +40,22 @@ remove_shared_memory() {
     fi
 }
 
+# With an argument: a folder that keeps a cluster as initdb makes it. Where there is none yet, a copy of the new one is
+# left beside it, and the reply says where.
 initialize() {
+    if [ -f "$1/PG_VERSION" ] && cp -R "$1" "$data"; then
+        echo "initialized 0"
+        return
+    fi
+    rm -rf "$data"
     "$bindir/initdb" --pgdata="$data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
         --no-sync --no-instructions </dev/null >>"$log" 2>&1
-    echo "initialized $?"
+    status=$?
+    copy=
+    if [ "$status" = 0 ] && [ -n "$1" ]; then
+        copy=$(mktemp -d "$1-XXXXXX") && cp -R "$data/." "$copy" || rm -rf "$copy"
+    fi
+    echo "initialized $status $copy"
 }
 
 start() {
@@ -84,7 +96,7 @@ clean_up() {
 echo "directory $dir"
 while read -r command argument; do
     case $command in
-    initialize) initialize ;;
+    initialize) initialize "$argument" ;;
     start) start ;;
     signal) pid=$(server_pid) && kill -"$argument" "$pid" ;;
     sweep)

@@ -31,6 +31,7 @@ mod refusals;
 mod renames;
 mod seeds;
 mod server_log;
+mod servers;
 mod settings;
 mod soak;
 mod tidy;

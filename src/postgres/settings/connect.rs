@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
@@ -19,6 +19,7 @@ use super::cancel::CancelHandle;
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
 use super::{ConnectionSettings, Endpoint, Host, SslMode, Wanted};
+use crate::release::{self, Standing};
 
 /// So many notices are kept until they are taken; older ones go first.
 const NOTICES_KEPT: usize = 256;
@@ -284,6 +285,7 @@ impl Connector {
             self.settings.connect_timeout,
             target,
         );
+        supported(&connection, target)?;
         let role = Role::of(&connection);
         let notices = Notices::default();
         let driver = tokio::spawn(drive(connection, notices.clone()));
@@ -344,6 +346,36 @@ pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
         None => Some(future.await),
         Some(limit) => tokio::time::timeout(limit, future).await.ok(),
     }
+}
+
+/// Looks at the release that the server reported at login. Of one that is newer than what we know there is a word in the
+/// log, once.
+fn supported<T: TlsStream + Unpin>(
+    connection: &Connection<Socket, T>,
+    target: &str,
+) -> Result<(), ConnectError> {
+    static TOLD: Once = Once::new();
+    let reported = connection.parameter("server_version");
+    let Some(number) = reported.and_then(release::version_num) else {
+        return Ok(());
+    };
+    let (name, oldest, newest) = (release::name(number), release::OLDEST, release::NEWEST);
+    match release::standing(number) {
+        Standing::Supported => {}
+        Standing::Newer => TOLD.call_once(|| {
+            tracing::warn!(
+                "the server is PostgreSQL {name}; this pgmorph was tested with {oldest} to {newest}"
+            );
+        }),
+        Standing::Older => {
+            return Err(ConnectError::new(
+                ConnectErrorKind::UnsupportedRelease,
+                target,
+                format!("it is PostgreSQL {name}, and pgmorph works with {oldest} to {newest}"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What the server reported about itself at login (PostgreSQL 14 and later do).

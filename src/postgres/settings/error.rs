@@ -109,6 +109,8 @@ pub enum ConnectErrorKind {
     Tls,
     /// Servers answered, but none is what `target_session_attrs` asks for.
     WrongServer,
+    /// The server is older than the oldest supported release.
+    UnsupportedRelease,
     /// A proxy that gives each transaction another server session.
     TransactionPooling,
     /// The server refused for another reason; the SQLSTATE tells which.
@@ -252,6 +254,9 @@ impl ConnectError {
                 "connect to PostgreSQL directly, or through a pool in session mode: locks and settings must \
                  stay with one session"
             }
+            ConnectErrorKind::UnsupportedRelease => {
+                "upgrade the server first, by pg_upgrade or logical replication; nothing was changed"
+            }
             ConnectErrorKind::Refused => "the server's log may say more",
         }
     }
@@ -267,6 +272,7 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::NotAccepting => "the server does not accept connections now",
             ConnectErrorKind::Tls => "no secure connection",
             ConnectErrorKind::WrongServer => "no suitable server",
+            ConnectErrorKind::UnsupportedRelease => "the server is too old",
             ConnectErrorKind::TransactionPooling => "a transaction-pooling proxy stands before the server",
             ConnectErrorKind::Refused => "the server refused the connection",
         };

@@ -1,10 +1,20 @@
 //! The one place that knows how a test server is started.
 
-use pgmorph::postgres::embedded::{Installation, Options, Server};
-use std::path::PathBuf;
+use pgmorph::postgres::embedded::{Installation, Options, Server, Version};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use tokio_postgres::{Client, NoTls};
+
+/// What initdb makes, kept between the tests of all runs; each makes its own where the server's user cannot reach it.
+fn template(installation: &Installation) -> Option<PathBuf> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clusters");
+    std::fs::create_dir_all(&folder).ok()?;
+    std::fs::set_permissions(&folder, Permissions::from_mode(0o777)).ok()?;
+    Some(folder.join(installation.version.to_string()))
+}
 
 pub struct TestServer {
     server: Server,
@@ -18,20 +28,31 @@ impl TestServer {
         let settings = [("autovacuum", "off"), ("max_connections", "200")]
             .iter()
             .chain(settings);
+        let installation = Installation::find(None).unwrap();
         let options = Options {
             settings: settings
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            template: template(&installation),
             ..Options::default()
         };
         Self {
-            server: Server::start(&Installation::find(None).unwrap(), &options).unwrap(),
+            server: Server::start(&installation, &options).unwrap(),
             databases: AtomicU32::new(0),
         }
     }
 
     pub fn major(&self) -> u32 {
-        self.server.version().major
+        self.version().major
+    }
+
+    pub fn version(&self) -> Version {
+        self.server.version()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        let file = format!(".s.PGSQL.{}", self.server.port());
+        self.server.socket_dir().join(file)
     }
 
     pub fn url(&self, database: &str, user: &str) -> String {
