@@ -7,6 +7,7 @@ mod noise;
 mod program;
 mod server;
 mod snapshot;
+mod tap;
 mod traffic;
 
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
@@ -15,6 +16,7 @@ pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
+pub use tap::{Sent, Strike, Tap};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};
