@@ -1,5 +1,5 @@
 //! Every statement that a run sends is a point where it may die. Each fixture is struck there: the program dies before
-//! the statement, or a session is cut off before it or before its answer. Then the same command is given again or the
+//! the statement or while the server is at it, or a session is cut off before it, during it, or before its answer. Then the same command is given again or the
 //! run is rolled back, and the end is that of an undisturbed one.
 //!
 //! A point lies before each statement that leaves something behind, on the way there and on the way back; between two
@@ -9,6 +9,9 @@
 //! the same. `FIXTURE=text` chooses the cases with that text in their name, `POINT=way:number:strike` one point.
 
 mod contents;
+mod escape;
+mod halfway;
+mod program;
 mod stage;
 mod walk;
 
@@ -25,7 +28,13 @@ const AT_ONCE: usize = 2;
 /// Without a wish, one point of each so many fixtures.
 const ONE_OF: u64 = 4;
 
-const STRIKES: [Strike; 3] = [Strike::Death, Strike::LostRequest, Strike::LostAnswer];
+pub const STRIKES: [Strike; 5] = [
+    Strike::Death,
+    Strike::DeathAtWork,
+    Strike::LostRequest,
+    Strike::LostLine,
+    Strike::LostAnswer,
+];
 
 /// Which points are walked.
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +185,11 @@ async fn fixture(name: String, case: Case, server: Arc<TestServer>, share: Share
     count
 }
 
+/// One case by its name.
+fn case(name: &str) -> Case {
+    Case::read(&fixtures().join(name))
+}
+
 fn cases(share: Share, major: u32) -> Vec<(String, Case)> {
     let wanted = std::env::var("FIXTURE").unwrap_or_default();
     let root = fixtures();
@@ -196,7 +210,7 @@ fn cases(share: Share, major: u32) -> Vec<(String, Case)> {
 async fn whatever_dies_wherever_the_end_is_the_same() {
     let began = Instant::now();
     let share = Share::wanted();
-    let server = Arc::new(TestServer::start(&[("fsync", "off")]));
+    let server = Arc::new(TestServer::start(&[]));
     let cases = cases(share, server.major());
     assert!(!cases.is_empty());
     let walks = cases.into_iter().map(|(name, case)| {

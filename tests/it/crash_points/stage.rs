@@ -2,7 +2,7 @@
 
 use super::contents::{self, Columns, Rows};
 use crate::fixtures::{Case, contracts};
-use crate::harness::{Database, Tap, TestServer, difference, schema_dump};
+use crate::harness::{Database, Tap, TestServer, difference, schema_dump, until};
 use pgmorph::error::Error;
 use pgmorph::event::Listener;
 use pgmorph::executor::ledger::{RunState, StepState};
@@ -151,11 +151,12 @@ impl Stage {
             database.time_passes().await;
             return Ok(());
         }
-        let run = database.run(&self.plan).await;
         let url = self.tap.url(&database.name, &database.user);
         let settings = ConnectionSettings::resolve(Some(&url), &|_| None).unwrap();
         let (_keep, interrupts) = watch::channel(Interrupt::None);
         let executor = Executor::open(&settings, Arc::new(Silent), interrupts).await?;
+        // Under the run lock, as the command does: until then, a worker of a dead run may have finished.
+        let run = database.run(&self.plan).await;
         match call {
             Call::Apply(through) => {
                 let plan = run.as_ref().map_or(&self.plan, |run| &run.plan);
@@ -274,6 +275,7 @@ impl Stage {
     }
 
     async fn looks(&self, database: &Database<'_>, expected: &Seen) -> Vec<String> {
+        gone(database).await;
         let mut wrong = database.leftovers().await;
         let dump = schema_dump(database).await;
         if dump != expected.dump {
@@ -305,6 +307,16 @@ impl Stage {
         };
         (found != expected).then(|| format!("the rows: expected {expected:#?}, found {found:#?}, not compared: {without:?}"))
     }
+}
+
+/// Waits until the server has noticed that our sessions are gone.
+async fn gone(database: &Database<'_>) {
+    until("our sessions are gone", async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name LIKE 'pgmorph%'";
+        database.admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
 }
 
 async fn seen(database: &Database<'_>, without: &Columns) -> Seen {

@@ -1,5 +1,6 @@
 //! One point: the plan is struck there, and what was begun is ended.
 
+use super::STRIKES;
 use super::stage::{Call, Stage, Way};
 use crate::harness::{Database, Strike, Traffic, Workload};
 use pgmorph::error::ErrorKind;
@@ -27,12 +28,11 @@ impl Point {
         let [way, number, strike] = text.split(':').collect::<Vec<_>>()[..] else {
             panic!("a point is way:number:strike")
         };
-        let strikes = [Strike::Death, Strike::LostRequest, Strike::LostAnswer];
         let ways = [Way::There, Way::Back];
         Self {
             way: ways.into_iter().find(|it| format!("{it:?}") == way).unwrap(),
             number: number.parse().unwrap(),
-            strike: strikes.into_iter().find(|it| format!("{it:?}") == strike).unwrap(),
+            strike: STRIKES.into_iter().find(|it| format!("{it:?}") == strike).unwrap(),
         }
     }
 
@@ -91,7 +91,7 @@ impl Stage {
             };
             let struck = self.tap.struck().await;
             match (died, &struck) {
-                (None, Some(struck)) => walked.story.push(format!("died before {struck:?}")),
+                (None, Some(struck)) => walked.story.push(format!("died at {struck:?}")),
                 (Some(error), Some(struck)) if error.kind == ErrorKind::Connection => {
                     walked.story.push(format!("{:?}: {error}", struck.text));
                 }
@@ -132,6 +132,12 @@ impl Stage {
         }
     }
 
+    /// Whether what was begun may be given up.
+    async fn may_go_back(&self, database: &Database<'_>) -> bool {
+        let run = database.run(&self.plan).await;
+        self.goes_back() && run.is_none_or(|run| irreversible(&run).is_none())
+    }
+
     /// What remains to be called. There is nothing to roll back where nothing was begun, or all is rolled back.
     async fn left_of(&self, database: &Database<'_>, calls: &[Call]) -> Vec<Call> {
         let run = database.run(&self.plan).await;
@@ -165,10 +171,8 @@ impl Stage {
                 if let Some(traffic) = &traffic {
                     traffic.go_on(3).await;
                 }
-                let run = database.run(&self.plan).await;
-                let may = self.goes_back() && run.as_ref().is_none_or(|run| irreversible(run).is_none());
                 match ended {
-                    Ended::Struck(_) if may && point.number % 2 == 1 => {
+                    Ended::Struck(_) if point.number % 2 == 1 && self.may_go_back(&database).await => {
                         walked.went_back = true;
                         let calls = self.left_of(&database, &[Call::Rollback]).await;
                         self.to_the_end(&database, &calls, again, &mut walked).await;

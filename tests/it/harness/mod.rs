@@ -16,7 +16,7 @@ pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
-pub use tap::{Sent, Strike, Tap};
+pub use tap::{Strike, Tap};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};

@@ -28,25 +28,43 @@ impl Sent {
     /// Whether a program that dies before it leaves the same behind as one that dies after it: it only reads, or
     /// changes what ends with its session.
     pub fn leaves_nothing(&self) -> bool {
-        let text = self.text.trim_start().to_ascii_uppercase();
-        let reads = ["SELECT", "WITH", "SHOW", "SET ", "RESET", "ROLLBACK"]
-            .iter()
-            .any(|start| text.starts_with(start))
-            || (text.starts_with("BEGIN") && text.contains("READ ONLY"));
-        let writes = [
-            "INSERT ", "UPDATE", "DELETE ", "ADVISORY_LOCK", "COMMIT", "NEXTVAL", "SETVAL", "CREATE ", "ALTER ", "DROP ",
-        ];
-        reads && !writes.iter().any(|word| text.contains(word))
+        let text = self.text.to_ascii_uppercase();
+        let mut parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+        parts.all(only_reads)
     }
+}
+
+/// When in doubt, no: that makes one point more.
+fn only_reads(statement: &str) -> bool {
+    let statement = match statement.split_once("*/") {
+        Some((comment, rest)) if comment.starts_with("/*") => rest.trim_start(),
+        _ => statement,
+    };
+    let starts = [
+        "SELECT", "WITH", "SHOW ", "SET ", "RESET ", "ROLLBACK", "CLOSE ", "UNLISTEN ", "DISCARD ",
+    ];
+    let writes = [
+        "INSERT INTO", "DELETE FROM", "UPDATE ONLY", "FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE", "FOR KEY SHARE",
+        "ADVISORY_LOCK", "NEXTVAL(", "SETVAL(",
+    ];
+    let reads = starts.iter().any(|start| statement.starts_with(start))
+        || (statement.starts_with("BEGIN") && statement.contains("READ ONLY"));
+    reads && !writes.iter().any(|word| statement.contains(word))
 }
 
 /// What happens at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Strike {
-    /// The program dies: nothing is passed on from here.
+    /// The program dies: nothing is passed on from here, and all lines are cut.
     Death,
+    /// As [`Strike::Death`], but the statement has been passed on, and the server is at work.
+    DeathAtWork,
+    /// Nothing is passed on from here, and the lines stay: for a program that is killed then.
+    Halt,
     /// This session's line breaks, and the statement has not arrived.
     LostRequest,
+    /// This session's line breaks while the server is at work.
+    LostLine,
     /// This session's line breaks when the statement is done, and its answer has not arrived.
     LostAnswer,
 }
@@ -61,14 +79,21 @@ struct State {
     dead: bool,
 }
 
-enum Verdict {
-    Pass,
-    Break { after: bool },
+impl Strike {
+    fn is_death(self) -> bool {
+        matches!(self, Self::Death | Self::DeathAtWork | Self::Halt)
+    }
+
+    fn passes_on(self) -> bool {
+        matches!(self, Self::DeathAtWork | Self::LostLine | Self::LostAnswer)
+    }
 }
 
 struct Shared {
     /// Held while something is passed on, so that what comes before a point has been passed on when it is reached.
     state: Mutex<State>,
+    /// Whose end is the end of its sessions.
+    life: watch::Sender<u64>,
     dead: watch::Sender<bool>,
     server: PathBuf,
 }
@@ -84,7 +109,7 @@ pub struct Tap {
 impl Drop for Tap {
     fn drop(&mut self) {
         self.accepting.abort();
-        let _ = self.shared.dead.send_replace(true);
+        self.shared.end_of_life();
     }
 }
 
@@ -95,6 +120,7 @@ impl Tap {
         let listener = UnixListener::bind(directory.path().join(&name)).unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
+            life: watch::Sender::new(0),
             dead: watch::Sender::new(false),
             server: socket_directory.join(name),
         });
@@ -114,14 +140,16 @@ impl Tap {
 
     /// Begins to count anew, with a new life, to be struck at this point of it (from 1).
     pub async fn arm(&self, wanted: Option<(usize, Strike)>) {
-        *self.shared.state.lock().await = State {
+        let mut state = self.shared.state.lock().await;
+        self.shared.end_of_life();
+        *state = State {
             wanted,
             ..State::default()
         };
         self.shared.dead.send_replace(false);
     }
 
-    /// Returns once the program has died.
+    /// Returns once the program is dead, or is to be killed.
     pub async fn death(&self) {
         let mut dead = self.shared.dead.subscribe();
         dead.wait_for(|dead| *dead).await.unwrap();
@@ -142,22 +170,24 @@ impl Tap {
     }
 }
 
+impl Shared {
+    fn end_of_life(&self) {
+        self.life.send_modify(|life| *life += 1);
+    }
+}
+
 impl State {
-    fn judge(&mut self, sent: Sent) -> Verdict {
+    fn judge(&mut self, sent: Sent) -> Option<Strike> {
         let leaves_something = !sent.leaves_nothing();
         self.points += usize::from(leaves_something);
-        let verdict = match self.wanted {
-            Some((point, strike)) if leaves_something && self.points == point => {
-                self.struck = Some(sent.clone());
-                self.dead = strike == Strike::Death;
-                Verdict::Break {
-                    after: strike == Strike::LostAnswer,
-                }
-            }
-            _ => Verdict::Pass,
-        };
+        let here = |(point, _): &(usize, Strike)| leaves_something && self.points == *point;
+        let strike = self.wanted.filter(here).map(|(_, strike)| strike);
+        if let Some(strike) = strike {
+            self.struck = Some(sent.clone());
+            self.dead = strike.is_death();
+        }
         self.sent.push(sent);
-        verdict
+        strike
     }
 }
 
@@ -165,12 +195,13 @@ async fn accept(listener: UnixListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let mut dead = shared.dead.subscribe();
-            tokio::select! {
-                biased;
-                // What is being passed on is passed on first: see `State`.
-                _ = dead.wait_for(|dead| *dead) => {}
-                _ = session(client, &shared) => {}
+            let mut life = shared.life.subscribe();
+            if !*shared.dead.borrow() {
+                tokio::select! {
+                    biased;
+                    _ = life.changed() => {}
+                    _ = session(client, &shared) => {}
+                }
             }
         });
     }
@@ -288,11 +319,15 @@ async fn requests(
                 text: sent,
             }),
         };
-        if let Verdict::Break { after } = pass_on(go, &mut to, shared, progress).await? {
-            if after {
+        if let Some(strike) = pass_on(go, &mut to, shared, progress).await? {
+            if strike == Strike::LostAnswer {
                 let expected = *progress.expected.borrow();
                 let mut answered = progress.answered.subscribe();
                 let _ = answered.wait_for(|answered| *answered >= expected).await;
+            }
+            if *shared.dead.borrow() {
+                // The end of its life ends it.
+                std::future::pending::<()>().await;
             }
             return Ok(());
         }
@@ -310,24 +345,26 @@ async fn pass_on(
     to: &mut OwnedWriteHalf,
     shared: &Shared,
     progress: &Progress,
-) -> io::Result<Verdict> {
+) -> io::Result<Option<Strike>> {
     let mut state = shared.state.lock().await;
     if state.dead {
-        return Ok(Verdict::Break { after: false });
+        return Ok(Some(Strike::Death));
     }
-    let verdict = go.sent.map_or(Verdict::Pass, |sent| state.judge(sent));
-    if let Verdict::Break { after } = verdict {
+    let strike = go.sent.and_then(|sent| state.judge(sent));
+    if strike.is_some() {
         progress.lost.send_replace(true);
-        if state.dead {
-            shared.dead.send_replace(true);
+    }
+    if strike.is_none_or(Strike::passes_on) {
+        if go.answered {
+            progress.expected.send_modify(|expected| *expected += 1);
         }
-        if !after {
-            return Ok(verdict);
+        to.write_all(&go.bytes).await?;
+    }
+    if state.dead {
+        shared.dead.send_replace(true);
+        if strike != Some(Strike::Halt) {
+            shared.end_of_life();
         }
     }
-    if go.answered {
-        progress.expected.send_modify(|expected| *expected += 1);
-    }
-    to.write_all(&go.bytes).await?;
-    Ok(verdict)
+    Ok(strike)
 }
