@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases soak strikes twins bench lint ci
+.PHONY: help demo test releases soak crash-points strikes twins bench lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,6 +23,10 @@ releases: ## run what depends on the release on each of them (which: make releas
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure
 	PGMORPH_SOAK_MINUTES=$(or $(MINUTES),60) cargo test --locked --test it -- --nocapture soak::
+
+crash-points: ## let every fixture die at every statement, for hours (a share of the points: make crash-points POINTS=1/200)
+	@scripts/servers ensure
+	PGMORPH_CRASH_POINTS=$(or $(POINTS),all) cargo test --locked --test it -- --nocapture crash_points::whatever
 
 strikes: ## strike running plans at random moments, for about half an hour (rounds of each kind: make strikes ROUNDS=50)
 	@scripts/servers ensure

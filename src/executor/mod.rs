@@ -3,7 +3,7 @@
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener, LockTotals};
-use crate::plan::{Action, Asked, Contention, ExecutionPlan, Phase, Settings, Step, Undo, Work};
+use crate::plan::{Action, Asked, Contention, ExecutionPlan, Expectation, Phase, Settings, Step, Undo, Work};
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
@@ -367,6 +367,12 @@ impl Executor {
             done: 0,
             resumed: run.state == RunState::RollingBack,
         });
+        // A transaction that was not committed left nothing to undo, and is at work no more.
+        for step in run.plan.steps.iter().rev() {
+            if state(step) == StepState::Running && !needs_undo(state(step), step) {
+                runner.record_undone(run.id, step).await?;
+            }
+        }
         if let Some(first) = due.first() {
             runner.check_signals(&first.id).await?;
         }
@@ -377,7 +383,8 @@ impl Executor {
                 runner.forget(run.id, step).await?;
                 continue;
             }
-            runner.undo(run.id, step, undone, loss).await?;
+            let unfinished = state(step) != StepState::Done && asks_the_user(step);
+            runner.undo(run.id, step, undone, loss, unfinished).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
@@ -508,17 +515,21 @@ impl Runner {
         Ok(())
     }
 
-    /// Whether a step that was begun and not finished left anything of its own. An object of that name with another
-    /// definition, or on another table, is somebody else's.
+    /// Whether a step that was begun and not finished may have left anything of its own. An object of that name with
+    /// another definition, or on another table, is somebody else's.
     async fn left_something(&self, step: &Step) -> Result<bool, Error> {
-        if step.work.expect.is_empty() {
+        // A question of the user's own tells whether all of it is done, not whether nothing is.
+        if step.work.expect.is_empty() || asks_the_user(step) {
+            return Ok(true);
+        }
+        if self.left_an_index_half_dropped(&step.work.expect).await? {
             return Ok(true);
         }
         let standing = self.standing(&step.work.expect).await?;
         Ok(matches!(standing, Standing::Holds | Standing::HalfDone(_)))
     }
 
-    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+    async fn record_undone(&self, run: i64, step: &Step) -> Result<(), Error> {
         let works = match &step.undo {
             Undo::Work(works) => works.len(),
             _ => 0,
@@ -529,7 +540,11 @@ impl Runner {
             token: 0,
             undo: Some((works, true)),
         })
-        .await?;
+        .await
+    }
+
+    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+        self.record_undone(run, step).await?;
         let reason = "it left nothing behind".into();
         self.tell(Event::StepSkipped {
             step: step.id.clone(),
@@ -538,7 +553,15 @@ impl Runner {
         Ok(())
     }
 
-    async fn undo(&self, run: i64, step: &Step, undone: usize, loss: Loss) -> Result<(), Error> {
+    /// `unfinished`: whether the step itself was not finished, and the user's statements may find nothing to undo.
+    async fn undo(
+        &self,
+        run: i64,
+        step: &Step,
+        undone: usize,
+        loss: Loss,
+        unfinished: bool,
+    ) -> Result<(), Error> {
         self.stop_before(step)?;
         let works = match &step.undo {
             Undo::Work(works) => works.as_slice(),
@@ -570,6 +593,13 @@ impl Runner {
             match self.work(key, work).await {
                 // Nothing is tried where nothing was left to undo.
                 Ok(tries) => attempts += tries.saturating_sub(1),
+                Err(error) if unfinished && finds_nothing(&error) => {
+                    self.record(key).await?;
+                    self.tell(Event::StepSkipped {
+                        step: step.id.clone(),
+                        reason: format!("there is nothing to undo: {}", error.message),
+                    });
+                }
                 Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
@@ -624,6 +654,21 @@ impl Runner {
         });
         error
     }
+}
+
+/// Whether only the user knows what his statements make.
+fn asks_the_user(step: &Step) -> bool {
+    let asks = |expectation: &Expectation| matches!(expectation, Expectation::Query { .. });
+    step.work.expect.iter().any(asks)
+}
+
+/// Undefined table, object, column, function, or schema.
+fn finds_nothing(error: &Error) -> bool {
+    let nothing = ["42P01", "42704", "42703", "42883", "3F000"];
+    error
+        .sqlstate
+        .as_deref()
+        .is_some_and(|code| nothing.contains(&code))
 }
 
 /// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows

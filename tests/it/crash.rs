@@ -10,7 +10,7 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Table, TestServer, difference,
+    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Strike, Table, Tap, TestServer, difference,
     pgmorph, schema_dump,
 };
 use std::borrow::Cow;
@@ -140,6 +140,8 @@ changes:
 pub enum Blow {
     /// SIGKILL.
     Program,
+    /// SIGKILL before a certain statement.
+    Statement,
     /// `pg_terminate_backend` for each of its sessions.
     Sessions,
     /// SIGKILL for every process of the server, which is then started again.
@@ -156,7 +158,7 @@ impl Blow {
     /// Whether a call that was struck like this may end like that, besides with success.
     fn explains(self, code: Option<i32>) -> bool {
         match self {
-            Self::Program => code.is_none(),
+            Self::Program | Self::Statement => code.is_none(),
             Self::Sessions | Self::Server => code == Some(5),
             // Before the run begins, one that only looks, or makes the ledger.
             Self::Statements => matches!(code, Some(3..=6)),
@@ -173,6 +175,10 @@ const BLOWS: [Blow; 3] = [Blow::Program, Blow::Sessions, Blow::Server];
 pub struct Scene {
     pub play: Play,
     server: TestServer,
+    /// What the program sends goes through it.
+    tap: Tap,
+    /// Where it can be struck.
+    points: u64,
     directory: TempDir,
     chance: Chance,
     /// The schema before, and after contract.
@@ -220,9 +226,12 @@ impl Scene {
     }
 
     pub async fn with(play: &Play, seed: u64) -> Self {
+        let server = TestServer::start(&[]);
         let mut scene = Self {
             play: play.clone(),
-            server: TestServer::start(&[]),
+            tap: server.tap(),
+            points: 0,
+            server,
             directory: TempDir::new().unwrap(),
             chance: Chance(seed),
             before: String::new(),
@@ -246,6 +255,7 @@ impl Scene {
         let began = Instant::now();
         scene.apply(&database, "contract").end().await.expect(0);
         let took = began.elapsed();
+        scene.points = scene.tap.points().await as u64;
         let balance = application.settle(&database).await;
         println!(
             "undisturbed: {took:?}, slowest statement {:?} of {}",
@@ -262,11 +272,16 @@ impl Scene {
     }
 
     fn url(&self, database: &Database<'_>) -> String {
-        self.server.url(&database.name, "postgres")
+        self.tap.url(&database.name, "postgres")
     }
 
     fn plan(&self) -> String {
         self.directory.path().join("plan.yaml").display().to_string()
+    }
+
+    async fn arm(&self, point: Option<u64>) {
+        let point = point.map(|point| (usize::try_from(point).unwrap(), Strike::Halt));
+        self.tap.arm(point).await;
     }
 
     fn apply(&self, database: &Database<'_>, through: &str) -> Running {
@@ -359,11 +374,24 @@ async fn persist(
     let mut total = Duration::ZERO;
     for left in (0..=STROKES).rev() {
         let began = Instant::now();
+        let kind = attack.chance.choose(attack.kinds);
+        let at = (left > 0 && kind == Blow::Statement).then(|| 1 + attack.chance.below(scene.points));
+        scene.arm(at).await;
         let mut running = start(database);
         let moment = attack.chance.moment(took);
         let mut blow = None;
-        if left > 0 && tokio::time::timeout(moment, running.wait()).await.is_err() {
-            let kind = attack.chance.choose(attack.kinds);
+        let moment_comes = async {
+            match at {
+                Some(_) => scene.tap.death().await,
+                None if left > 0 => tokio::time::sleep(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            () = running.wait() => true,
+            () = moment_comes => false,
+        };
+        if !ended {
             blow = Some(kind);
             attack.done.push(kind);
             strike(scene, database, kind, &running).await;
@@ -376,6 +404,7 @@ async fn persist(
         let struck = blow.map_or(String::new(), |blow| format!("{blow:?}, "));
         write!(attack.story, "; at {moment:?} {struck}{code}").unwrap();
         if ended.code == Some(0) {
+            scene.arm(None).await;
             return total;
         }
         assert!(
@@ -391,7 +420,7 @@ async fn persist(
 
 async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running: &Running) {
     match blow {
-        Blow::Program => running.signal("KILL").await,
+        Blow::Program | Blow::Statement => running.signal("KILL").await,
         Blow::Interrupt => running.signal("INT").await,
         Blow::Freeze => {
             running.signal("STOP").await;
@@ -459,6 +488,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
         story: format!("rollback, {} round {round}", told(kinds)),
         done: Vec::new(),
     };
+    scene.arm(None).await;
     let mut running = scene.apply(&database, "cutover");
     if whole {
         running.end().await.expect(0);

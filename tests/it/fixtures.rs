@@ -35,26 +35,26 @@ const STATEMENTS: u64 = 5;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Particulars {
+pub struct Particulars {
     /// The oldest release that knows what the case is about.
-    from_major: u32,
+    pub from_major: u32,
     /// Why the case is not rolled back.
-    no_rollback: Option<String>,
+    pub no_rollback: Option<String>,
 }
 
-struct Case {
+pub struct Case {
     name: String,
-    directory: PathBuf,
-    before: String,
-    plan: String,
-    after: Option<String>,
+    pub directory: PathBuf,
+    pub before: String,
+    pub plan: String,
+    pub after: Option<String>,
     writer: Option<String>,
     reader: Option<String>,
-    particulars: Particulars,
+    pub particulars: Particulars,
 }
 
 impl Case {
-    fn read(directory: &Path) -> Self {
+    pub fn read(directory: &Path) -> Self {
         let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
         let required = |name: &str| read(name).unwrap_or_else(|| panic!("{directory:?} has no {name}"));
         let particulars = read("case.yaml").map(|text| serde_saphyr::from_str(&text).unwrap());
@@ -144,7 +144,7 @@ impl Case {
         diagnostic::render(found, "plan.yaml", &self.plan, false)
     }
 
-    async fn workload(&self, database: &Database<'_>, plan: &ExecutionPlan) -> Workload {
+    pub async fn workload(&self, database: &Database<'_>, plan: &ExecutionPlan) -> Workload {
         Workload::new(database, plan, self.writer.as_deref(), self.reader.as_deref()).await
     }
 
@@ -212,7 +212,7 @@ impl Case {
     }
 }
 
-fn contracts(plan: &ExecutionPlan) -> bool {
+pub fn contracts(plan: &ExecutionPlan) -> bool {
     plan.steps.iter().any(|step| step.phase == Phase::Contract)
 }
 
@@ -266,11 +266,11 @@ fn json(plan: &ExecutionPlan) -> String {
     serde_json::to_string(plan).unwrap()
 }
 
-fn fixtures() -> PathBuf {
+pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn directories(path: &Path) -> Vec<PathBuf> {
+pub fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let entries = entries.map(|entry| entry.unwrap().path());
     let mut found: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();

@@ -13,6 +13,7 @@ mod change_type;
 mod cli;
 mod copying;
 mod crash;
+mod crash_points;
 mod demo;
 mod disk;
 mod dual_write;

@@ -4,8 +4,9 @@ use crate::harness::{Database, TestServer, difference};
 use pgmorph::executor::timeouts_sql;
 use pgmorph::plan::{Action, Comparison, ExecutionPlan, Phase, Transaction, Work};
 
-/// The texts that our working sessions sent, in order.
-fn sent(log: &str) -> Vec<String> {
+/// The texts that the sessions of this name sent, in order.
+pub fn sent(log: &str, session: &str) -> Vec<String> {
+    let start = format!("{session}|LOG:  ");
     let mut texts: Vec<Option<String>> = Vec::new();
     for line in log.lines() {
         // A text of several lines goes on after a tab.
@@ -16,7 +17,7 @@ fn sent(log: &str) -> Vec<String> {
             }
             continue;
         }
-        let ours = line.strip_prefix("pgmorph|LOG:  ");
+        let ours = line.strip_prefix(start.as_str());
         let text = ours.and_then(|entry| {
             let statement = entry.strip_prefix("statement: ");
             statement.or_else(|| {
@@ -193,7 +194,7 @@ async fn what_is_printed_is_what_runs() {
     let before = server.log().len();
     database.apply(&plan, Phase::Contract).await.unwrap();
     let log = server.log();
-    let mut found: Vec<String> = sent(&log[before..])
+    let mut found: Vec<String> = sent(&log[before..], "pgmorph")
         .iter()
         .filter(|text| !is_beside_the_plan(text))
         .map(|text| comparable(text))

@@ -51,6 +51,28 @@ impl Runner {
         Ok(verifier::standing_of(expectations, &tables))
     }
 
+    /// DROP INDEX CONCURRENTLY that was cut off leaves an index that nobody can use.
+    pub(in crate::executor) async fn left_an_index_half_dropped(
+        &self,
+        expectations: &[Expectation],
+    ) -> Result<bool, Error> {
+        let (session, _) = self.worker().await?;
+        for expectation in expectations {
+            let Expectation::IndexAbsent { index } = expectation else {
+                continue;
+            };
+            let sql = "SELECT FROM pg_catalog.pg_index WHERE indexrelid = to_regclass($1) \
+                       AND NOT (indisvalid AND indisready AND indislive)";
+            let half = session.query_opt(sql, &[&index.to_string()]).await;
+            let failed =
+                |error| Error::postgres(ErrorKind::StepFailed, format!("looking for {index}"), error);
+            if half.map_err(failed)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(super) async fn answers_true(&self, session: &Object, query: &str) -> Result<bool, Error> {
         let rows = session
             .query(&format!("SELECT ({query})::boolean"), &[])

@@ -75,6 +75,21 @@ impl<'s> Database<'s> {
         }
     }
 
+    /// Another one with all that this one holds. Nobody may be connected to it.
+    pub async fn copy(server: &'s TestServer, template: &str) -> Self {
+        let name = server.next_database();
+        let postgres = server.connect("postgres").await;
+        let sql = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        postgres.batch_execute(&sql).await.unwrap();
+        Self {
+            server,
+            admin: server.connect(&name).await,
+            name,
+            user: "postgres".into(),
+            recorder: Recorder::default(),
+        }
+    }
+
     /// A directory full of databases would be gigabytes at the end of a walk.
     pub async fn drop(self) {
         let postgres = self.server.connect("postgres").await;

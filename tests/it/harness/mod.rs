@@ -7,6 +7,7 @@ mod noise;
 mod program;
 mod server;
 mod snapshot;
+mod tap;
 mod traffic;
 
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
@@ -16,6 +17,7 @@ pub use noise::measure as measure_noise;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
+pub use tap::{Strike, Tap};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
 //! The one place that knows how a test server is started.
 
+use super::Tap;
 use pgmorph::postgres::embedded::{Installation, Options, Server, Version};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -87,6 +88,11 @@ impl TestServer {
             self.server.kill_immediately().unwrap();
             self.server.restart().unwrap();
         });
+    }
+
+    /// A line to it that counts what is sent and breaks where it is told to.
+    pub fn tap(&self) -> Tap {
+        Tap::new(self.server.socket_dir(), self.server.port())
     }
 
     pub fn log(&self) -> String {

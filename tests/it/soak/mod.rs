@@ -13,8 +13,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-const BLOWS: [Blow; 6] = [
+const BLOWS: [Blow; 7] = [
     Blow::Program,
+    Blow::Statement,
     Blow::Sessions,
     Blow::Server,
     Blow::Statements,
