@@ -13,7 +13,7 @@ use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
 use session::{Key, Tries};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -66,7 +66,11 @@ pub struct Executor {
     interrupts: watch::Receiver<Interrupt>,
     workers_asked: Option<u32>,
     throttle_asked: Option<Brake>,
+    replicas_asked: Option<Replicas>,
 }
+
+/// The standbys that count, by `application_name`; `None` is every one that is there.
+pub type Replicas = Option<Vec<String>>;
 
 /// One run at work.
 pub(crate) struct Runner {
@@ -78,6 +82,9 @@ pub(crate) struct Runner {
     deadline: Duration,
     long_statement_ms: u64,
     plan: String,
+    began: Instant,
+    standbys: Mutex<backfill::Standbys>,
+    replicas_asked: Option<Replicas>,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -167,7 +174,17 @@ impl Executor {
             interrupts,
             workers_asked: None,
             throttle_asked: None,
+            replicas_asked: None,
         })
+    }
+
+    /// For this call, these standbys count instead of those that the plan says.
+    #[must_use]
+    pub fn counting(self, replicas: Option<Replicas>) -> Self {
+        Self {
+            replicas_asked: replicas,
+            ..self
+        }
     }
 
     /// Asks for these from the beginning, as `tune` would later.
@@ -195,6 +212,9 @@ impl Executor {
             deadline: Duration::from_millis(plan.lock_deadline_ms),
             long_statement_ms: longest.unwrap_or(60_000),
             plan: plan.name.clone(),
+            began: Instant::now(),
+            standbys: Mutex::default(),
+            replicas_asked: self.replicas_asked,
         }
     }
 

@@ -10,7 +10,7 @@ use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, inter
 use super::{Interrupt, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
-use crate::plan::Work;
+use crate::plan::{Limits, Work};
 use batch::Bounds;
 use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use walk::{Resting, Walk};
 
 pub(super) use job::Job;
+pub(super) use standbys::Standbys;
 
 mod batch;
 mod controller;
@@ -31,6 +32,7 @@ mod job;
 mod ranges;
 mod signals;
 mod slices;
+mod standbys;
 mod start;
 mod throttle;
 mod walk;
@@ -114,7 +116,8 @@ impl Runner {
         let mut cursor = self.start_cursor(key, job).await?;
         loop {
             let pacer = self.pacer(key, job, cursor.end_page).await?;
-            let walk = Walk::new(key, job, work, &self.plan, cursor, pacer);
+            let limits = self.limits(job);
+            let walk = Walk::new(key, job, work, &self.plan, cursor, pacer, limits);
             self.look_around(&walk).await;
             let fills = async {
                 let filled = self.fill(&walk).await;
@@ -136,6 +139,14 @@ impl Runner {
             // A table that was rewritten meanwhile has its rows on other pages.
             cursor = self.new_cursor(key, job).await?;
         }
+    }
+
+    fn limits(&self, job: Job<'_>) -> Limits {
+        let mut limits = job.limits().clone();
+        if let Some(replicas) = &self.replicas_asked {
+            limits.replicas.clone_from(replicas);
+        }
+        limits
     }
 
     async fn hand(&self) -> Result<Hand, Error> {
