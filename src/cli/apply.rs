@@ -7,7 +7,7 @@ use super::{Failure, Global, Outcome, confirm, interrupts, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
-use crate::executor::{Executor, Interrupt, gate};
+use crate::executor::{Executor, Interrupt, Replicas, gate};
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
@@ -39,6 +39,10 @@ pub struct Apply {
     /// `tune` changes it later
     #[arg(long, value_name = "SHARE|RATE")]
     throttle: Option<Brake>,
+    /// The standbys that a backfill waits for in this call, by `application_name`, `all` that are there, or `none`;
+    /// instead of what the plan says
+    #[arg(long, value_name = "NAME,…")]
+    replicas: Option<Replicas>,
 }
 
 /// A phase on the command line.
@@ -233,7 +237,8 @@ impl Apply {
         let began = Instant::now();
         let executor = Executor::open(settings, reporter.clone(), interrupts)
             .await?
-            .asked(self.workers, self.throttle);
+            .asked(self.workers, self.throttle)
+            .counting(self.replicas.clone());
         let run = unchanged(global, settings, task).await?;
         let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), through)).await?;
         Ok(Summary {

@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind};
 use crate::event::Blocker;
 use crate::plan::{Lock, LockMode};
+use tokio_postgres::types::Type;
 use tokio_postgres::{GenericClient, Row};
 
 /// `pgmorph` in ASCII: the advisory lock that one runner per database holds.
@@ -77,7 +78,7 @@ pub(super) async fn conflicting_holders(
          WHERE l.pid IS DISTINCT FROM pg_backend_pid() ORDER BY age_ms DESC NULLS FIRST, l.pid"
     );
     let rows = observer
-        .query(&sql, &[&names])
+        .query_typed(&sql, &[(&names, Type::TEXT_ARRAY)])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "looking for conflicting locks", error))?;
     let conflicts = |holder: &Holder| {
@@ -103,7 +104,7 @@ pub(super) async fn blockers_of(observer: &impl GenericClient, pid: i32) -> Resu
          ORDER BY b.pid, l.mode"
     );
     let rows = observer
-        .query(&sql, &[&pid])
+        .query_typed(&sql, &[(&pid, Type::INT4)])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who blocks", error))?;
     Ok(rows.iter().map(|row| holder(row).blocker).collect())
@@ -136,7 +137,7 @@ pub(super) async fn oldest(observer: &impl GenericClient) -> Result<Option<Oldes
          WHERE o.xmin IS NOT NULL ORDER BY age(o.xmin) DESC, a.backend_xid IS NOT DISTINCT FROM o.xmin DESC, o.pid LIMIT 1"
     );
     let rows = observer
-        .query(&sql, &[])
+        .query_typed(&sql, &[])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for old snapshots", error))?;
     Ok(rows.first().map(|row| Oldest {

@@ -7,7 +7,7 @@
 
 use super::retry::{Reaction, reaction};
 use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, interrupted, millis};
-use super::{Interrupt, Runner, ledger};
+use super::{Interrupt, Replicas, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
 use crate::plan::{Limits, Work};
@@ -77,6 +77,8 @@ struct Hand {
     overhead: (Duration, u32),
     /// Who kept its last batch waiting.
     blockers: Vec<Blocker>,
+    /// How long its last batch kept rows locked, at the server.
+    took: Duration,
     /// What its last batch costs it.
     rest: Resting,
 }
@@ -143,8 +145,10 @@ impl Runner {
 
     fn limits(&self, job: Job<'_>) -> Limits {
         let mut limits = job.limits().clone();
-        if let Some(replicas) = &self.replicas_asked {
-            limits.replicas.clone_from(replicas);
+        match &self.replicas_asked {
+            None => {}
+            Some(Replicas::All) => limits.replicas = None,
+            Some(Replicas::These(names)) => limits.replicas = Some(names.clone()),
         }
         limits
     }
@@ -157,6 +161,7 @@ impl Runner {
             counted: Updates::default(),
             overhead: (Duration::ZERO, 0),
             blockers: Vec::new(),
+            took: Duration::ZERO,
             rest: Resting::default(),
         })
     }
@@ -206,10 +211,9 @@ impl Runner {
             self.stand_aside(walk, hand).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
             let fills = visits.is_last(&visit).then_some(range);
-            let began = Instant::now();
             match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
                 Filled::Rows(updates) => {
-                    seen.times.push(began.elapsed());
+                    seen.times.push(hand.took);
                     match visit.pass {
                         0 => seen.first_pass.add(updates),
                         _ => seen.later_passes.add(updates),
@@ -246,10 +250,9 @@ impl Runner {
         }
         let mut least = Duration::MAX;
         for _ in 0..2 {
-            let began = Instant::now();
             self.batch(walk, hand, &Visit::whole((page, page)), BATCH_TIMEOUT_MS, None)
                 .await?;
-            least = least.min(began.elapsed());
+            least = least.min(hand.took);
         }
         hand.overhead = (least, OVERHEAD_EVERY);
         Ok(least)
@@ -342,7 +345,6 @@ impl Runner {
         };
         let sql = batch::sql(walk.job, visit, bounds, record.as_deref());
         hand.blockers.clear();
-        let began = Instant::now();
         let sent = hand.session.simple_query(&sql);
         match self
             .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
@@ -352,7 +354,8 @@ impl Runner {
                 let answer = batch::answer(walk.job, &messages);
                 let updates = batch::added(hand.counted, answer.counted, answer.rows);
                 hand.counted = answer.counted;
-                hand.rest = walk.committed(answer.rows, record.is_some(), began.elapsed());
+                hand.took = answer.took;
+                hand.rest = walk.committed(answer.rows, record.is_some(), answer.took);
                 Ok(match answer.file_node == Some(walk.file_node) {
                     true => Filled::Rows(updates),
                     false => Filled::Elsewhere,

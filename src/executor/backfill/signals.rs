@@ -4,7 +4,7 @@ use super::Hand;
 use super::controller::Lesson;
 use super::horizon::Oldest;
 use super::standbys::{Findings, Receiver};
-use super::throttle::Signals;
+use super::throttle::{GivenUp, Signals};
 use super::walk::Walk;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -15,6 +15,7 @@ use crate::units;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 /// How far the WAL is, how much of it the archiver has not got yet, and the replication slot that keeps most of it or is
 /// about to lose what it needs. A segment counts once it is full.
@@ -139,9 +140,9 @@ impl Runner {
             .map_err(crate::executor::session::pool_error)?;
         let table = walk.job.table().to_string();
         let (waiting, receivers, wal, oldest, asked) = tokio::try_join!(
-            async { observer.query_one(WAITS, &[&table, &locks::WORKERS_LOCK]).await.map_err(failed) },
-            async { observer.query(RECEIVERS, &[]).await.map_err(failed) },
-            async { observer.query_one(WAL, &[]).await.map_err(failed) },
+            async { observer.query_typed_one(WAITS, &[(&table, Type::TEXT), (&locks::WORKERS_LOCK, Type::INT8)]).await.map_err(failed) },
+            async { observer.query_typed(RECEIVERS, &[]).await.map_err(failed) },
+            async { observer.query_typed_one(WAL, &[]).await.map_err(failed) },
             locks::oldest(&**observer),
             requests::requests(&**observer, walk.key.run),
         )?;
@@ -181,13 +182,14 @@ impl Runner {
             self.pause(millis(left).clamp(1, LOOK_EVERY_MS)).await?;
         }
         let mut began = Instant::now();
-        while let Some(reason) = walk.hindrance() {
+        loop {
+            if let Some(GivenUp { kind, why, help }) = walk.given_up() {
+                let message = format!("{}: {why}", walk.work.summary);
+                return Err(Error::new(kind, message).help(help));
+            }
+            let Some(reason) = walk.hindrance() else { break };
             if walk.is_stopped() {
                 break;
-            }
-            if let Some((why, help)) = walk.given_up() {
-                let message = format!("{}: {why}", walk.work.summary);
-                return Err(Error::new(ErrorKind::Exhausted, message).help(help));
             }
             if walk.is_paused() {
                 began = Instant::now();

@@ -2,6 +2,7 @@
 
 use super::horizon::Oldest;
 use super::standbys::Findings;
+use crate::error::ErrorKind;
 use crate::plan::Limits;
 use crate::units;
 use std::time::Duration;
@@ -32,6 +33,14 @@ pub(super) struct Signals {
     /// Full segments that the archiver has not got yet.
     pub(super) archive_backlog_bytes: i64,
     pub(super) oldest: Option<Oldest>,
+}
+
+/// Why a run stops instead of waiting on, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    pub(super) kind: ErrorKind,
+    pub(super) why: String,
+    pub(super) help: &'static str,
 }
 
 /// Times are counted from the beginning of the walk.
@@ -124,15 +133,16 @@ impl Throttle {
     }
 
     /// What waiting does not help against, and what does.
-    pub(super) fn given_up(&self) -> Option<(String, &'static str)> {
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
         let (_, signals) = self.signals.as_ref()?;
         let Findings { gone, hidden, .. } = &signals.standbys;
         if let (Some(_), [name, ..]) = (&self.limits.replicas, hidden.as_slice()) {
             let why = format!("the role may not see how far standby {name} is, which `replicas` names");
-            return Some((
+            return Some(GivenUp {
+                kind: ErrorKind::StepFailed,
                 why,
-                "grant it pg_read_all_stats (pg_monitor has that too), then run the same command again",
-            ));
+                help: "grant it pg_read_all_stats (pg_monitor has that too), then run the same command again",
+            });
         }
         let (name, time) = gone.as_ref()?;
         let grace = Duration::from_millis(self.limits.replica_grace_ms);
@@ -140,17 +150,20 @@ impl Throttle {
             return None;
         }
         let (time, grace) = (units::duration(*time), units::duration(grace));
-        Some((
-            format!("standby {name} has been gone for {time}, above {grace} (replica_grace)"),
-            match self.limits.replicas {
+        Some(GivenUp {
+            kind: ErrorKind::Exhausted,
+            why: format!("standby {name} has been gone for {time}, above {grace} (replica_grace)"),
+            help: match self.limits.replicas {
                 None => {
-                    "what is filled stays filled: bring it back and run the same command again; without it, the same                      command goes on for the standbys that are there then"
+                    "what is filled stays filled: bring it back and run the same command again; without it, the same \
+                     command goes on for the standbys that are there then"
                 }
                 Some(_) => {
-                    "what is filled stays filled: bring it back and run the same command again, or say by --replicas                      which standbys count"
+                    "what is filled stays filled: bring it back and run the same command again, or say by --replicas \
+                     which standbys count"
                 }
             },
-        ))
+        })
     }
 
     fn wal(&self, signals: &Signals) -> Option<String> {
@@ -266,7 +279,7 @@ mod tests {
         insta::assert_snapshot!(throttle.hindrance(S(100)).unwrap(), @"standby east has been gone for 59s; after 1m (replica_grace) the run stops");
         assert_eq!(throttle.given_up(), None);
         throttle.sampled(S(101), gone(60));
-        insta::assert_snapshot!(throttle.given_up().unwrap().0, @"standby east has been gone for 1m, above 1m (replica_grace)");
+        insta::assert_snapshot!(throttle.given_up().unwrap().why, @"standby east has been gone for 1m, above 1m (replica_grace)");
     }
 
     #[test]
@@ -286,7 +299,7 @@ mod tests {
             ..Limits::default()
         });
         throttle.sampled(S(1), hidden);
-        insta::assert_snapshot!(throttle.given_up().unwrap().0, @"the role may not see how far standby east is, which `replicas` names");
+        insta::assert_snapshot!(throttle.given_up().unwrap().why, @"the role may not see how far standby east is, which `replicas` names");
     }
 
     #[test]

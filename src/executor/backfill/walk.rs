@@ -5,7 +5,7 @@ use super::horizon::Horizon;
 use super::job::Job;
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
-use super::throttle::{Signals, Throttle};
+use super::throttle::{GivenUp, Signals, Throttle};
 use crate::event::{Event, Unit};
 use crate::executor::asked::paused;
 use crate::executor::brake::{Brake, Rest};
@@ -363,7 +363,7 @@ impl<'a> Walk<'a> {
         ))
     }
 
-    pub(super) fn given_up(&self) -> Option<(String, &'static str)> {
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
         self.state().throttle.given_up()
     }
 

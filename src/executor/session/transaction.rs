@@ -64,8 +64,7 @@ impl Runner {
         pid: i32,
     ) -> Result<(), Failure> {
         let begin = format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"));
-        self.send(key, session, pid, &begin, WATCH_BRIEF).await?;
-        if let Fence::Done = self.fence(key, session, pid).await? {
+        if let Fence::Done = self.fence(key, session, pid, &begin).await? {
             let ended = session.batch_execute("ROLLBACK").await;
             return ended.map_err(|error| Failure::server(error, Vec::new()));
         }
@@ -111,8 +110,15 @@ impl Runner {
         })
     }
 
-    async fn fence(&self, key: Key<'_>, session: &Object, pid: i32) -> Result<Fence, Failure> {
-        let sql = ledger::fence_sql(key.run, key.step);
+    /// Begins the transaction, in the same breath.
+    async fn fence(
+        &self,
+        key: Key<'_>,
+        session: &Object,
+        pid: i32,
+        begin: &str,
+    ) -> Result<Fence, Failure> {
+        let sql = format!("{begin}; {}", ledger::fence_sql(key.run, key.step));
         let mut blockers = Vec::new();
         let asked = self
             .watch(key, pid, WATCH_BRIEF, session.simple_query(&sql), &mut blockers)

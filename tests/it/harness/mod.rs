@@ -10,7 +10,7 @@ mod snapshot;
 mod traffic;
 
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
-pub use database::Database;
+pub use database::{Database, Recorder};
 pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
 pub use server::TestServer;

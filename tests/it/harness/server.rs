@@ -104,9 +104,13 @@ impl TestServer {
         });
     }
 
-    /// Every process at once, for good.
+    /// Every process at once.
     pub fn kill(&self) {
         tokio::task::block_in_place(|| self.server.kill_immediately().unwrap());
+    }
+
+    pub fn start_again(&self) {
+        tokio::task::block_in_place(|| self.server.restart().unwrap());
     }
 
     /// A superuser's session at this one, whether it writes or not.
