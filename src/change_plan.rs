@@ -270,12 +270,14 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings, whole: bool) -> Sett
     duration("statement_timeout", &mut settings.statement_timeout_ms);
     duration("long_statement_timeout", &mut settings.long_statement_timeout_ms);
     duration("replica_lag", &mut settings.limits.replica_lag_ms);
+    duration("replica_grace", &mut settings.limits.replica_grace_ms);
     let size = |key: &'static str, value: &mut u64| {
         if let Some(text) = inner.optional_text(key) {
             read_unit(&inner, key, &text, size_bytes, value);
         }
     };
     size("small_table", &mut settings.small_table_bytes);
+    size("replica_lag_bytes", &mut settings.limits.replica_lag_bytes);
     size("wal_retained", &mut settings.limits.wal_retained_bytes);
     size("archive_backlog", &mut settings.limits.archive_backlog_bytes);
     let mut wal_rate = settings.limits.wal_rate_bytes.unwrap_or(0);
@@ -286,6 +288,14 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings, whole: bool) -> Sett
     }
     if whole {
         read_contention(&inner, &mut settings.contention);
+    }
+    if let Some(names) = inner.optional_list("replicas") {
+        let names = names.iter().filter_map(|name| inner.text_of(name, "replicas"));
+        settings.limits.replicas = match names.map(|name| name.value).collect::<Vec<_>>().as_slice() {
+            [all] if all == "all" => None,
+            [none] if none == "none" => Some(Vec::new()),
+            names => Some(names.to_vec()),
+        };
     }
     inner.finish();
     settings
@@ -340,7 +350,7 @@ fn read_unit(
 ) {
     let is_size = matches!(
         key,
-        "small_table" | "wal_rate" | "wal_retained" | "archive_backlog"
+        "small_table" | "replica_lag_bytes" | "wal_rate" | "wal_retained" | "archive_backlog"
     );
     match read(&text.value) {
         Some(0) if key != "small_table" => fields.report(
@@ -563,11 +573,14 @@ mod tests {
     #[test]
     fn reads_a_plan() {
         let plan = parse(
-            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s, wal_rate: 20MB}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
+            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s, replica_lag_bytes: 64MB, replica_grace: 2min, replicas: [east, \"West 2\"], wal_rate: 20MB}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
         )
         .unwrap();
         let limits = Limits {
             replica_lag_ms: 3_000,
+            replica_lag_bytes: 64 << 20,
+            replica_grace_ms: 120_000,
+            replicas: Some(vec!["east".into(), "West 2".into()]),
             wal_rate_bytes: Some(20 << 20),
             ..Limits::default()
         };

@@ -286,10 +286,19 @@ impl Copying {
 }
 
 /// What others may have to bear before a backfill stands aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How far behind a standby may be.
     pub replica_lag_ms: u64,
+    /// The same in WAL that it has not replayed.
+    #[serde(default = "Limits::lag_bytes", skip_serializing_if = "Limits::is_lag_bytes")]
+    pub replica_lag_bytes: u64,
+    /// For how long one may be gone before the run stops.
+    #[serde(default = "Limits::grace_ms", skip_serializing_if = "Limits::is_grace_ms")]
+    pub replica_grace_ms: u64,
+    /// The standbys that count, by their `application_name`, which must be there; `None` is every one that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<String>>,
     /// WAL that the whole server writes in a second; `None` is as much as it can.
     pub wal_rate_bytes: Option<u64>,
     /// WAL that a replication slot keeps.
@@ -302,10 +311,32 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             replica_lag_ms: 10_000,
+            replica_lag_bytes: Self::lag_bytes(),
+            replica_grace_ms: Self::grace_ms(),
+            replicas: None,
             wal_rate_bytes: None,
             wal_retained_bytes: 16 << 30,
             archive_backlog_bytes: 1 << 30,
         }
+    }
+}
+
+// Plans that were saved or recorded earlier do not have these.
+impl Limits {
+    fn lag_bytes() -> u64 {
+        1 << 30
+    }
+
+    fn is_lag_bytes(bytes: &u64) -> bool {
+        *bytes == Self::lag_bytes()
+    }
+
+    fn grace_ms() -> u64 {
+        60_000
+    }
+
+    fn is_grace_ms(ms: &u64) -> bool {
+        *ms == Self::grace_ms()
     }
 }
 

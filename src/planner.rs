@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 mod mirrors;
 mod renames;
+mod replication;
 
 /// Numbers of changes in their plan file, from 1.
 pub type Numbers = BTreeSet<usize>;
@@ -82,7 +83,8 @@ pub fn plan_from(
         return Err(complaints);
     }
     steps.sort_by_key(|step| (step.phase, step.change));
-    let steps = mirrors::joined(steps);
+    let mut steps = mirrors::joined(steps);
+    replication::warn(&mut steps, now);
     let touched = touched_tables(&steps, now, &catalog);
     let mut changes = planned_changes(plan);
     for (position, change) in changes.iter_mut().enumerate() {

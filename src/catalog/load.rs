@@ -13,7 +13,7 @@ pub use made::texts;
 pub(super) use mutable::MUTABLE;
 
 use super::model::{
-    CatalogSnapshot, ParsedFunction, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
+    CatalogSnapshot, ParsedFunction, Publication, Replication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
     UserType, View,
 };
 use crate::release;
@@ -197,7 +197,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         })?;
     database.role.member_of.sort();
     batch(client, "the session", SPELLING).await?;
-    let (tables, schemas, mut views, mut sequences, types, mut publications, functions) = try_join!(
+    let (tables, schemas, mut views, mut sequences, types, mut publications, replication, functions) = try_join!(
         // The first to fail is the one that tells why: the server answers in this order.
         biased;
         load_tables(&reader),
@@ -206,6 +206,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         reader.named::<Sequence>("sequences", objects::SEQUENCES),
         reader.named::<UserType>("types", objects::TYPES),
         reader.map::<Publication>("publications", objects::PUBLICATIONS),
+        reader.read::<Replication>("replication", objects::REPLICATION),
         reader.map::<ParsedFunction>("functions", objects::FUNCTIONS),
     )?;
     let (tables, mut parts) = tables;
@@ -232,6 +233,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         sequences,
         types,
         publications,
+        replication: replication.into_iter().next().map(|it| it.value).unwrap_or_default(),
         functions,
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),

@@ -23,6 +23,9 @@ pub struct CatalogSnapshot {
     pub sequences: BTreeMap<QualifiedName, Sequence>,
     pub types: BTreeMap<QualifiedName, UserType>,
     pub publications: BTreeMap<String, Publication>,
+    /// Who receives what is written, at the moment of the snapshot.
+    #[serde(default, skip_serializing_if = "Replication::is_empty")]
+    pub replication: Replication,
     /// Functions and procedures whose bodies the server keeps parsed, by what `pg_describe_object` calls them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub functions: BTreeMap<String, ParsedFunction>,
@@ -564,6 +567,34 @@ pub struct Publication {
     pub generated: bool,
 }
 
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Replication {
+    /// Standbys that are connected, by `application_name`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub standbys: BTreeSet<String>,
+    /// Whether the role may not see how far they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hidden: bool,
+    /// Logical replication slots of the database.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Slot>,
+}
+
+impl Replication {
+    pub fn is_empty(&self) -> bool {
+        self.standbys.is_empty() && self.slots.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Whether somebody reads it now.
+    pub active: bool,
+    /// Whether standbys have it too (PostgreSQL 17 and later).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub failover: bool,
+}
+
 /// What a publication publishes of a table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Published {
@@ -744,6 +775,7 @@ impl CatalogSnapshot {
         restricted.views.clear();
         restricted.types.clear();
         restricted.publications.clear();
+        restricted.replication = Replication::default();
         restricted.functions.clear();
         restricted.sequences.retain(|_, sequence| {
             sequence

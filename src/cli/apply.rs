@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::LockTotals;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
-use crate::executor::{Executor, Interrupt, gate};
+use crate::executor::{Executor, Interrupt, Replicas, gate};
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
@@ -46,6 +46,10 @@ pub struct Apply {
     /// Begin even on a server that is newer than the releases that pgmorph was tested with
     #[arg(long)]
     pub(super) untested_server: bool,
+    /// The standbys that a backfill waits for in this call, by `application_name`, `all` that are there, or `none`;
+    /// instead of what the plan says
+    #[arg(long, value_name = "NAME,…")]
+    replicas: Option<Replicas>,
 }
 
 /// A phase on the command line.
@@ -244,7 +248,8 @@ impl Apply {
         let executor = Executor::open(settings, reporter.clone(), interrupts)
             .await?
             .asked(self.workers, self.throttle)
-            .contending(self.contention.into());
+            .contending(self.contention.into())
+            .counting(self.replicas.clone());
         let run = unchanged(global, settings, task).await?;
         let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), through)).await?;
         Ok(Summary {

@@ -8,6 +8,7 @@ use crate::plan::{ExecutionPlan, PlannedChange};
 use crate::sql::literal;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 pub mod requests;
 
@@ -75,6 +76,7 @@ CREATE TABLE IF NOT EXISTS pgmorph.requests (
   paused_at timestamptz,
   paused_by text
 );
+ALTER TABLE pgmorph.ledger REPLICA IDENTITY FULL;
 ALTER TABLE pgmorph.runs ADD COLUMN IF NOT EXISTS baseline boolean NOT NULL DEFAULT false;
 UPDATE pgmorph.ledger SET version = 3 WHERE version < 3;
 ";
@@ -465,16 +467,21 @@ pub(super) async fn set_run_state(
     run: i64,
     state: RunState,
 ) -> Result<(), Error> {
-    let finished = matches!(state, RunState::Completed | RunState::RolledBack);
-    client
-        .execute(
-            "UPDATE pgmorph.runs SET state = $2, updated_at = clock_timestamp(), \
-             finished_at = CASE WHEN $3 THEN clock_timestamp() END WHERE id = $1",
-            &[&run, &state.name(), &finished],
-        )
-        .await
-        .map_err(failed("recording the run's state"))?;
-    Ok(())
+    let finished = match state {
+        RunState::Completed | RunState::RolledBack => "clock_timestamp()",
+        RunState::Started | RunState::RollingBack => "NULL",
+    };
+    // What is told to be done is with the standbys that commits wait for here, and with it all that was done before.
+    let sql = format!(
+        "BEGIN; SET LOCAL synchronous_commit TO DEFAULT; UPDATE pgmorph.runs SET state = {}, \
+         updated_at = clock_timestamp(), finished_at = {finished} WHERE id = {run}; COMMIT",
+        literal(state.name())
+    );
+    let recorded = client.batch_execute(&sql).await;
+    if recorded.is_err() {
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    recorded.map_err(failed("recording the run's state"))
 }
 
 /// Records that a step is begun, and gives the number of this attempt: the token that its transaction must find
@@ -488,7 +495,7 @@ pub(super) async fn step_running(
                started_at = coalesce(started_at, clock_timestamp()), finished_at = NULL \
                WHERE run_id = $1 AND step_id = $2 AND state <> 'done' RETURNING attempts";
     let row = client
-        .query_opt(sql, &[&run, &step])
+        .query_typed_opt(sql, &[(&run, Type::INT8), (&step, Type::TEXT)])
         .await
         .map_err(failed("recording a step"))?;
     Ok(row.map(|row| row.get(0)))

@@ -80,7 +80,7 @@ pub(super) async fn conflicting_holders(
          WHERE l.pid IS DISTINCT FROM pg_backend_pid() ORDER BY age_ms DESC NULLS FIRST, l.pid"
     );
     let rows = observer
-        .query(&sql, &[&names])
+        .query_typed(&sql, &[(&names, Type::TEXT_ARRAY)])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "looking for conflicting locks", error))?;
     let conflicts = |holder: &Holder| {
@@ -106,7 +106,7 @@ pub(super) async fn blockers_of(observer: &impl GenericClient, pid: i32) -> Resu
          ORDER BY b.pid, l.mode"
     );
     let rows = observer
-        .query(&sql, &[&pid])
+        .query_typed(&sql, &[(&pid, Type::INT4)])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking who blocks", error))?;
     Ok(rows.iter().map(|row| holder(row).blocker).collect())
@@ -242,7 +242,7 @@ pub(super) async fn oldest(observer: &impl GenericClient) -> Result<Option<Oldes
          WHERE o.xmin IS NOT NULL ORDER BY age(o.xmin) DESC, a.backend_xid IS NOT DISTINCT FROM o.xmin DESC, o.pid LIMIT 1"
     );
     let rows = observer
-        .query(&sql, &[])
+        .query_typed(&sql, &[])
         .await
         .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for old snapshots", error))?;
     Ok(rows.first().map(|row| Oldest {

@@ -13,6 +13,7 @@ use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
 use session::{Key, Tries};
 use std::collections::HashMap;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -71,6 +72,30 @@ pub struct Executor {
     workers_asked: Option<u32>,
     throttle_asked: Option<Brake>,
     contention_asked: Asked,
+    replicas_asked: Option<Replicas>,
+}
+
+/// The standbys that count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replicas {
+    /// Those that are there.
+    All,
+    /// By their `application_name`; they must be there.
+    These(Vec<String>),
+}
+
+impl FromStr for Replicas {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        match names.as_slice() {
+            [all] if all == "all" => Ok(Self::All),
+            [none] if none == "none" => Ok(Self::These(Vec::new())),
+            _ if names.iter().any(String::is_empty) => Err("names of standbys, `all`, or `none`"),
+            _ => Ok(Self::These(names)),
+        }
+    }
 }
 
 /// One run at work.
@@ -85,6 +110,9 @@ pub(crate) struct Runner {
     plan: String,
     contention: Contention,
     totals: Mutex<LockTotals>,
+    began: Instant,
+    standbys: Mutex<backfill::Standbys>,
+    replicas_asked: Option<Replicas>,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -159,22 +187,25 @@ impl Executor {
         // It idles while long steps run, and its short statements must not wait for anything.
         lock.client
             .batch_execute(
-                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'",
+                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
+                 SET synchronous_commit = local",
             )
             .await
             .map_err(|error| {
                 Error::postgres(ErrorKind::Connection, "preparing the run lock's session", error)
             })?;
         refuse_read_only(&lock).await?;
+        let here = same_server(&lock).await?;
         take_run_lock(&lock).await?;
         ledger::create(&lock.client).await?;
         let mut setup = worker_setup();
+        setup.push(here.clone());
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
-            vec!["SET statement_timeout = '5s'".into()],
+            vec!["SET statement_timeout = '5s'".into(), here],
         )?;
         Ok(Self {
             lock,
@@ -185,7 +216,17 @@ impl Executor {
             workers_asked: None,
             throttle_asked: None,
             contention_asked: Asked::default(),
+            replicas_asked: None,
         })
+    }
+
+    /// For this call, these standbys count instead of those that the plan says.
+    #[must_use]
+    pub fn counting(self, replicas: Option<Replicas>) -> Self {
+        Self {
+            replicas_asked: replicas,
+            ..self
+        }
     }
 
     /// Asks for these from the beginning, as `tune` would later.
@@ -224,6 +265,9 @@ impl Executor {
             plan: plan.name.clone(),
             contention: plan.contention.with(self.contention_asked),
             totals: Mutex::default(),
+            began: Instant::now(),
+            standbys: Mutex::default(),
+            replicas_asked: self.replicas_asked,
         }
     }
 
@@ -681,6 +725,9 @@ fn worker_setup() -> Vec<String> {
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
         "SET row_security = off".to_owned(),
+        // A transaction keeps its locks while it waits for a standby that is late or gone. What is told about the run in
+        // the end waits for it, and with it all before.
+        "SET synchronous_commit = local".to_owned(),
         // Without it every batch of a backfill would read the whole table.
         "SET enable_tidscan = on".to_owned(),
         "SET statement_timeout = '30s'".to_owned(),
@@ -708,6 +755,21 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
         format!("the server {why}; nothing was changed"),
     )
     .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
+}
+
+/// The statement by which another session finds out whether it is at the server that holds the run lock. After a
+/// failover, or while one is under way, it may be at another one, where nobody keeps a second runner away.
+async fn same_server(lock: &Session) -> Result<String, Error> {
+    let started = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8";
+    let row = lock.client.query_one(&format!("SELECT {started}"), &[]).await;
+    let row =
+        row.map_err(|error| Error::postgres(ErrorKind::Connection, "asking which server it is", error))?;
+    let started_at: i64 = row.get(0);
+    Ok(format!(
+        "DO $$BEGIN IF {started} <> {started_at} THEN RAISE EXCEPTION 'this is another server than the one that holds \
+         the run lock' USING ERRCODE = '{}'; END IF; END$$",
+        session::ANOTHER_SERVER
+    ))
 }
 
 /// Takes the run lock, and waits until the sessions of an earlier runner are gone.

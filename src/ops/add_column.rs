@@ -730,7 +730,7 @@ impl Target {
                         suppress_triggers: fill.suppress_triggers,
                         columns: vec![self.column.name.clone()],
                         workers: settings.workers,
-                        limits: settings.limits,
+                        limits: settings.limits.clone(),
                     }),
                     transaction: Transaction::None,
                     locks: vec![Lock::new(table, LockMode::RowExclusive)],

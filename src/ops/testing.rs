@@ -1,7 +1,7 @@
 //! For the tests of the rooms: text in, text out, no database.
 
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, Reference, Role, SNAPSHOT_FORMAT, Schema,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, Reference, Replication, Role, SNAPSHOT_FORMAT, Schema,
     Server, Table, TableSize,
 };
 use crate::diagnostic::{Diagnostic, line_and_column};
@@ -42,6 +42,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
         functions: BTreeMap::new(),
+        replication: Replication::default(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),

@@ -23,6 +23,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+mod standby;
+
 /// Names the folder with the server's programs, like the command line's flag.
 pub const BINDIR_VARIABLE: &str = "PGMORPH_PG_BINDIR";
 
@@ -390,15 +392,21 @@ impl Server {
                 log: self.log_tail(),
             });
         }
+        drop(supervisor);
+        self.configure(configuration)
+    }
+
+    /// Adds to the configuration; of two lines for a setting the later one counts.
+    fn configure(&self, lines: &str) -> Result<()> {
         let path = self.data_dir().join("postgresql.conf");
-        let lines = format!(
-            "\n{configuration}unix_socket_directories = '{}'\n",
+        let text = format!(
+            "\n{lines}unix_socket_directories = '{}'\n",
             self.directory.display()
         );
         OpenOptions::new()
             .append(true)
             .open(&path)
-            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|source| EmbeddedError::Io {
                 action: "write",
                 path,
@@ -596,29 +604,32 @@ fn configuration_lines(options: &Options) -> Result<String> {
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str())),
     );
-    let mut text = String::new();
-    for (name, value) in lines {
-        let invalid = |reason| EmbeddedError::InvalidSetting {
-            name: name.to_owned(),
-            reason,
-        };
-        if name.is_empty()
-            || !name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
-        {
-            return Err(invalid("that is not a parameter name"));
-        }
-        if value.contains(['\n', '\r', '\0']) {
-            return Err(invalid("its value has more than one line"));
-        }
-        // A backslash escapes in this file, as a doubled quote does.
-        text.push_str(&format!(
-            "{name} = '{}'\n",
-            value.replace('\\', "\\\\").replace('\'', "''")
-        ));
+    lines
+        .into_iter()
+        .map(|(name, value)| setting_line(name, value))
+        .collect()
+}
+
+fn setting_line(name: &str, value: &str) -> Result<String> {
+    let invalid = |reason| EmbeddedError::InvalidSetting {
+        name: name.to_owned(),
+        reason,
+    };
+    if name.is_empty()
+        || !name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
+    {
+        return Err(invalid("that is not a parameter name"));
     }
-    Ok(text)
+    if value.contains(['\n', '\r', '\0']) {
+        return Err(invalid("its value has more than one line"));
+    }
+    // A backslash escapes in this file, as a doubled quote does.
+    Ok(format!(
+        "{name} = '{}'\n",
+        value.replace('\\', "\\\\").replace('\'', "''")
+    ))
 }
 
 fn percent_encode(text: &OsStr) -> String {

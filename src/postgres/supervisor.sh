@@ -58,6 +58,15 @@ initialize() {
     echo "initialized $status $copy"
 }
 
+# A copy of the running server in that folder, to be started as its standby.
+clone() {
+    "$bindir/pg_basebackup" --host="$1" --port="$2" --username="$3" --no-password --pgdata="$data" \
+        --wal-method=stream --checkpoint=fast --no-sync </dev/null >>"$log" 2>&1
+    status=$?
+    : >"$data/standby.signal"
+    echo "cloned $status"
+}
+
 start() {
     : >"$pidfile"
     (
@@ -97,6 +106,8 @@ echo "directory $dir"
 while read -r command argument; do
     case $command in
     initialize) initialize "$argument" ;;
+    # shellcheck disable=SC2086
+    clone) clone $argument ;;
     start) start ;;
     signal) pid=$(server_pid) && kill -"$argument" "$pid" ;;
     sweep)

@@ -30,6 +30,7 @@ mod prepared;
 mod publications;
 mod refusals;
 mod renames;
+mod replicas;
 mod seeds;
 mod server_log;
 mod servers;

@@ -145,6 +145,18 @@ pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json
 )::text AS body
 FROM pg_publication p WHERE $1::oid[] IS NULL";
 
+/// What is not a standby and not seen has no state either: base backups then look like one.
+pub const REPLICATION: &str = "SELECT 0::oid AS id, ''::text AS key, json_build_object(
+  'standbys', (SELECT coalesce(json_agg(DISTINCT r.application_name), '[]'::json) FROM pg_stat_replication r
+    WHERE (r.state IS NULL OR r.replay_lsn IS NOT NULL) AND NOT EXISTS (SELECT FROM pg_replication_slots s
+      WHERE s.active_pid = r.pid AND s.slot_type = 'logical')),
+  'hidden', EXISTS (SELECT FROM pg_stat_replication r WHERE r.state IS NULL),
+  'slots', (SELECT coalesce(json_object_agg(s.slot_name, json_build_object('active', s.active,
+      'failover', {{slot_failover}})), '{}'::json)
+    FROM pg_replication_slots s
+    WHERE s.slot_type = 'logical' AND NOT s.temporary AND s.database = current_database())
+)::text AS body WHERE $1::oid[] IS NULL";
+
 pub const FUNCTIONS: &str = concat!(
     "SELECT f.oid AS id, pg_describe_object('pg_proc'::regclass, f.oid, 0) AS key, json_build_object(
   'owner', pg_get_userbyid(f.proowner),

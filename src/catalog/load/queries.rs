@@ -492,7 +492,9 @@ pub fn for_release(sql: &str, major: u32) -> String {
     } else {
         "false"
     };
+    let slot_failover = if major >= 17 { "s.failover" } else { "false" };
     sql.replace("{{not_null_constraint}}", not_null)
+        .replace("{{slot_failover}}", slot_failover)
         .replace("{{published_generated}}", published_generated)
         .replace("{{nulls_not_distinct}}", nulls_not_distinct)
         .replace("{{internal_clone}}", internal_clone)

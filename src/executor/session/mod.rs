@@ -32,6 +32,9 @@ const OLD_MS: u64 = 1_000;
 /// A wait shorter than this is not worth a word: it ends before anybody has read it.
 pub(super) const WORTH_TELLING: Duration = Duration::from_millis(300);
 
+/// What a session says that is not at the server that holds the run lock; of a class that is nobody else's.
+pub(super) const ANOTHER_SERVER: &str = "PM001";
+
 /// How often a waiting statement of ours is looked at.
 pub(super) const WATCH_BRIEF: Duration = Duration::from_millis(50);
 const WATCH_LONG: Duration = Duration::from_millis(500);
@@ -157,11 +160,11 @@ impl Runner {
     /// A working session and its process. Retried while the server is away, until the deadline.
     pub(in crate::executor) async fn worker(&self) -> Result<(Object, i32), Error> {
         let session = self.workers.get().await.map_err(pool_error)?;
-        let row = session
-            .query_one("SELECT pg_backend_pid()", &[])
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::Connection, "starting a session", error))?;
-        let pid = row.get(0);
+        // Not prepared first: that would be another way there and back.
+        let row = session.query_typed_one("SELECT pg_backend_pid()", &[]).await;
+        let pid = row
+            .map_err(|error| Error::postgres(ErrorKind::Connection, "starting a session", error))?
+            .get(0);
         Ok((session, pid))
     }
 }

@@ -84,8 +84,7 @@ impl Runner {
         seen: &mut Seen,
     ) -> Result<(), Failure> {
         let begin = format!("BEGIN; {}", timeouts_sql(work, "SET LOCAL"));
-        self.send(key, session, pid, &begin, WATCH_BRIEF, seen).await?;
-        if let Fence::Done = self.fence(key, session, pid, seen).await? {
+        if let Fence::Done = self.fence(key, (session, pid), &begin, seen).await? {
             let ended = session.batch_execute("ROLLBACK").await;
             return ended.map_err(|error| Failure::server(error, Vec::new()));
         }
@@ -150,14 +149,15 @@ impl Runner {
         })
     }
 
+    /// Begins the transaction, in the same breath.
     async fn fence(
         &self,
         key: Key<'_>,
-        session: &Object,
-        pid: i32,
+        (session, pid): (&Object, i32),
+        begin: &str,
         seen: &mut Seen,
     ) -> Result<Fence, Failure> {
-        let sql = ledger::fence_sql(key.run, key.step);
+        let sql = format!("{begin}; {}", ledger::fence_sql(key.run, key.step));
         let asked = self
             .watch_seen(key, pid, WATCH_BRIEF, session.simple_query(&sql), seen)
             .await;

@@ -1,6 +1,6 @@
 //! What people read about locks and those who hold them, and what bounds a statement.
 
-use super::Tries;
+use super::{ANOTHER_SERVER, Tries};
 use crate::error::{Error, ErrorKind};
 use crate::event::Blocker;
 use crate::plan::Work;
@@ -52,6 +52,18 @@ pub(in crate::executor) fn pool_error(error: deadpool_postgres::PoolError) -> Er
     if let Some(connect) = crate::postgres::settings::ConnectError::in_chain(&error) {
         let mut made = Error::new(ErrorKind::Connection, connect.to_string()).help(connect.help());
         made.sqlstate = connect.sqlstate().map(ToOwned::to_owned);
+        return made;
+    }
+    use deadpool_postgres::{HookError, PoolError};
+    if let PoolError::PostCreateHook(HookError::Backend(error)) = error {
+        let mut made = Error::postgres(ErrorKind::Connection, "preparing a session", error);
+        if made.sqlstate.as_deref() == Some(ANOTHER_SERVER) {
+            // Trying again would not help: whoever holds the lock there is not the one who writes here.
+            made.kind = ErrorKind::StepFailed;
+            made = made.help(
+                "after a failover run the same command again: it begins with the lock at the server that writes now",
+            );
+        }
         return made;
     }
     Error::new(ErrorKind::Connection, "no working session")

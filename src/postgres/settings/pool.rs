@@ -22,8 +22,8 @@ const RECYCLE: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; R
                        SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
 
 impl ConnectionSettings {
-    /// A pool of up to `size` sessions. Each runs `setup` when it is opened and, since recycling resets all
-    /// settings, again whenever it is reused. Opens nothing yet.
+    /// A pool of up to `size` sessions. Each runs the statements of `setup`, as one text, when it is opened and, since
+    /// recycling resets all settings, again whenever it is reused. Opens nothing yet.
     pub fn pool(
         &self,
         application_name: &str,
@@ -31,15 +31,15 @@ impl ConnectionSettings {
         setup: Vec<String>,
     ) -> Result<Pool, ConnectError> {
         let connector = Connector::new(self, application_name)?;
+        // One text: over a long way every statement by itself would take as long as a batch of rows.
+        let setup = setup.join("; ");
         let config = ManagerConfig {
-            recycling_method: RecyclingMethod::Custom(RECYCLE.to_owned()),
+            recycling_method: RecyclingMethod::Custom(format!("{RECYCLE}; {setup}")),
         };
         let manager = Manager::from_connect(Config::new(), PoolConnect(connector), config);
-        let setup: Arc<[String]> = setup.into();
         Pool::builder(manager)
             .max_size(size)
-            .post_create(setup_hook(Arc::clone(&setup)))
-            .post_recycle(setup_hook(setup))
+            .post_create(setup_hook(setup.into()))
             .build()
             .map_err(|error| {
                 ConnectError::new(ConnectErrorKind::Refused, &self.redacted(), error.to_string())
@@ -102,15 +102,10 @@ async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
     Ok(pid.unwrap_or_default())
 }
 
-fn setup_hook(setup: Arc<[String]>) -> Hook {
+fn setup_hook(setup: Arc<str>) -> Hook {
     Hook::async_fn(move |client, _| {
         let setup = Arc::clone(&setup);
-        Box::pin(async move {
-            for sql in setup.iter() {
-                client.batch_execute(sql).await.map_err(HookError::Backend)?;
-            }
-            Ok(())
-        })
+        Box::pin(async move { client.batch_execute(&setup).await.map_err(HookError::Backend) })
     })
 }
 

@@ -11,7 +11,7 @@ mod tap;
 mod traffic;
 
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
-pub use database::Database;
+pub use database::{Database, Recorder};
 pub use dump::schema_dump;
 pub use noise::measure as measure_noise;
 pub use program::{Ended, Running, pgmorph};

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::{Client, NoTls};
 
 /// What initdb makes, kept between the tests of all runs; each makes its own where the server's user cannot reach it.
@@ -20,6 +21,8 @@ fn template(installation: &Installation) -> Option<PathBuf> {
 pub struct TestServer {
     server: Server,
     databases: AtomicU32,
+    /// Where else it may be one day: clients look there too, for the one that writes.
+    elsewhere: Vec<PathBuf>,
 }
 
 impl TestServer {
@@ -40,7 +43,27 @@ impl TestServer {
         Self {
             server: Server::start(&installation, &options).unwrap(),
             databases: AtomicU32::new(0),
+            elsewhere: Vec::new(),
         }
+    }
+
+    /// A streaming standby of it, by its name in `pg_stat_replication`. Clients of the two find out which one writes.
+    pub fn start_standby(&mut self, name: &str, settings: &[(&str, &str)]) -> Self {
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let server = self.server.start_standby(name, &settings).unwrap();
+        self.elsewhere = vec![server.socket_dir().to_owned()];
+        Self {
+            server,
+            databases: AtomicU32::new(1_000),
+            elsewhere: vec![self.server.socket_dir().to_owned()],
+        }
+    }
+
+    pub fn socket_dir(&self) -> &Path {
+        self.server.socket_dir()
     }
 
     pub fn major(&self) -> u32 {
@@ -58,7 +81,14 @@ impl TestServer {
 
     pub fn url(&self, database: &str, user: &str) -> String {
         let (host, port) = (self.server.socket_dir().display(), self.server.port());
-        format!("postgresql://{user}@/{database}?host={host}&port={port}")
+        if self.elsewhere.is_empty() {
+            return format!("postgresql://{user}@/{database}?host={host}&port={port}");
+        }
+        let others = self.elsewhere.iter().map(|it| format!(",{}", it.display()));
+        let others: String = others.collect();
+        format!(
+            "postgresql://{user}@/{database}?host={host}{others}&port={port}&target_session_attrs=read-write"
+        )
     }
 
     /// A superuser's session.
@@ -79,6 +109,12 @@ impl TestServer {
             .port(self.server.port())
             .user(user)
             .dbname(database);
+        if !self.elsewhere.is_empty() {
+            for directory in &self.elsewhere {
+                config.host_path(directory);
+            }
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
         config
     }
 
@@ -90,9 +126,32 @@ impl TestServer {
         });
     }
 
+<<<<<<< HEAD
     /// A line to it that counts what is sent and breaks where it is told to.
     pub fn tap(&self) -> Tap {
         Tap::new(self.server.socket_dir(), self.server.port())
+=======
+    /// Every process at once.
+    pub fn kill(&self) {
+        tokio::task::block_in_place(|| self.server.kill_immediately().unwrap());
+    }
+
+    pub fn start_again(&self) {
+        tokio::task::block_in_place(|| self.server.restart().unwrap());
+    }
+
+    /// A superuser's session at this one, whether it writes or not.
+    pub async fn connect_here(&self, database: &str) -> Client {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(self.server.socket_dir())
+            .port(self.server.port())
+            .user("postgres")
+            .dbname(database);
+        let (client, connection) = config.connect(NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+>>>>>>> replicas
     }
 
     pub fn log(&self) -> String {
