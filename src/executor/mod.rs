@@ -4,7 +4,7 @@ use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener};
 use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo, Work};
-use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::postgres::settings::{ConnectionSettings, Session, patiently};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
 use brake::Brake;
@@ -26,6 +26,7 @@ pub mod gate;
 pub mod ledger;
 mod locks;
 pub mod matching;
+mod orphans;
 mod retry;
 mod session;
 
@@ -78,6 +79,7 @@ pub(crate) struct Runner {
     deadline: Duration,
     long_statement_ms: u64,
     plan: String,
+    orphans: orphans::Orphans,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -137,17 +139,8 @@ impl Executor {
         listener: Arc<dyn Listener>,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Self, Error> {
-        settings.refuse_transaction_pooling().await?;
-        let lock = settings.connect("pgmorph lock").await?;
-        // It idles while long steps run, and its short statements must not wait for anything.
-        lock.client
-            .batch_execute(
-                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'",
-            )
-            .await
-            .map_err(|error| {
-                Error::postgres(ErrorKind::Connection, "preparing the run lock's session", error)
-            })?;
+        patiently(|| Box::pin(settings.refuse_transaction_pooling())).await?;
+        let lock = patiently(|| Box::pin(settings.bounded("pgmorph lock", orphans::LOCK_BOUNDS))).await?;
         refuse_read_only(&lock).await?;
         take_run_lock(&lock).await?;
         ledger::create(&lock.client).await?;
@@ -157,7 +150,7 @@ impl Executor {
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
-            vec!["SET statement_timeout = '5s'".into()],
+            vec![orphans::OBSERVER_BOUNDS.sql()],
         )?;
         Ok(Self {
             lock,
@@ -195,6 +188,7 @@ impl Executor {
             deadline: Duration::from_millis(plan.lock_deadline_ms),
             long_statement_ms: longest.unwrap_or(60_000),
             plan: plan.name.clone(),
+            orphans: orphans::Orphans::default(),
         }
     }
 
@@ -245,14 +239,18 @@ impl Executor {
             resumed: resume.is_some(),
         });
         let mut phase = None;
-        for step in &due {
-            if phase != Some(step.phase) {
-                phase = Some(step.phase);
-                runner.enter(run, step.phase, &due).await?;
+        let steps = async {
+            for step in &due {
+                if phase != Some(step.phase) {
+                    phase = Some(step.phase);
+                    runner.enter(run, step.phase, &due).await?;
+                }
+                runner.stand_still(run, step).await?;
+                runner.step(run, step).await?;
             }
-            runner.stand_still(run, step).await?;
-            runner.step(run, step).await?;
-        }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         let complete = plan
             .steps
             .iter()
@@ -324,7 +322,8 @@ impl Executor {
             .filter(|step| needs_undo(state(step), step))
             .collect();
         if run.state != RunState::RollingBack {
-            runner.leading_checks(&due, loss).await?;
+            let checks = Box::pin(runner.leading_checks(&due, loss));
+            runner.while_kept(checks).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
@@ -334,15 +333,19 @@ impl Executor {
             done: 0,
             resumed: run.state == RunState::RollingBack,
         });
-        for step in &due {
-            let record = recorded.get(step.id.as_str());
-            let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
-            if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
-                runner.forget(run.id, step).await?;
-                continue;
+        let steps = async {
+            for step in &due {
+                let record = recorded.get(step.id.as_str());
+                let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
+                if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
+                    runner.forget(run.id, step).await?;
+                    continue;
+                }
+                runner.undo(run.id, step, undone, loss).await?;
             }
-            runner.undo(run.id, step, undone, loss).await?;
-        }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
             state: RunState::RolledBack.name().into(),
@@ -360,7 +363,7 @@ impl Runner {
         if let Some(run) = resume {
             return Ok(run.id);
         }
-        self.preconditions(plan).await?;
+        self.while_kept(Box::pin(self.preconditions(plan))).await?;
         ledger::start_run(&mut self.lock.client, plan).await
     }
 
@@ -592,17 +595,14 @@ impl Runner {
 /// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows
 /// from a backfill or a check: with it off, a statement that it would filter fails instead.
 fn worker_setup() -> Vec<String> {
-    let unlimited = "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings \
-                     WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
     vec![
+        orphans::WORKER_BOUNDS.sql(),
         // The server ends a statement whose client is gone instead of finishing it unseen.
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
         "SET row_security = off".to_owned(),
         // Without it every batch of a backfill would read the whole table.
         "SET enable_tidscan = on".to_owned(),
-        "SET statement_timeout = '30s'".to_owned(),
-        unlimited.to_owned(),
     ]
 }
 
@@ -630,7 +630,8 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
 
 /// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
-    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+    let patience = orphans::patience(lock, CRASHED_FOR).await?;
+    if !taken_within(lock, locks::RUN_LOCK, patience).await? {
         let holder = locks::runner(&lock.client).await?;
         return Err(
             Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
@@ -639,6 +640,9 @@ async fn take_run_lock(lock: &Session) -> Result<(), Error> {
         );
     }
     if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+        orphans::end_workers(lock).await?;
+    }
+    if !taken_within(lock, locks::WORKERS_LOCK, Duration::ZERO).await? {
         let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
         return Err(Error::new(
             ErrorKind::Busy,

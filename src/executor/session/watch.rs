@@ -8,6 +8,9 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
+/// A question about a statement that is being watched, or the connection for it, takes no longer.
+const OBSERVED_WITHIN: Duration = Duration::from_secs(2);
+
 impl Runner {
     /// Sends one text and watches it: who blocks, how far it is, whether the user wants it stopped.
     pub(super) async fn send(
@@ -44,7 +47,10 @@ impl Runner {
             tokio::select! {
                 // Sent before anything can be cancelled.
                 biased;
-                result = &mut statement => return result,
+                result = &mut statement => {
+                    self.orphans.note(pid, &result);
+                    return result;
+                }
                 _ = ticks.tick() => {
                     // Without the run lock another runner may begin: what runs now must not go on beside it. A server that
                     // was not at work yet has ignored the first try.
@@ -74,13 +80,29 @@ impl Runner {
     }
 
     async fn observe(&self, key: Key<'_>, pid: i32, every: Duration) -> Option<Vec<Blocker>> {
-        let observer = self.observers.get().await.ok()?;
-        let blockers = locks::blockers_of(&**observer, pid).await.ok()?;
-        // While it waits, for whom is the news.
-        if every == WATCH_LONG && blockers.is_empty() {
-            self.tell_index_progress(key, pid, &observer).await;
+        let observer = self.observer_soon().await?;
+        let asks = async {
+            let blockers = locks::blockers_of(&**observer, pid).await.ok()?;
+            // While it waits, for whom is the news.
+            if every == WATCH_LONG && blockers.is_empty() {
+                self.tell_index_progress(key, pid, &observer).await;
+            }
+            Some(blockers)
+        };
+        let asked = tokio::time::timeout(OBSERVED_WITHIN, asks).await;
+        match asked {
+            Ok(blockers) => blockers,
+            Err(_) => {
+                drop(Object::take(observer));
+                None
+            }
         }
-        Some(blockers)
+    }
+
+    /// A statement that is watched must not wait for an observer that hears nothing.
+    async fn observer_soon(&self) -> Option<Object> {
+        let observer = tokio::time::timeout(OBSERVED_WITHIN, self.observers.get());
+        observer.await.ok()?.ok()
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
@@ -106,8 +128,16 @@ impl Runner {
     }
 
     pub(in crate::executor) async fn cancel(&self, pid: i32) {
-        if let Ok(observer) = self.observers.get().await {
-            let _ = observer.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
+        let Some(observer) = self.observer_soon().await else {
+            return;
+        };
+        let asked = tokio::time::timeout(
+            OBSERVED_WITHIN,
+            observer.execute("SELECT pg_cancel_backend($1)", &[&pid]),
+        )
+        .await;
+        if asked.is_err() {
+            drop(Object::take(observer));
         }
     }
 }

@@ -5,6 +5,7 @@ mod database;
 mod dump;
 mod noise;
 mod program;
+mod proxy;
 mod server;
 mod snapshot;
 mod traffic;
@@ -13,6 +14,7 @@ pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table
 pub use database::Database;
 pub use dump::schema_dump;
 pub use program::{Ended, Running, pgmorph};
+pub use proxy::{Fault, Proxy, Strike, Whose};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
 pub use traffic::{Balance, Traffic, Workload};

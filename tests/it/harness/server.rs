@@ -1,5 +1,6 @@
 //! The one place that knows how a test server is started.
 
+use super::Proxy;
 use pgmorph::postgres::embedded::{Installation, Options, Server};
 use std::path::PathBuf;
 use std::process::Command;
@@ -37,6 +38,12 @@ impl TestServer {
     pub fn url(&self, database: &str, user: &str) -> String {
         let (host, port) = (self.server.socket_dir().display(), self.server.port());
         format!("postgresql://{user}@/{database}?host={host}&port={port}")
+    }
+
+    /// A proxy towards it.
+    pub async fn proxy(&self) -> Proxy {
+        let socket = format!(".s.PGSQL.{}", self.server.port());
+        Proxy::start(self.server.socket_dir().join(socket)).await
     }
 
     /// A superuser's session.
