@@ -2,13 +2,14 @@
 
 use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
-use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
 use crate::report::{self, Reporter, out};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod apply;
 mod baseline;
@@ -263,13 +264,13 @@ impl Global {
 
     /// A session that only looks: nothing it does may wait for long.
     async fn observer(&self, settings: &ConnectionSettings) -> Result<Session, Error> {
-        let session = settings.connect("pgmorph").await?;
-        session
-            .client
-            .batch_execute("SET statement_timeout = '60s'; SET lock_timeout = '1s'")
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::Connection, "preparing the session", error))?;
-        Ok(session)
+        let bounds = Bounds {
+            statement: Duration::from_secs(60),
+            lock: Duration::from_secs(1),
+            idle_in_transaction: Duration::from_secs(60),
+            idle: Duration::ZERO,
+        };
+        Ok(patiently(|| Box::pin(settings.bounded("pgmorph", bounds))).await?)
     }
 
     /// Something to know, besides the result.

@@ -4,7 +4,7 @@ use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, Listener, LockTotals};
 use crate::plan::{Action, Asked, Contention, ExecutionPlan, Expectation, Phase, Settings, Step, Undo, Work};
-use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::postgres::settings::{ConnectionSettings, Session, patiently};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
 use brake::Brake;
@@ -29,6 +29,7 @@ pub mod ledger;
 mod lock_order;
 mod locks;
 pub mod matching;
+mod orphans;
 mod retry;
 mod session;
 mod stall;
@@ -113,6 +114,7 @@ pub(crate) struct Runner {
     began: Instant,
     standbys: Mutex<backfill::Standbys>,
     replicas_asked: Option<Replicas>,
+    orphans: orphans::Orphans,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -182,14 +184,10 @@ impl Executor {
         listener: Arc<dyn Listener>,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Self, Error> {
-        settings.refuse_transaction_pooling().await?;
-        let lock = settings.connect("pgmorph lock").await?;
-        // It idles while long steps run, and its short statements must not wait for anything.
+        patiently(|| Box::pin(settings.refuse_transaction_pooling())).await?;
+        let lock = patiently(|| Box::pin(settings.bounded("pgmorph lock", orphans::LOCK_BOUNDS))).await?;
         lock.client
-            .batch_execute(
-                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'; \
-                 SET synchronous_commit = local",
-            )
+            .batch_execute("SET synchronous_commit = local")
             .await
             .map_err(|error| {
                 Error::postgres(ErrorKind::Connection, "preparing the run lock's session", error)
@@ -205,7 +203,7 @@ impl Executor {
         let observers = settings.pool(
             "pgmorph observer",
             POOL_SIZE,
-            vec!["SET statement_timeout = '5s'".into(), here],
+            vec![orphans::OBSERVER_BOUNDS.sql(), here],
         )?;
         Ok(Self {
             lock,
@@ -268,6 +266,7 @@ impl Executor {
             began: Instant::now(),
             standbys: Mutex::default(),
             replicas_asked: self.replicas_asked,
+            orphans: orphans::Orphans::default(),
         }
     }
 
@@ -321,14 +320,18 @@ impl Executor {
             runner.check_signals(&first.id).await?;
         }
         let mut phase = None;
-        for step in &due {
-            if phase != Some(step.phase) {
-                phase = Some(step.phase);
-                runner.enter(run, step.phase, &due).await?;
+        let steps = async {
+            for step in &due {
+                if phase != Some(step.phase) {
+                    phase = Some(step.phase);
+                    runner.enter(run, step.phase, &due).await?;
+                }
+                runner.stand_still(run, step).await?;
+                runner.step(run, step).await?;
             }
-            runner.stand_still(run, step).await?;
-            runner.step(run, step).await?;
-        }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         let complete = plan
             .steps
             .iter()
@@ -401,7 +404,8 @@ impl Executor {
             .filter(|step| needs_undo(state(step), step))
             .collect();
         if run.state != RunState::RollingBack {
-            runner.leading_checks(&due, loss).await?;
+            let checks = Box::pin(runner.leading_checks(&due, loss));
+            runner.while_kept(checks).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
@@ -420,16 +424,20 @@ impl Executor {
         if let Some(first) = due.first() {
             runner.check_signals(&first.id).await?;
         }
-        for step in &due {
-            let record = recorded.get(step.id.as_str());
-            let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
-            if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
-                runner.forget(run.id, step).await?;
-                continue;
+        let steps = async {
+            for step in &due {
+                let record = recorded.get(step.id.as_str());
+                let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
+                if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
+                    runner.forget(run.id, step).await?;
+                    continue;
+                }
+                let unfinished = state(step) != StepState::Done && asks_the_user(step);
+                runner.undo(run.id, step, undone, loss, unfinished).await?;
             }
-            let unfinished = state(step) != StepState::Done && asks_the_user(step);
-            runner.undo(run.id, step, undone, loss, unfinished).await?;
-        }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
             state: RunState::RolledBack.name().into(),
@@ -448,7 +456,7 @@ impl Runner {
         if let Some(run) = resume {
             return Ok(run.id);
         }
-        self.preconditions(plan).await?;
+        self.while_kept(Box::pin(self.preconditions(plan))).await?;
         ledger::start_run(&mut self.lock.client, plan).await
     }
 
@@ -718,9 +726,8 @@ fn finds_nothing(error: &Error) -> bool {
 /// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows
 /// from a backfill or a check: with it off, a statement that it would filter fails instead.
 fn worker_setup() -> Vec<String> {
-    let unlimited = "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings \
-                     WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
     vec![
+        orphans::WORKER_BOUNDS.sql(),
         // The server ends a statement whose client is gone instead of finishing it unseen.
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
@@ -730,8 +737,6 @@ fn worker_setup() -> Vec<String> {
         "SET synchronous_commit = local".to_owned(),
         // Without it every batch of a backfill would read the whole table.
         "SET enable_tidscan = on".to_owned(),
-        "SET statement_timeout = '30s'".to_owned(),
-        unlimited.to_owned(),
     ]
 }
 
@@ -774,7 +779,8 @@ async fn same_server(lock: &Session) -> Result<String, Error> {
 
 /// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
-    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+    let patience = orphans::patience(lock, CRASHED_FOR).await?;
+    if !taken_within(lock, locks::RUN_LOCK, patience).await? {
         let holder = locks::runner(&lock.client).await?;
         return Err(
             Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
@@ -783,6 +789,9 @@ async fn take_run_lock(lock: &Session) -> Result<(), Error> {
         );
     }
     if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+        orphans::end_workers(lock).await?;
+    }
+    if !taken_within(lock, locks::WORKERS_LOCK, Duration::ZERO).await? {
         let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
         return Err(Error::new(
             ErrorKind::Busy,

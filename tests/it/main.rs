@@ -18,6 +18,7 @@ mod demo;
 mod disk;
 mod dual_write;
 mod embedded;
+mod faults;
 mod fixtures;
 mod harness;
 mod lint;

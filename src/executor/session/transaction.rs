@@ -20,7 +20,13 @@ impl Runner {
     ) -> Result<u32, Error> {
         let mut tries = Tries::new(self.deadline);
         loop {
-            self.wait_until_clear(key, work, &mut tries).await?;
+            match self.wait_until_clear(key, work, &mut tries).await {
+                Err(error) if error.kind == ErrorKind::Connection => {
+                    self.reconnect(key, &mut tries, error).await?;
+                    continue;
+                }
+                clear => clear?,
+            }
             self.check_stall_budget(work)?;
             tries.attempt += 1;
             let began = Instant::now();

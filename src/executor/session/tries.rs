@@ -220,7 +220,9 @@ impl Runner {
             reason,
             retry_in_ms,
         });
-        self.pause(retry_in_ms).await
+        self.pause(retry_in_ms).await?;
+        self.end_orphans().await;
+        self.check_run_lock()
     }
 
     async fn record_attempt(

@@ -55,6 +55,7 @@ struct Look {
     blockers: Option<Vec<Blocker>>,
 }
 
+
 impl Runner {
     /// Whoever cannot look does not begin.
     pub(super) async fn guarded(&self, work: &Work) -> Result<Seen, Failure> {
@@ -135,6 +136,7 @@ impl Runner {
         if let Some(guard) = &mut seen.guard {
             guard.meter.close(guard.looked.elapsed());
         }
+        self.orphans.note(pid, &result);
         result
     }
 
@@ -267,7 +269,6 @@ impl Runner {
         if every == WATCH_LONG && blockers.is_empty() {
             self.tell_index_progress(key, pid, observer).await;
         }
-        Some(blockers)
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
@@ -295,15 +296,16 @@ impl Runner {
     /// By an observing session, or by that of the run lock where those give no answer.
     pub(in crate::executor) async fn cancel(&self, pid: i32) {
         const SQL: &str = "SELECT pg_cancel_backend($1)";
-        let asked = async {
-            match self.observers.get().await {
-                Ok(observer) => observer.execute(SQL, &[&pid]).await.is_ok(),
-                Err(_) => false,
+        let observer = timeout(CANCEL_WITHIN, self.observers.get()).await;
+        if let Ok(Ok(observer)) = observer {
+            match timeout(CANCEL_WITHIN, observer.execute(SQL, &[&pid])).await {
+                Ok(Ok(_)) => return,
+                Ok(Err(_)) => {}
+                // Whatever has become of it, nobody is to wait for its answer.
+                Err(_) => drop(Object::take(observer)),
             }
-        };
-        if !matches!(timeout(CANCEL_WITHIN, asked).await, Ok(true)) {
-            let _ = timeout(CANCEL_WITHIN, self.lock.client.execute(SQL, &[&pid])).await;
         }
+        let _ = timeout(CANCEL_WITHIN, self.lock.client.execute(SQL, &[&pid])).await;
     }
 }
 

@@ -8,18 +8,25 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode as Negotiated;
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
+use tokio_postgres::tls::{MakeTlsConnect, TlsStream};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::cancel::CancelHandle;
+use super::doctor;
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
+use super::line::{Encrypt, Line, Socket, Wire};
+use super::pool::backend;
 use super::{ConnectionSettings, Endpoint, Host, SslMode, Wanted};
 use crate::release::{self, Standing};
+use crate::units;
 
 /// So many notices are kept until they are taken; older ones go first.
 const NOTICES_KEPT: usize = 256;
@@ -272,34 +279,21 @@ impl Connector {
         mode: Negotiated,
         target: &str,
     ) -> Result<(Opened, Role), ConnectError> {
-        let config = self.config(address, endpoint, mode);
-        let connecting = Box::pin(config.connect(self.tls.clone()));
-        let (client, connection) = within(self.settings.connect_timeout, connecting)
-            .await
-            .ok_or_else(|| ConnectError::new(ConnectErrorKind::Unreachable, target, "timed out"))?
-            .map_err(|error| ConnectError::from_postgres(&error, target))?;
-        let cancel = CancelHandle::new(
-            client.cancel_token(),
-            self.tls.clone(),
-            address.clone(),
-            self.settings.connect_timeout,
-            target,
-        );
-        supported(&connection, target)?;
-        let role = Role::of(&connection);
-        let notices = Notices::default();
-        let driver = tokio::spawn(drive(connection, notices.clone()));
-        Ok((
-            Opened {
-                session: Session {
-                    client,
-                    cancel,
-                    notices,
-                },
-                driver,
-            },
-            role,
-        ))
+        let route = Route {
+            connector: self.clone(),
+            address: address.clone(),
+            endpoint: endpoint.clone(),
+            mode,
+            target: target.to_owned(),
+        };
+        // A server, database or role may allow a session less time than it takes to say that it needs more.
+        for _ in 1..OPENED_AGAIN {
+            match route.open().await {
+                Err(error) if error.sqlstate().is_some_and(|code| OUT_OF_TIME.contains(&code)) => {}
+                result => return result,
+            }
+        }
+        route.open().await
     }
 
     fn config(&self, address: &Address, endpoint: &Endpoint, mode: Negotiated) -> Config {
@@ -319,17 +313,7 @@ impl Connector {
             .application_name(&self.application_name)
             .channel_binding(settings.channel_binding)
             .ssl_mode(mode)
-            .ssl_negotiation(settings.tls.negotiation)
-            .keepalives(settings.keepalives.is_some());
-        if let Some(keepalives) = settings.keepalives {
-            config
-                .keepalives_idle(keepalives.idle)
-                .keepalives_interval(keepalives.interval)
-                .keepalives_retries(keepalives.count);
-        }
-        if let Some(timeout) = settings.tcp_user_timeout {
-            config.tcp_user_timeout(timeout);
-        }
+            .ssl_negotiation(settings.tls.negotiation);
         if let Some(options) = &settings.startup_options {
             config.options(options);
         }
@@ -337,6 +321,124 @@ impl Connector {
             config.password(&password.0);
         }
         config
+    }
+}
+
+/// How often a session is opened that the server ends at once.
+const OPENED_AGAIN: u32 = 5;
+
+/// `query_canceled`, `idle_session_timeout`, `idle_in_transaction_session_timeout`, `transaction_timeout`.
+const OUT_OF_TIME: [&str; 4] = ["57014", "57P05", "25P03", "25P04"];
+
+/// The way to one server, on which a session was opened and another one may be.
+#[derive(Clone)]
+pub(super) struct Route {
+    connector: Connector,
+    address: Address,
+    endpoint: Endpoint,
+    mode: Negotiated,
+    target: String,
+}
+
+type Spoken = Connection<Socket, <Encrypt<Tls> as tokio_postgres::tls::TlsConnect<Socket>>::Stream>;
+type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+
+impl Route {
+    async fn open(&self) -> Result<(Opened, Role), ConnectError> {
+        let timeout = self.connector.settings.connect_timeout;
+        let timed_out = || ConnectError::new(ConnectErrorKind::Unreachable, &self.target, "timed out");
+        let (client, connection, line) = within(timeout, Box::pin(self.dial()))
+            .await
+            .ok_or_else(timed_out)??;
+        let cancel = CancelHandle::new(
+            client.cancel_token(),
+            self.connector.tls.clone(),
+            self.address.clone(),
+            timeout,
+            &self.target,
+        );
+        supported(&connection, &self.target)?;
+        let role = Role::of(&connection);
+        let notices = Notices::default();
+        let (tell, told) = oneshot::channel();
+        let driver = tokio::spawn(drive(connection, notices.clone(), line, self.clone(), told));
+        // A pooler of sessions says another process number at login than the server has.
+        let pid = within(timeout, backend(&client))
+            .await
+            .ok_or_else(timed_out)?
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
+        let _ = tell.send(pid);
+        let session = Session {
+            client,
+            cancel,
+            notices,
+        };
+        Ok((Opened { session, driver }, role))
+    }
+
+    /// A session that nobody watches over.
+    pub(super) async fn plainly(&self) -> Result<Client, ConnectError> {
+        let (client, connection, _) = self.dial().await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    async fn dial(&self) -> Result<(Client, Spoken, Line), ConnectError> {
+        let refused = |kind, why: String| ConnectError::new(kind, &self.target, why);
+        let stream = self
+            .wire()
+            .await
+            .map_err(|error| refused(ConnectErrorKind::Unreachable, reason(&error)))?;
+        let mut tls = self.connector.tls.clone();
+        let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, self.name())
+            .map_err(|error| refused(ConnectErrorKind::Tls, error.to_string()))?;
+        let line = Line::new(self.mode != Negotiated::Disable);
+        let encrypt = Encrypt {
+            tls,
+            line: line.clone(),
+        };
+        let config = self.connector.config(&self.address, &self.endpoint, self.mode);
+        let (client, connection) = config
+            .connect_raw(Socket::plain(stream, line.clone()), encrypt)
+            .await
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
+        line.logged_in();
+        Ok((client, connection, line))
+    }
+
+    fn name(&self) -> &str {
+        match &self.address {
+            Address::Tcp { name, .. } => name,
+            // Never spoken over TLS.
+            Address::Unix { .. } => "localhost",
+        }
+    }
+
+    async fn wire(&self) -> std::io::Result<Wire> {
+        match &self.address {
+            Address::Tcp { address, port, .. } => {
+                let stream = TcpStream::connect((*address, *port)).await?;
+                stream.set_nodelay(true)?;
+                let settings = &self.connector.settings;
+                let socket = SockRef::from(&stream);
+                #[cfg(target_os = "linux")]
+                if let Some(timeout) = settings.tcp_user_timeout {
+                    socket.set_tcp_user_timeout(Some(timeout))?;
+                }
+                if let Some(keepalives) = settings.keepalives {
+                    let keepalive = TcpKeepalive::new()
+                        .with_time(keepalives.idle)
+                        .with_interval(keepalives.interval)
+                        .with_retries(keepalives.count);
+                    socket.set_tcp_keepalive(&keepalive)?;
+                }
+                Ok(Wire::Tcp(stream))
+            }
+            Address::Unix { directory, port } => {
+                let path = directory.join(format!(".s.PGSQL.{port}"));
+                Ok(Wire::Unix(UnixStream::connect(path).await?))
+            }
+        }
     }
 }
 
@@ -418,12 +520,31 @@ impl Role {
     }
 }
 
-/// Drives the connection until it ends. How it ended reaches whoever waits for an answer of the client.
-async fn drive<T>(mut connection: Connection<Socket, T>, notices: Notices)
-where
-    T: TlsStream + Unpin,
-{
-    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+/// Drives the connection until it ends, or is found to be lost. That it ended reaches whoever waits for an answer of
+/// the client.
+async fn drive(
+    mut connection: Spoken,
+    notices: Notices,
+    line: Line,
+    route: Route,
+    pid: oneshot::Receiver<String>,
+) {
+    let lost = async {
+        match pid.await {
+            Ok(pid) => doctor::watch(&line, &pid, &route).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let mut lost = std::pin::pin!(lost);
+    loop {
+        let message = tokio::select! {
+            message = poll_fn(|context| connection.poll_message(context)) => message,
+            (verdict, silent) = &mut lost => {
+                tracing::warn!("gave up a connection after {}: {}", units::duration(silent), verdict.text());
+                return;
+            }
+        };
+        let Some(message) = message else { return };
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
                 log(&notice);

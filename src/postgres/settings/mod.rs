@@ -9,9 +9,12 @@
 mod cancel;
 mod connect;
 mod conninfo;
+mod doctor;
 mod error;
 mod files;
+mod line;
 mod options;
+mod patience;
 mod pool;
 mod tls;
 
@@ -25,6 +28,7 @@ use tokio_postgres::config::ChannelBinding;
 pub use cancel::CancelHandle;
 pub use connect::{Notice, Notices, Session};
 pub use error::{ConnectError, ConnectErrorKind, SettingsError};
+pub use patience::{Bounds, patiently};
 pub use tls::SslMode;
 
 use files::{Login, PasswordFile};

@@ -93,7 +93,7 @@ async fn keep_their_backends(sessions: &[Client; 2]) -> Result<bool, tokio_postg
 }
 
 /// The process that serves this session now. A simple query, since a proxy may mislay prepared statements.
-async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
+pub(super) async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
     let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await?;
     let pid = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),

@@ -1,6 +1,6 @@
 //! The one place that knows how a test server is started.
 
-use super::Tap;
+use super::{Proxy, Tap};
 use pgmorph::postgres::embedded::{Installation, Options, Server, Version};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -91,6 +91,12 @@ impl TestServer {
         )
     }
 
+    /// A proxy towards it.
+    pub async fn proxy(&self) -> Proxy {
+        let socket = format!(".s.PGSQL.{}", self.server.port());
+        Proxy::start(self.server.socket_dir().join(socket)).await
+    }
+
     /// A superuser's session.
     pub async fn connect(&self, database: &str) -> Client {
         self.connect_as(database, "postgres").await
@@ -126,11 +132,11 @@ impl TestServer {
         });
     }
 
-<<<<<<< HEAD
     /// A line to it that counts what is sent and breaks where it is told to.
     pub fn tap(&self) -> Tap {
         Tap::new(self.server.socket_dir(), self.server.port())
-=======
+    }
+
     /// Every process at once.
     pub fn kill(&self) {
         tokio::task::block_in_place(|| self.server.kill_immediately().unwrap());
@@ -151,7 +157,6 @@ impl TestServer {
         let (client, connection) = config.connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         client
->>>>>>> replicas
     }
 
     pub fn log(&self) -> String {

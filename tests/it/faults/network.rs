@@ -1,0 +1,148 @@
+//! Every phase under every fault of a network.
+
+use super::stage::{PHASES, Stage, stopped};
+use crate::harness::{Fault, Running, Strike, Whose, patience, until};
+use futures_util::future::join_all;
+use std::time::{Duration, Instant};
+
+/// A line that passes nothing on is noticed in a minute, whatever else the machine does.
+const NOTICED: Duration = Duration::from_secs(60);
+
+/// A session that has lost us holds its locks for 5 s at most.
+const HELD: Duration = Duration::from_secs(7);
+
+/// One phase, one fault, then the same command again or the way back.
+async fn struck(stage: &Stage, (phase, text): (&str, &str), fault: Fault, whose: Whose, back: bool) {
+    let story = format!("{phase}, {fault:?} for {whose:?}");
+    let case = stage.begin().await;
+    case.proxy.arm(Strike {
+        text: text.to_owned(),
+        session: "pgmorph",
+        fault,
+        whose,
+    });
+    let began = Instant::now();
+    let ended = stage.apply(&case.proxied()).end().await;
+    let took = began.elapsed();
+    assert_eq!(case.proxy.struck(), 1, "{story}: {}", ended.stderr);
+    assert!(took < NOTICED, "{story}: {took:?}: {}", ended.stderr);
+    println!("{story}: exit {:?} after {took:?}", ended.code);
+    if ended.code == Some(0) {
+        assert_eq!(whose, Whose::This, "{story}: it did not need the server");
+        case.is_done(&story, HELD).await;
+    } else {
+        stopped(&ended, &[5], &story);
+        case.ends_well(&story, back && phase != "contract", HELD).await;
+    }
+}
+
+/// All phases at once: what they do is wait.
+async fn every_phase(fault: Fault, whose: Whose) {
+    let stage = Stage::set(&[]).await;
+    let cases = PHASES.iter().zip([true, false].into_iter().cycle());
+    join_all(cases.map(|(phase, back)| struck(&stage, *phase, fault, whose, back))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_connection() {
+    every_phase(Fault::Cut, Whose::This).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_connections_cut() {
+    every_phase(Fault::Cut, Whose::AllOpen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer() {
+    every_phase(Fault::AnswerLost, Whose::This).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_vanish() {
+    every_phase(Fault::RequestsVanish, Whose::This).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_vanish() {
+    every_phase(Fault::AnswersVanish, Whose::This).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_that_passes_nothing_on() {
+    every_phase(Fault::AllVanishes, Whose::All).await;
+}
+
+/// Not a fault, only slow: the whole plan goes through.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_network() {
+    let stage = Stage::set(&[]).await;
+    let slow = [Fault::Delayed(20), Fault::Throttled(200_000)];
+    join_all(slow.map(async |fault| {
+        let case = stage.begin().await;
+        case.proxy.strike(fault, Whose::All);
+        stage.apply(&case.proxied()).end().await.expect(0);
+        case.is_done(&format!("{fault:?}"), Duration::ZERO).await;
+    }))
+    .await;
+}
+
+/// The program is killed behind a proxy that keeps the server's side open: nothing tells the server that nobody is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_program_behind_a_proxy_that_does_not_hang_up() {
+    let stage = Stage::set(&[]).await;
+    let case = stage.begin().await;
+    let running = stage.apply(&case.proxied());
+    running.says("backfill").await;
+    case.proxy.strike(Fault::AllVanishes, Whose::AllOpen);
+    running.signal("KILL").await;
+    assert_eq!(running.end().await.code, None);
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' \
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let holders: i64 = case.database.admin.query_one(held, &[]).await.unwrap().get(0);
+    assert!(holders > 0, "nothing was left on the server to be ended");
+    // In the first seconds nobody can know that the holder of the run lock is gone.
+    until("the run lock can be had", async || {
+        let ended = stage.apply(&case.url()).end().await;
+        assert!(matches!(ended.code, Some(0 | 7)), "{}", ended.stderr);
+        ended.code == Some(0)
+    })
+    .await;
+    case.is_done("a program killed behind a proxy", HELD).await;
+}
+
+/// Commands that only look are bounded too.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_that_look_do_not_hang() {
+    let stage = Stage::set(&[]).await;
+    let database = stage.database().await;
+    stage.apply(&stage.url(&database)).end().await.expect(0);
+    let plan = stage.plan();
+    let commands: [&[&str]; 4] = [&["status"], &["verify", &plan], &["plan", &plan], &["snapshot"]];
+    let faults = [Fault::RequestsVanish, Fault::AnswersVanish];
+    let cases = commands
+        .iter()
+        .flat_map(|command| faults.map(|fault| (*command, fault)));
+    join_all(cases.map(async |(command, fault)| {
+        let proxy = stage.server.proxy().await;
+        proxy.arm(Strike {
+            // Once it has connected and begins to ask.
+            text: "statement_timeout = 60000".to_owned(),
+            session: "pgmorph",
+            fault,
+            whose: Whose::This,
+        });
+        let began = Instant::now();
+        let ended = Running::start(&proxy.url(&database.name, "postgres"), command)
+            .end()
+            .await;
+        let took = began.elapsed();
+        let story = format!("{command:?} while {fault:?}, {took:?}");
+        assert_eq!(proxy.struck(), 1, "{story}: {}", ended.stderr);
+        assert!(took < NOTICED.min(patience()), "{story}");
+        stopped(&ended, &[5], &story);
+        println!("{story}: exit {:?}", ended.code);
+    }))
+    .await;
+    database.drop().await;
+}
