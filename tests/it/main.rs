@@ -19,6 +19,7 @@ mod dual_write;
 mod embedded;
 mod fixtures;
 mod harness;
+mod hostile;
 mod lint;
 mod made;
 mod partitions;
