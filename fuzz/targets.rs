@@ -27,8 +27,9 @@ pub const ALL: [(&str, fn(&[u8])); 7] = [
 /// The catalog that plans are compiled against, as `pgmorph snapshot` wrote it.
 pub const CATALOG: &str = include_str!("seeds/catalog.json");
 
-static SHOP: LazyLock<CatalogSnapshot> =
-    LazyLock::new(|| saved::snapshot("seeds/catalog.json", CATALOG).expect("the seed is a snapshot of this format"));
+static SHOP: LazyLock<CatalogSnapshot> = LazyLock::new(|| {
+    saved::snapshot("seeds/catalog.json", CATALOG).expect("the seed is a snapshot of this format")
+});
 
 /// A plan file, compiled against a fixed catalog, and printed in every form.
 pub fn plan_file(data: &[u8]) {
@@ -74,7 +75,9 @@ fn printed(plan: &ExecutionPlan) {
 
 fn safe_for_terminals(text: &str) {
     let written = safe::plain(text);
-    let harmful = written.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
+    let harmful = written
+        .chars()
+        .find(|c| c.is_control() && !matches!(c, '\n' | '\t'));
     assert_eq!(harmful, None, "{written:?}");
 }
 
@@ -100,7 +103,9 @@ fn plans_about(snapshot: &CatalogSnapshot) -> Vec<String> {
             format!("rename_table: {{table: {on}, to: other}}"),
             format!("drop_table: {{table: {on}}}"),
             format!("retire_table: {{table: {on}}}"),
-            format!("add_column: {{table: {on}, column: extra, type: bigint, default: \"1\", not_null: true}}"),
+            format!(
+                "add_column: {{table: {on}, column: extra, type: bigint, default: \"1\", not_null: true}}"
+            ),
         ];
         for column in table.columns.iter().take(2) {
             let column = yaml(&column.name);
@@ -122,7 +127,11 @@ fn plans_about(snapshot: &CatalogSnapshot) -> Vec<String> {
             let index = yaml(&format!("{}.{}", quoted(&name.schema), quoted(index)));
             format!("drop_index: {{name: {index}}}")
         }));
-        plans.extend(changes.iter().map(|change| format!("name: p\nchanges:\n  - {change}\n")));
+        plans.extend(
+            changes
+                .iter()
+                .map(|change| format!("name: p\nchanges:\n  - {change}\n")),
+        );
     }
     plans
 }
@@ -170,7 +179,10 @@ pub fn connection(data: &[u8]) {
     match resolved {
         Ok(settings) => {
             safe_for_terminals(&settings.redacted());
-            settings.warnings().iter().for_each(|warning| safe_for_terminals(warning));
+            settings
+                .warnings()
+                .iter()
+                .for_each(|warning| safe_for_terminals(warning));
         }
         Err(error) => {
             safe_for_terminals(&error.to_string());
@@ -229,7 +241,10 @@ pub fn names(data: &[u8]) {
             assert!(sql::own_name(parts, suffix).len() <= sql::IDENTIFIER_BYTES_MAX);
         }
         if one != other && one.len() <= 63 && other.len() <= 63 {
-            assert_ne!(sql::own_name(&[one], "pgmorph_old"), sql::own_name(&[other], "pgmorph_old"));
+            assert_ne!(
+                sql::own_name(&[one], "pgmorph_old"),
+                sql::own_name(&[other], "pgmorph_old")
+            );
         }
     }
     assert_eq!(unescaped(&sql::literal(&text)), text);
@@ -246,7 +261,10 @@ fn unquoted(sql: &str) -> String {
         }
         None => {
             let mut bytes = sql.bytes();
-            assert!(bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'), "{sql}");
+            assert!(
+                bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{sql}"
+            );
             sql.to_owned()
         }
     }

@@ -61,7 +61,9 @@ pub fn execution_plan(path: &str, source: &str) -> Result<Option<ExecutionPlan>,
         let inner = inner.take();
         let known = |name: &String| name == "plan" || name == "version";
         if inner.get("format").is_some()
-            && let Some(other) = value.as_object().and_then(|it| it.keys().find(|name| !known(name)))
+            && let Some(other) = value
+                .as_object()
+                .and_then(|it| it.keys().find(|name| !known(name)))
         {
             return Err(changed(path, &format!("`{other}` does not belong there")));
         }
@@ -115,11 +117,15 @@ fn difference(one: &Value, other: &Value, place: &str) -> Option<String> {
     };
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => {
-            let names = one.keys().chain(other.keys().filter(|name| !one.contains_key(*name)));
-            names.into_iter().find_map(|name| match (one.get(name), other.get(name)) {
-                (Some(one), Some(other)) => difference(one, other, &inside(name)),
-                _ => Some(inside(name)),
-            })
+            let names = one
+                .keys()
+                .chain(other.keys().filter(|name| !one.contains_key(*name)));
+            names
+                .into_iter()
+                .find_map(|name| match (one.get(name), other.get(name)) {
+                    (Some(one), Some(other)) => difference(one, other, &inside(name)),
+                    _ => Some(inside(name)),
+                })
         }
         (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
             let pairs = one.iter().zip(other).enumerate();
@@ -250,7 +256,11 @@ mod tests {
         let text = text();
         let read = |text: &str| execution_plan("x", text);
         assert!(read(&text).unwrap().is_some());
-        assert!(read(&format!("{{\"version\": 1, \"plan\": {text}}}")).unwrap().is_some());
+        assert!(
+            read(&format!("{{\"version\": 1, \"plan\": {text}}}"))
+                .unwrap()
+                .is_some()
+        );
         assert!(read("{name: x, changes: []}").unwrap().is_none());
         let newer = text.replacen(&format!("\"format\":{PLAN_FORMAT}"), "\"format\":99", 1);
         assert!(read(&newer).unwrap_err().message.contains("format 99"));
@@ -262,13 +272,28 @@ mod tests {
         let name = "\"name\":\"p\"";
         assert!(text.contains(name), "{text}");
         for (changed, why) in [
-            (text.replace("SET DEFAULT 1", "SET DEFAULT 2"), "its digest is another one"),
-            (text.replacen(name, &format!("{name},\"more\":1"), 1), "`more` is not"),
-            (text.replacen(name, &format!("{name},{name}"), 1), "\"name\" stands twice"),
-            (text.replacen("\"lock_ms\"", "\"lock_ms\":9,\"lock_ms\"", 1), "\"lock_ms\" stands twice"),
+            (
+                text.replace("SET DEFAULT 1", "SET DEFAULT 2"),
+                "its digest is another one",
+            ),
+            (
+                text.replacen(name, &format!("{name},\"more\":1"), 1),
+                "`more` is not",
+            ),
+            (
+                text.replacen(name, &format!("{name},{name}"), 1),
+                "\"name\" stands twice",
+            ),
+            (
+                text.replacen("\"lock_ms\"", "\"lock_ms\":9,\"lock_ms\"", 1),
+                "\"lock_ms\" stands twice",
+            ),
             (format!("{text} {{}}"), "trailing"),
             (format!("{text}x"), "trailing"),
-            (format!("{{\"also\": 1, \"plan\": {text}}}"), "`also` does not belong there"),
+            (
+                format!("{{\"also\": 1, \"plan\": {text}}}"),
+                "`also` does not belong there",
+            ),
         ] {
             let error = execution_plan("x", &changed).unwrap_err();
             assert!(

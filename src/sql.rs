@@ -491,11 +491,17 @@ mod tests {
     fn own_names_differ_where_the_parts_do() {
         let long = ["é".repeat(31) + "a", "é".repeat(31) + "b", "é".repeat(30) + "ab"];
         let mut names: Vec<String> = long.iter().map(|part| own_name(&[part], "pgmorph_new")).collect();
-        assert!(names.iter().all(|name| name.len() <= IDENTIFIER_BYTES_MAX), "{names:?}");
+        assert!(
+            names.iter().all(|name| name.len() <= IDENTIFIER_BYTES_MAX),
+            "{names:?}"
+        );
         names.sort();
         names.dedup();
         assert_eq!(names.len(), 3, "{names:?}");
-        assert_eq!(own_name(&["orders", "id"], "pgmorph_new"), "orders_id_pgmorph_new");
+        assert_eq!(
+            own_name(&["orders", "id"], "pgmorph_new"),
+            "orders_id_pgmorph_new"
+        );
     }
 
     #[test]

@@ -17,18 +17,28 @@ impl CatalogSnapshot {
     /// The reason in words: a name that is none, a size that no table has, relations that contain or read each other, or
     /// more than 1,000 levels of them.
     pub fn check(&self) -> Result<(), String> {
-        let relations = self.tables.keys().chain(self.views.keys()).chain(self.sequences.keys());
+        let relations = self
+            .tables
+            .keys()
+            .chain(self.views.keys())
+            .chain(self.sequences.keys());
         for name in relations {
             check_identifier(&name.schema).and_then(|()| check_identifier(&name.name))?;
         }
         for (name, table) in &self.tables {
             let columns = table.columns.iter().map(|column| &column.name);
-            for own in columns.chain(table.indexes.keys()).chain(table.constraints.keys()) {
+            for own in columns
+                .chain(table.indexes.keys())
+                .chain(table.constraints.keys())
+            {
                 check_identifier(own).map_err(|reason| format!("{name}: {reason}"))?;
             }
             let size = table.size;
             let numbers = [size.rows, size.heap_bytes, size.toast_bytes, size.index_bytes];
-            if let Some(number) = numbers.into_iter().find(|number| !(-1..=SIZE_MAX).contains(number)) {
+            if let Some(number) = numbers
+                .into_iter()
+                .find(|number| !(-1..=SIZE_MAX).contains(number))
+            {
                 return Err(format!("{name} cannot have {number} rows or bytes"));
             }
         }
@@ -124,7 +134,11 @@ mod tests {
     #[test]
     fn circles_and_abysses_are_refused() {
         assert_eq!(with_children(3, &[]).check(), Ok(()));
-        assert_eq!(with_children(3, &[7]).check(), Ok(()), "a child that is not there");
+        assert_eq!(
+            with_children(3, &[7]).check(),
+            Ok(()),
+            "a child that is not there"
+        );
         for last in [0, 1, 2] {
             let reason = with_children(3, &[last]).check().unwrap_err();
             assert!(reason.contains("contain each other"), "{reason}");

@@ -700,7 +700,8 @@ impl CatalogSnapshot {
             let uses: BTreeSet<&QualifiedName> = self.views[name].uses.iter().map(|(used, _)| used).collect();
             waits.insert(name, uses.intersection(&reached).count());
         }
-        let mut ready: BTreeSet<&QualifiedName> = reached.iter().copied().filter(|name| waits[name] == 0).collect();
+        let mut ready: BTreeSet<&QualifiedName> =
+            reached.iter().copied().filter(|name| waits[name] == 0).collect();
         let mut found = Vec::new();
         while let Some(name) = ready.pop_first() {
             found.push(name);
@@ -733,14 +734,23 @@ impl CatalogSnapshot {
     /// The names of everything for which [`Self::relation_exists`] holds.
     pub fn relation_names(&self) -> impl Iterator<Item = QualifiedName> {
         let of = |owner: &QualifiedName, indexes: &BTreeMap<String, Index>| {
-            indexes.keys().map(|name| owner.sibling(name.clone())).collect::<Vec<_>>()
+            indexes
+                .keys()
+                .map(|name| owner.sibling(name.clone()))
+                .collect::<Vec<_>>()
         };
         let tables = self.tables.iter();
         let views = self.views.iter();
         tables
             .flat_map(move |(name, table)| of(name, &table.indexes))
             .chain(views.flat_map(move |(name, view)| of(name, &view.indexes)))
-            .chain(self.tables.keys().chain(self.views.keys()).chain(self.sequences.keys()).cloned())
+            .chain(
+                self.tables
+                    .keys()
+                    .chain(self.views.keys())
+                    .chain(self.sequences.keys())
+                    .cloned(),
+            )
     }
 
     /// What the server said to this probe, if it was asked.
@@ -819,7 +829,9 @@ impl CatalogSnapshot {
         let mut open: Vec<&QualifiedName> = table.children.iter().rev().collect();
         while let Some(name) = open.pop() {
             match self.tables.get(name) {
-                Some(table) if table.kind == TableKind::Partitioned => open.extend(table.children.iter().rev()),
+                Some(table) if table.kind == TableKind::Partitioned => {
+                    open.extend(table.children.iter().rev())
+                }
                 Some(_) => leaves.push(name.clone()),
                 None => {}
             }

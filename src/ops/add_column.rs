@@ -11,7 +11,7 @@ use crate::plan::{
     Action, Backfill, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase,
     Settings, Transaction, Undo, Work,
 };
-use crate::sql::{QualifiedName, own_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 const MANUAL: &str = "\
 Adds a column. Where PostgreSQL can keep the default of the rows that are there in its catalog (constants, now()),

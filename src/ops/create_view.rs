@@ -7,7 +7,7 @@ use crate::catalog::model::{CatalogSnapshot, Dependent, Question, Trial, TrialOu
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Lock, LockMode, Settings};
-use crate::sql::{QualifiedName, own_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 const MANUAL: &str = "\
 Creates a view. With `replace: true` a view of that name is given the new query, whose columns must be those that it

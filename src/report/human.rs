@@ -129,8 +129,9 @@ impl Listener for BarReporter {
                     .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
-                self.bar
-                    .set_message(safe::one_line(&with_time_left(event, &self.pace).unwrap_or_default()));
+                self.bar.set_message(safe::one_line(
+                    &with_time_left(event, &self.pace).unwrap_or_default(),
+                ));
             }
             _ => {
                 if let Some(line) = passing(event) {

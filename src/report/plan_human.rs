@@ -149,7 +149,12 @@ fn no_return(text: &mut String, step: &Step) {
 
 fn one_step(text: &mut String, step: &Step) {
     let work = &step.work;
-    let _ = writeln!(text, "\n  {}  {}", style::name(&step.id), safe::one_line(&work.summary));
+    let _ = writeln!(
+        text,
+        "\n  {}  {}",
+        style::name(&step.id),
+        safe::one_line(&work.summary)
+    );
     for lock in &work.locks {
         let blocks = format!("blocks {}", lock.mode.blocks());
         let blocks = if lock.mode.blocks_writes() {

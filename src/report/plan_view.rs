@@ -1,9 +1,9 @@
 //! What the renderings of a plan have in common: sums over steps, and words for their parts.
 
+use super::safe;
 use crate::plan::{
     Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, NotBefore, Phase, Step, Timeouts, Undo,
 };
-use super::safe;
 use crate::units;
 
 /// What a phase is for, in a sentence.

@@ -109,7 +109,10 @@ mod tests {
             format!("\u{1b}[1mx\u{1b}[0m\n\t{spelled}")
         );
         assert_eq!(plain(&style::bad(name)), spelled);
-        assert_eq!(written("\u{fdd0}]0;title\u{fdd0}["), "\\u{fdd0}]0;title\\u{fdd0}[");
+        assert_eq!(
+            written("\u{fdd0}]0;title\u{fdd0}["),
+            "\\u{fdd0}]0;title\\u{fdd0}["
+        );
         assert_eq!(one_line("a\nb\u{1b}"), "a\\nb\\x1b");
     }
 
@@ -117,7 +120,11 @@ mod tests {
     fn json_stays_the_same_value() {
         let value = serde_json::json!({"a\u{7f}\u{9b}": ["\u{202e}\u{1b}\n", "é\u{10ffff}"]});
         let text = json(&serde_json::to_string_pretty(&value).unwrap());
-        assert!(text.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{text}");
+        assert!(
+            text.chars()
+                .all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'),
+            "{text}"
+        );
         assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), value);
     }
 }

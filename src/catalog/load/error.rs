@@ -31,7 +31,9 @@ impl fmt::Display for LoadErrorKind {
             Self::TimedOut => "it was cancelled or took too long",
             Self::Unsupported => "the server is older than PostgreSQL 14",
             Self::Changed => "objects changed meanwhile",
-            Self::Encoding => "a name or text in it is not UTF-8, and the database (SQL_ASCII) does not say what else",
+            Self::Encoding => {
+                "a name or text in it is not UTF-8, and the database (SQL_ASCII) does not say what else"
+            }
             Self::Server => "the server refused",
         })
     }

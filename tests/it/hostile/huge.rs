@@ -33,7 +33,11 @@ fn fed(arguments: &[&str], input: &[u8]) -> Ended {
     let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
     let began = Instant::now();
     let output = child.wait_with_output().unwrap();
-    assert!(began.elapsed() < PATIENCE, "{arguments:?} took {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < PATIENCE,
+        "{arguments:?} took {:?}",
+        began.elapsed()
+    );
     writer.join().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Ended {
@@ -59,7 +63,11 @@ fn plans() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         let below = format!("*a{}, ", level - 1).repeat(9);
         format!("{text}a{level}: &a{level} [{below}lol]\n")
     });
-    let long_alias = format!("x: &x \"{}\"\ny: [{}]\n{good}", "x".repeat(1 << 20), "*x, ".repeat(50));
+    let long_alias = format!(
+        "x: &x \"{}\"\ny: [{}]\n{good}",
+        "x".repeat(1 << 20),
+        "*x, ".repeat(50)
+    );
     let mut indented = String::new();
     for level in 0..3_000 {
         indented.push_str(&" ".repeat(level));
@@ -71,26 +79,82 @@ fn plans() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     vec![
         ("nothing", Vec::new(), "error"),
         ("lists in lists", vec![b'['; 1_000_000], "error[invalid_yaml]"),
-        ("maps in maps", "{a: ".repeat(500_000).into_bytes(), "error[invalid_yaml]"),
-        ("JSON in JSON", format!("{{\"a\":{}", "[".repeat(1_000_000)).into_bytes(), "error[invalid_yaml]"),
+        (
+            "maps in maps",
+            "{a: ".repeat(500_000).into_bytes(),
+            "error[invalid_yaml]",
+        ),
+        (
+            "JSON in JSON",
+            format!("{{\"a\":{}", "[".repeat(1_000_000)).into_bytes(),
+            "error[invalid_yaml]",
+        ),
         ("blocks in blocks", indented.into_bytes(), "error[invalid_yaml]"),
         ("anchors on anchors", laughs.into_bytes(), "error[invalid_yaml]"),
-        ("a long text, often", long_alias.into_bytes(), "error[invalid_yaml]"),
-        ("10 MB of text", format!("{good}description: \"{}\"\n", "x".repeat(10 << 20)).into_bytes(), "4 MB of a plan file"),
-        ("3 MB of a name", format!("{HEAD}  - drop_table: {{table: {}}}\n", "x".repeat(3 << 20)).into_bytes(), "would silently cut it off"),
-        ("3 MB of a key", format!("{good}{}: 1\n", "x".repeat(3 << 20)).into_bytes(), "error"),
+        (
+            "a long text, often",
+            long_alias.into_bytes(),
+            "error[invalid_yaml]",
+        ),
+        (
+            "10 MB of text",
+            format!("{good}description: \"{}\"\n", "x".repeat(10 << 20)).into_bytes(),
+            "4 MB of a plan file",
+        ),
+        (
+            "3 MB of a name",
+            format!("{HEAD}  - drop_table: {{table: {}}}\n", "x".repeat(3 << 20)).into_bytes(),
+            "would silently cut it off",
+        ),
+        (
+            "3 MB of a key",
+            format!("{good}{}: 1\n", "x".repeat(3 << 20)).into_bytes(),
+            "error",
+        ),
         ("3 MB of lines", "a\n".repeat(3 << 19).into_bytes(), "error"),
-        ("thousands of keys", format!("{good}{keys}").into_bytes(), "and 8950 more"),
-        ("thousands of columns", format!("{HEAD}  - create_index: {{table: orders, columns: [{columns}]}}\n").into_bytes(), "error"),
-        ("a column thousands of times", format!("{HEAD}  - create_index: {{table: orders, columns: [{twice}]}}\n").into_bytes(), "stands twice"),
-        ("digits", format!("settings: {{lock_timeout: {}ms}}\n{good}", "9".repeat(1 << 20)).into_bytes(), "`lock_timeout` cannot be"),
-        ("more than a server's timeout", format!("settings: {{statement_timeout: 3000000s}}\n{good}").into_bytes(), "at most 24d"),
-        ("a number as size", format!("settings: {{small_table: 1e400GB}}\n{good}").into_bytes(), "`small_table` cannot be"),
+        (
+            "thousands of keys",
+            format!("{good}{keys}").into_bytes(),
+            "and 8950 more",
+        ),
+        (
+            "thousands of columns",
+            format!("{HEAD}  - create_index: {{table: orders, columns: [{columns}]}}\n").into_bytes(),
+            "error",
+        ),
+        (
+            "a column thousands of times",
+            format!("{HEAD}  - create_index: {{table: orders, columns: [{twice}]}}\n").into_bytes(),
+            "stands twice",
+        ),
+        (
+            "digits",
+            format!("settings: {{lock_timeout: {}ms}}\n{good}", "9".repeat(1 << 20)).into_bytes(),
+            "`lock_timeout` cannot be",
+        ),
+        (
+            "more than a server's timeout",
+            format!("settings: {{statement_timeout: 3000000s}}\n{good}").into_bytes(),
+            "at most 24d",
+        ),
+        (
+            "a number as size",
+            format!("settings: {{small_table: 1e400GB}}\n{good}").into_bytes(),
+            "`small_table` cannot be",
+        ),
         ("zero bytes", vec![0; 100_000], "error"),
-        ("a zero byte in a name", format!("{HEAD}  - drop_table: {{table: \"a\\0b\"}}\n").into_bytes(), "NUL"),
+        (
+            "a zero byte in a name",
+            format!("{HEAD}  - drop_table: {{table: \"a\\0b\"}}\n").into_bytes(),
+            "NUL",
+        ),
         ("no UTF-8", b"name: \xff\xfe".to_vec(), "not UTF-8 at byte 6"),
         ("many documents", "--- a\n".repeat(100_000).into_bytes(), "error"),
-        ("merge keys", format!("{good}<<: {{description: x}}\n").into_bytes(), "error"),
+        (
+            "merge keys",
+            format!("{good}<<: {{description: x}}\n").into_bytes(),
+            "error",
+        ),
     ]
 }
 
@@ -102,9 +166,16 @@ fn plans_are_refused_within_bounds() {
         let ended = fed(&["plan", "-", "--catalog", path], &input);
         let said: String = ended.stderr.chars().take(2_000).collect();
         assert_eq!(ended.code, Some(2), "{what}: {said}");
-        assert!(ended.stderr.contains(complaint), "{what} lacks {complaint:?}: {said}");
+        assert!(
+            ended.stderr.contains(complaint),
+            "{what} lacks {complaint:?}: {said}"
+        );
         assert_eq!(ended.stdout, "", "{what}");
-        assert!(ended.stderr.len() < 16 << 20, "{what} is answered with {} bytes", ended.stderr.len());
+        assert!(
+            ended.stderr.len() < 16 << 20,
+            "{what} is answered with {} bytes",
+            ended.stderr.len()
+        );
         // For machines it is refused just so.
         let ended = fed(&["plan", "-", "--catalog", path, "--format", "json"], &input);
         assert_eq!(ended.code, Some(2), "{what} as JSON");
@@ -117,7 +188,10 @@ fn plans_are_refused_within_bounds() {
 fn a_byte_order_mark_and_windows_lines_are_no_mistake() {
     let catalog = catalog();
     let path = catalog.path().to_str().unwrap();
-    for text in [format!("\u{feff}{HEAD}{CHANGE}"), format!("{HEAD}{CHANGE}").replace('\n', "\r\n")] {
+    for text in [
+        format!("\u{feff}{HEAD}{CHANGE}"),
+        format!("{HEAD}{CHANGE}").replace('\n', "\r\n"),
+    ] {
         let ended = fed(&["plan", "-", "--catalog", path], text.as_bytes());
         assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     }
@@ -156,12 +230,32 @@ fn catalogs_are_refused_within_bounds() {
     for (what, catalog, complaint) in [
         ("nothing", Vec::new(), "not a catalog snapshot"),
         ("depth", vec![b'['; 1_000_000], "not a catalog snapshot"),
-        ("another format", with(&|it| it["format"] = 99.into()), "format 99"),
-        ("a table in itself", children("public.events_rest", "public.events_rest"), "contain each other"),
-        ("tables in each other", children("public.events_rest", "public.events"), "contain each other"),
-        ("too many rows", with(&|it| it["tables"]["public.orders"]["size"]["rows"] = i64::MAX.into()), "cannot have"),
+        (
+            "another format",
+            with(&|it| it["format"] = 99.into()),
+            "format 99",
+        ),
+        (
+            "a table in itself",
+            children("public.events_rest", "public.events_rest"),
+            "contain each other",
+        ),
+        (
+            "tables in each other",
+            children("public.events_rest", "public.events"),
+            "contain each other",
+        ),
+        (
+            "too many rows",
+            with(&|it| it["tables"]["public.orders"]["size"]["rows"] = i64::MAX.into()),
+            "cannot have",
+        ),
         ("no UTF-8", b"{\"format\": \"\xff\"}".to_vec(), "not UTF-8"),
-        ("a name without an end", with(&|it| it["tables"]["public.orders"]["columns"][0]["name"] = "x".repeat(5 << 20).into()), "cut it off"),
+        (
+            "a name without an end",
+            with(&|it| it["tables"]["public.orders"]["columns"][0]["name"] = "x".repeat(5 << 20).into()),
+            "cut it off",
+        ),
     ] {
         let ended = fed(&["plan", path, "--catalog", "-"], &catalog);
         let said: String = ended.stderr.chars().take(2_000).collect();

@@ -88,7 +88,10 @@ fn survives(target: &str, rounds: usize) {
         let kept = || {
             let path = std::env::temp_dir().join(format!("pgmorph-hostile-{target}-{number}"));
             std::fs::write(&path, input).unwrap();
-            format!("the input is kept as {}; put it into fuzz/regressions/{target}", path.display())
+            format!(
+                "the input is kept as {}; put it into fuzz/regressions/{target}",
+                path.display()
+            )
         };
         match receive.recv_timeout(INPUT_PATIENCE) {
             Ok(true) => {}
@@ -152,6 +155,8 @@ async fn the_seeds_are_of_today() {
     let seed = pgmorph::saved::snapshot("catalog.json", &text).unwrap();
     assert!(seed.tables.len() > 10 && seed.views.len() > 3 && !seed.functions.is_empty());
     let text = std::fs::read_to_string(fuzz("seeds/saved_plan/plan.json")).unwrap();
-    let plan = pgmorph::saved::execution_plan("plan.json", &text).unwrap().unwrap();
+    let plan = pgmorph::saved::execution_plan("plan.json", &text)
+        .unwrap()
+        .unwrap();
     assert!(plan.steps.len() > 10);
 }

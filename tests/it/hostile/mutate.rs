@@ -5,9 +5,46 @@ use rand::{RngExt, SeedableRng};
 
 /// What trips readers of any kind.
 const TOKENS: [&[u8]; 40] = [
-    b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n", b"\x1b[31m", b"'", b"\"", b"\\", b"{", b"}", b"[", b"]", b":", b",", b"-", b"&a ",
-    b"*a", b"<<: ", b"!!binary ", b"|\n", b"%00", b"%", b"-1", b"0", b"18446744073709551616", b"9223372036854775807", b"1e999", b"NaN",
-    b"null", b"true", b"$$", b"--", b"/*", b"*/", b";", b"\xc3\xa9", b"\xe2\x80\xae", b"\xf0\x9f\x90\x98", b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
+    b"\0",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\r",
+    b"\n",
+    b"\x1b[31m",
+    b"'",
+    b"\"",
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b"-",
+    b"&a ",
+    b"*a",
+    b"<<: ",
+    b"!!binary ",
+    b"|\n",
+    b"%00",
+    b"%",
+    b"-1",
+    b"0",
+    b"18446744073709551616",
+    b"9223372036854775807",
+    b"1e999",
+    b"NaN",
+    b"null",
+    b"true",
+    b"$$",
+    b"--",
+    b"/*",
+    b"*/",
+    b";",
+    b"\xc3\xa9",
+    b"\xe2\x80\xae",
+    b"\xf0\x9f\x90\x98",
+    b"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
 ];
 
 pub struct Mutator<'a> {
@@ -17,7 +54,9 @@ pub struct Mutator<'a> {
 
 impl<'a> Mutator<'a> {
     pub fn new(target: &str, seeds: &'a [Vec<u8>]) -> Self {
-        let seed = target.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
+        let seed = target
+            .bytes()
+            .fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
         Self {
             chance: StdRng::seed_from_u64(seed),
             seeds,
@@ -81,7 +120,10 @@ impl<'a> Mutator<'a> {
             return;
         };
         let start = at + start;
-        let digits = input[start..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let digits = input[start..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         let number = match self.chance.random_range(0..5) {
             0 => "0".to_owned(),
             1 => i64::MAX.to_string(),

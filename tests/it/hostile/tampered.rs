@@ -8,18 +8,36 @@ const SAVED: &str = include_str!("../../../fuzz/seeds/saved_plan/plan.json");
 
 /// Every place in the value, with one pointer for each class of places: `steps/*/work/timeouts/lock_ms`.
 fn places(value: &Value, pointer: &str, class: &str, found: &mut BTreeMap<String, Vec<String>>) {
-    found.entry(class.to_owned()).or_default().push(pointer.to_owned());
+    found
+        .entry(class.to_owned())
+        .or_default()
+        .push(pointer.to_owned());
     match value {
         Value::Object(fields) => {
             // Keys that are names rather than fields.
             let free = class.ends_with("/tables")
-                || ["indexes", "constraints", "schemas", "sequences", "triggers", "policies", "rules", "statistics", "publications"]
-                    .iter()
-                    .any(|map| class.ends_with(&format!("/{map}")));
+                || [
+                    "indexes",
+                    "constraints",
+                    "schemas",
+                    "sequences",
+                    "triggers",
+                    "policies",
+                    "rules",
+                    "statistics",
+                    "publications",
+                ]
+                .iter()
+                .any(|map| class.ends_with(&format!("/{map}")));
             for (key, inner) in fields {
                 let part = key.replace('~', "~0").replace('/', "~1");
                 let name = if free { "*" } else { key };
-                places(inner, &format!("{pointer}/{part}"), &format!("{class}/{name}"), found);
+                places(
+                    inner,
+                    &format!("{pointer}/{part}"),
+                    &format!("{class}/{name}"),
+                    found,
+                );
             }
         }
         Value::Array(items) => {
@@ -34,8 +52,16 @@ fn places(value: &Value, pointer: &str, class: &str, found: &mut BTreeMap<String
 /// Other values in this place.
 fn others(value: &Value) -> Vec<Value> {
     let mut others = match value {
-        Value::String(text) => vec![format!("{text} ").into(), format!("{text};DROP TABLE x").into(), "".into()],
-        Value::Number(number) => vec![(number.as_u64().unwrap_or(0) + 1).into(), 0.into(), number.to_string().into()],
+        Value::String(text) => vec![
+            format!("{text} ").into(),
+            format!("{text};DROP TABLE x").into(),
+            "".into(),
+        ],
+        Value::Number(number) => vec![
+            (number.as_u64().unwrap_or(0) + 1).into(),
+            0.into(),
+            number.to_string().into(),
+        ],
         Value::Bool(it) => vec![(!it).into()],
         Value::Null => vec![1.into()],
         Value::Array(items) => {
@@ -53,7 +79,11 @@ fn others(value: &Value) -> Vec<Value> {
                 fields.insert(format!("{key} "), inner.clone());
                 fields
             });
-            [Some(more), renamed].into_iter().flatten().map(Value::Object).collect()
+            [Some(more), renamed]
+                .into_iter()
+                .flatten()
+                .map(Value::Object)
+                .collect()
         }
     };
     others.extend((!value.is_null()).then_some(Value::Null));
@@ -73,7 +103,10 @@ fn is_refused(text: &str) -> bool {
 #[test]
 fn every_change_is_refused() {
     let plan: Value = serde_json::from_str(SAVED).unwrap();
-    assert!(!is_refused(SAVED) && !is_refused(&plan.to_string()), "layout is no change");
+    assert!(
+        !is_refused(SAVED) && !is_refused(&plan.to_string()),
+        "layout is no change"
+    );
     let mut classes = BTreeMap::new();
     places(&plan, "", "", &mut classes);
     for field in [
@@ -116,20 +149,31 @@ fn every_change_is_refused() {
             let (above, key) = pointer.rsplit_once('/').unwrap_or_default();
             let mut tampered = plan.clone();
             if let Some(Value::Object(fields)) = tampered.pointer_mut(above)
-                && fields.remove(&key.replace("~1", "/").replace("~0", "~")).is_some()
+                && fields
+                    .remove(&key.replace("~1", "/").replace("~0", "~"))
+                    .is_some()
             {
-                assert!(is_refused(&tampered.to_string()), "{class}: {pointer} may be left out");
+                assert!(
+                    is_refused(&tampered.to_string()),
+                    "{class}: {pointer} may be left out"
+                );
                 changes += 1;
             }
         }
     }
-    println!("{changes} changes in {} kinds of places are refused", classes.len());
+    println!(
+        "{changes} changes in {} kinds of places are refused",
+        classes.len()
+    );
 }
 
 #[test]
 fn keys_that_stand_twice_and_what_follows_are_refused() {
     let text = SAVED.trim();
-    let keys: std::collections::BTreeSet<&str> = text.split('"').filter(|key| text.contains(&format!("\"{key}\":"))).collect();
+    let keys: std::collections::BTreeSet<&str> = text
+        .split('"')
+        .filter(|key| text.contains(&format!("\"{key}\":")))
+        .collect();
     let mut doubled = 0;
     for key in keys {
         let spelled = format!("\"{key}\":");
@@ -141,7 +185,14 @@ fn keys_that_stand_twice_and_what_follows_are_refused() {
         }
     }
     assert!(doubled > 200, "{doubled}");
-    for (before, after) in [("", "{}"), ("", "x"), ("", "\n---\n"), ("", ","), ("[", "]"), ("", "\0")] {
+    for (before, after) in [
+        ("", "{}"),
+        ("", "x"),
+        ("", "\n---\n"),
+        ("", ","),
+        ("[", "]"),
+        ("", "\0"),
+    ] {
         assert!(is_refused(&format!("{before}{text}{after}")), "{before}…{after}");
     }
     let wrapped = |more: &str| format!("{{\"version\": 1{more}, \"plan\": {text}}}");

@@ -15,7 +15,7 @@ mod functions;
 
 use super::mapping::{Mapping, Pair};
 use crate::plan::Expectation;
-use crate::sql::{QualifiedName, own_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 /// Where everything of ours lives.
 const SCHEMA: &str = "pgmorph";
@@ -262,10 +262,7 @@ impl Mirror {
 
     fn trigger_function_name(&self, number: Option<usize>) -> QualifiedName {
         let suffix = suffix(number);
-        QualifiedName::new(
-            SCHEMA,
-            own_name(&["sync", &self.name], &format!("write{suffix}")),
-        )
+        QualifiedName::new(SCHEMA, own_name(&["sync", &self.name], &format!("write{suffix}")))
     }
 
     /// Nobody else may make a trigger of a function that writes with our rights.
