@@ -2,10 +2,10 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases soak crash-points strikes twins bench lint ci
+.PHONY: help demo test releases soak crash-points strikes twins bench bench-catalog fuzz lint ci
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 	@scripts/servers ensure
@@ -36,6 +36,13 @@ strikes: ## strike running plans at random moments, for about half an hour (roun
 bench: ## fill a column beside a bare UPDATE, for about three minutes (arguments: make bench ARGS="--rows 5000000 --clients 4")
 	@scripts/servers ensure
 	@cargo bench --locked --bench backfill -- $(ARGS)
+
+bench-catalog: ## snapshot, plan and verify with 100 to 20,000 tables, for a quarter of an hour (arguments: make bench-catalog ARGS="--tables 100,1000")
+	@scripts/servers ensure
+	@cargo bench --locked --bench catalog -- $(ARGS)
+
+fuzz: ## feed everything that reads files with random bytes, a minute for each of seven (how long: make fuzz SECONDS=600)
+	@scripts/fuzz $(or $(SECONDS),60)
 
 twins: ## change random tables and compare them with twins that plain ALTER TABLE changed (number of cases: make twins CASES=500)
 	@scripts/servers ensure

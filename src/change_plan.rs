@@ -19,6 +19,12 @@ use std::fmt;
 /// Nodes in one file at most: far above any real plan, far below what an alias bomb makes.
 const NODES_MAX: usize = 20_000;
 
+/// Bytes of all values at most, those that aliases repeat counted again.
+const SCALAR_BYTES_MAX: usize = 8 << 20;
+
+/// The server keeps its timeouts in 31 bits of milliseconds.
+const TIMEOUT_MS_MAX: u64 = i32::MAX as u64;
+
 /// A plan file as values.
 #[derive(Debug, Clone)]
 pub struct ChangePlan {
@@ -360,6 +366,11 @@ fn read_unit(
             )
             .at(text.span),
         ),
+        Some(read) if key.ends_with("_timeout") && read > TIMEOUT_MS_MAX => fields.report(
+            Diagnostic::new("invalid_value", format!("`{key}` cannot be {:?}", text.value))
+                .at(text.span)
+                .help("a timeout is at most 24d: the server keeps it in 31 bits of milliseconds"),
+        ),
         Some(read) => *value = read,
         None => fields.report(
             Diagnostic::new("invalid_value", format!("`{key}` cannot be {:?}", text.value))
@@ -392,7 +403,7 @@ fn tree(source: &str) -> Result<Node, Diagnostic> {
     let mut options = serde_saphyr::options! { strict_booleans: true };
     // Duplicates pass here, so that they are reported together with everything else.
     options.duplicate_keys = DuplicateKeyPolicy::LastWins;
-    options.budget = serde_saphyr::budget! { max_nodes: NODES_MAX };
+    options.budget = serde_saphyr::budget! { max_nodes: NODES_MAX, max_total_scalar_bytes: SCALAR_BYTES_MAX };
     options.with_snippet = false;
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options) {
         Ok(raw) => Ok(raw_node(source, raw)),

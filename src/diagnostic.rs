@@ -66,6 +66,11 @@ impl Diagnostic {
 
 /// The known name that the given one most likely meant, if any is close.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Bytes; nobody mistypes what is longer, and comparing takes time.
+    const GIVEN_MAX: usize = 200;
+    if given.len() > GIVEN_MAX {
+        return None;
+    }
     known
         .into_iter()
         .map(|name| {
@@ -88,14 +93,17 @@ pub fn line_and_column(source: &str, offset: usize) -> (usize, usize) {
 }
 
 /// All complaints for people: file, line, column, the line itself, and the way out.
+///
+/// A file of another kind can have thousands of them; the first 50 are shown.
 pub fn render(diagnostics: &[Diagnostic], path: &str, source: &str, color: bool) -> String {
+    const SHOWN_MAX: usize = 50;
     let renderer = if color {
         Renderer::styled()
     } else {
         Renderer::plain()
     };
     let mut text = String::new();
-    for diagnostic in diagnostics {
+    for diagnostic in diagnostics.iter().take(SHOWN_MAX) {
         let title = Level::ERROR
             .primary_title(&diagnostic.message)
             .id(diagnostic.code);
@@ -116,6 +124,9 @@ pub fn render(diagnostics: &[Diagnostic], path: &str, source: &str, color: bool)
         }
         text.push_str(&renderer.render(&[group]));
         text.push_str("\n\n");
+    }
+    if diagnostics.len() > SHOWN_MAX {
+        text.push_str(&format!("and {} more\n", diagnostics.len() - SHOWN_MAX));
     }
     text
 }

@@ -203,6 +203,9 @@ impl From<crate::catalog::load::LoadError> for Error {
                 "run the same command again; if that does not help, look in pg_locks who holds ACCESS EXCLUSIVE"
             }
             LoadErrorKind::Unsupported => "PostgreSQL 14 and later can be read",
+            LoadErrorKind::Encoding => {
+                "rename what has bytes outside ASCII in its name, or load the dump into a database with an encoding"
+            }
             LoadErrorKind::Server => "",
         };
         let mut made = Self::new(kind, error.to_string());

@@ -55,6 +55,9 @@ pub mod change_plan;
 /// Change plan + catalog → execution plan.
 pub mod planner;
 
+/// Saved execution plans and catalog snapshots, read back.
+pub mod saved;
+
 /// Many plans: their order, and what they need of each other.
 pub mod plan_set;
 

@@ -578,7 +578,7 @@ impl Estimate {
             rows,
             bytes,
             disk_bytes,
-            duration: DurationClass::for_bytes(bytes + disk_bytes),
+            duration: DurationClass::for_bytes(bytes.saturating_add(disk_bytes)),
         }
     }
 }
@@ -795,15 +795,12 @@ impl ExecutionPlan {
         Some(changes_digest(schema, &self.changes))
     }
 
-    /// The digest that the plan ought to carry. Estimates are not in it: they follow tables that grow meanwhile.
+    /// The digest that the plan ought to carry: over all of it, for who reviews a plan goes by its estimates too.
     pub fn computed_digest(&self) -> String {
-        let mut unsigned = Self {
+        let unsigned = Self {
             digest: String::new(),
             ..self.clone()
         };
-        for step in &mut unsigned.steps {
-            step.estimate = Estimate::INSTANT;
-        }
         let bytes = serde_json::to_vec(&unsigned).unwrap_or_default();
         hex(&Sha256::digest(bytes))
     }

@@ -214,7 +214,8 @@ impl Draft {
         now: &CatalogSnapshot,
         swapped: &mut BTreeSet<(QualifiedName, String)>,
     ) {
-        let before = self.catalog.clone();
+        // A catalog may be large, and only what follows a swap is compared with what was before.
+        let before = (!swapped.is_empty()).then(|| self.catalog.clone());
         let compilation = Compilation {
             now,
             settings: &change.settings,
@@ -222,10 +223,12 @@ impl Draft {
         };
         match change.operation.compile(&compilation, &mut self.catalog) {
             Ok(compiled) => {
-                let conflicts = conflicts_with_swaps(change, swapped, &before, &self.catalog);
-                self.complaints.extend(conflicts);
-                let joined = joined_swaps(change, swapped, &compiled.swaps, &before);
-                self.complaints.extend(joined);
+                if let Some(before) = &before {
+                    let conflicts = conflicts_with_swaps(change, swapped, before, &self.catalog);
+                    self.complaints.extend(conflicts);
+                    let joined = joined_swaps(change, swapped, &compiled.swaps, before);
+                    self.complaints.extend(joined);
+                }
                 swapped.extend(compiled.swaps);
                 let renames = compiled.renames.into_iter();
                 self.renamed.extend(renames.map(|rename| (number, rename)));

@@ -175,7 +175,12 @@ impl Failure {
 
 impl InvalidPlan {
     fn human(&self) -> String {
-        diagnostic::render(&self.diagnostics, &self.path, &self.source, true)
+        report::safe::marked(&diagnostic::render(
+            &self.diagnostics,
+            &self.path,
+            &self.source,
+            true,
+        ))
     }
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {

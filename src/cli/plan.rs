@@ -42,7 +42,7 @@ impl Plan {
         match global.format {
             Format::Human => out::result(&plan_human::plan(&plan))?,
             Format::Json => out::json(&json!({"plan": plan}))?,
-            Format::Sql => out::result(&plan_sql::plan(&plan))?,
+            Format::Sql => out::script(&plan_sql::plan(&plan))?,
             Format::Markdown => out::result(&plan_markdown::plan(&plan))?,
         }
         Ok(0)

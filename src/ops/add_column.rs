@@ -11,7 +11,7 @@ use crate::plan::{
     Action, Backfill, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase,
     Settings, Transaction, Undo, Work,
 };
-use crate::sql::{QualifiedName, derived_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 const MANUAL: &str = "\
 Adds a column. Where PostgreSQL can keep the default of the rows that are there in its catalog (constants, now()),
@@ -374,7 +374,7 @@ impl AddColumn {
                 .at(self.column.span)
                 .help(format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema))));
         }
-        let trigger = derived_name(&[&name.name, column], "pgmorph_fill");
+        let trigger = own_name(&[&name.name, column], "pgmorph_fill");
         Ok(Fill {
             tables: stored
                 .iter()

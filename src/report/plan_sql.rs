@@ -1,7 +1,7 @@
 //! A plan as a script for psql: what runs, in order and bounded, without what the executor adds (the ledger, retries,
 //! resuming, throttling).
 
-use super::plan_view;
+use super::{plan_view, safe};
 use crate::plan::{
     Action, Backfill, Check, Comparison, Copying, ExecutionPlan, Phase, Step, Transaction, Work,
 };
@@ -61,7 +61,8 @@ pub fn plan(plan: &ExecutionPlan) -> String {
 
 fn comment(text: &mut String, content: &str) {
     for line in units::wrap(content, 105) {
-        let _ = writeln!(text, "-- {line}");
+        // Whatever ends a line in SQL was white space to the wrapping; nothing else may type into a terminal.
+        let _ = writeln!(text, "-- {}", safe::one_line(&line));
     }
 }
 
@@ -143,7 +144,8 @@ fn work(text: &mut String, work: &Work) {
 }
 
 fn question(text: &mut String, kind: &str, check: &Check) {
-    let _ = writeln!(text, "\n-- {kind}: {}", check.name.replace('\n', " "));
+    text.push('\n');
+    comment(text, &format!("{kind}: {}", check.name));
     raise_on_rows(text, check);
 }
 

@@ -17,6 +17,8 @@ pub enum LoadErrorKind {
     Unsupported,
     /// Objects went away, or changed, while they were read.
     Changed,
+    /// A name or text is not in the encoding that the database claims.
+    Encoding,
     /// Any other answer of the server.
     Server,
 }
@@ -29,6 +31,9 @@ impl fmt::Display for LoadErrorKind {
             Self::TimedOut => "it was cancelled or took too long",
             Self::Unsupported => "the server is older than PostgreSQL 14",
             Self::Changed => "objects changed meanwhile",
+            Self::Encoding => {
+                "a name or text in it is not UTF-8, and the database (SQL_ASCII) does not say what else"
+            }
             Self::Server => "the server refused",
         })
     }
