@@ -269,6 +269,7 @@ impl Runner {
         if every == WATCH_LONG && blockers.is_empty() {
             self.tell_index_progress(key, pid, observer).await;
         }
+        Some(blockers)
     }
 
     async fn tell_index_progress(&self, key: Key<'_>, pid: i32, observer: &Object) {
