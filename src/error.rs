@@ -203,6 +203,7 @@ impl From<crate::catalog::load::LoadError> for Error {
                 "run the same command again; if that does not help, look in pg_locks who holds ACCESS EXCLUSIVE"
             }
             LoadErrorKind::Unsupported => "PostgreSQL 14 and later can be read",
+            LoadErrorKind::Unknown => "take a newer pgmorph",
             LoadErrorKind::Server => "",
         };
         let mut made = Self::new(kind, error.to_string());
