@@ -206,6 +206,7 @@ impl From<crate::catalog::load::LoadError> for Error {
             LoadErrorKind::Encoding => {
                 "rename what has bytes outside ASCII in its name, or load the dump into a database with an encoding"
             }
+            LoadErrorKind::Unknown => "take a newer pgmorph",
             LoadErrorKind::Server => "",
         };
         let mut made = Self::new(kind, error.to_string());

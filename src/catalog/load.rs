@@ -180,6 +180,11 @@ struct Database {
 async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     let (_, version_num) = situation(client).await?;
     let major = supported_major(version_num)?;
+    let read = Box::pin(everything_of(client, major)).await;
+    read.map_err(|error| error.of_release(version_num))
+}
+
+async fn everything_of(client: &Client, major: u32) -> Result<CatalogSnapshot, LoadError> {
     let reader = Reader {
         client,
         major,

@@ -66,6 +66,14 @@ async fn a_newer_server_may_be_looked_at_and_has_to_be_asked_for() {
     let (url, (folder, plan)) = (new.url(&database.name), file(CHECK));
     let run = async |arguments: &[&str], code: i32| pgmorph(&url, arguments).await.expect(code);
     let warning = "this pgmorph was tested with 14 to 18";
+    if server.major() < release::NEWEST {
+        // What the newest has is not in the catalogs of this one, as it may be with one that is newer still.
+        let told = run(&["plan", &plan], 3).await.stderr;
+        for said in [warning, "newer than PostgreSQL 18", "take a newer pgmorph"] {
+            assert!(told.contains(said), "{said}: {told}");
+        }
+        return;
+    }
     for command in [&["plan", &plan] as &[&str], &["status"], &["snapshot"]] {
         let ended = run(command, 0).await;
         assert_eq!(
