@@ -27,7 +27,7 @@ ALTER TABLE orders OWNER TO deploy; ALTER TABLE customers OWNER TO deploy;
 GRANT ALL ON orders, customers TO app;
 DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO deploy, marshal', current_database()); END $$;
 GRANT CREATE ON SCHEMA public TO deploy, marshal;
-VACUUM ANALYZE;
+ANALYZE;
 ";
 
 /// One short lock that blocks everybody.
