@@ -111,13 +111,7 @@ impl Runner {
     }
 
     /// Begins the transaction, in the same breath.
-    async fn fence(
-        &self,
-        key: Key<'_>,
-        session: &Object,
-        pid: i32,
-        begin: &str,
-    ) -> Result<Fence, Failure> {
+    async fn fence(&self, key: Key<'_>, session: &Object, pid: i32, begin: &str) -> Result<Fence, Failure> {
         let sql = format!("{begin}; {}", ledger::fence_sql(key.run, key.step));
         let mut blockers = Vec::new();
         let asked = self
