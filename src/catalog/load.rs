@@ -13,8 +13,8 @@ pub use made::texts;
 pub(super) use mutable::MUTABLE;
 
 use super::model::{
-    CatalogSnapshot, ParsedFunction, Publication, Replication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
-    UserType, View,
+    CatalogSnapshot, ParsedFunction, Publication, Replication, Role, SNAPSHOT_FORMAT, Schema, Sequence,
+    Server, Table, UserType, View,
 };
 use crate::release;
 use crate::sql::QualifiedName;
@@ -238,7 +238,11 @@ async fn everything_of(client: &Client, major: u32) -> Result<CatalogSnapshot, L
         sequences,
         types,
         publications,
-        replication: replication.into_iter().next().map(|it| it.value).unwrap_or_default(),
+        replication: replication
+            .into_iter()
+            .next()
+            .map(|it| it.value)
+            .unwrap_or_default(),
         functions,
         unpredicted: std::collections::BTreeSet::new(),
         answers: Vec::new(),

@@ -71,7 +71,11 @@ fn publications_of(table: &QualifiedName, now: &CatalogSnapshot) -> BTreeSet<Str
 /// Which slots there are for subscribers. The server does not tell what a slot is read for.
 fn slots(now: &CatalogSnapshot) -> String {
     let shown = |(name, slot): (&String, &Slot)| {
-        let read = if slot.active { "read now" } else { "nobody reads it now" };
+        let read = if slot.active {
+            "read now"
+        } else {
+            "nobody reads it now"
+        };
         let lost = match slot.failover || now.server.major() < 17 || now.replication.standbys.is_empty() {
             true => "",
             false => ", no failover slot",
@@ -131,8 +135,13 @@ mod tests {
     fn hazards(now: &CatalogSnapshot, changes: &str) -> Vec<String> {
         let plan = compile(now, changes).unwrap();
         let of = |step: &Step| {
-            let shown = step.hazards.iter().map(|it| format!("{} {}: {}", step.phase, it.code, it.message));
-            shown.filter(|it| it.contains("_replicated") || it.contains("ledger") || it.contains("unseen")).collect::<Vec<_>>()
+            let shown = step
+                .hazards
+                .iter()
+                .map(|it| format!("{} {}: {}", step.phase, it.code, it.message));
+            shown
+                .filter(|it| it.contains("_replicated") || it.contains("ledger") || it.contains("unseen"))
+                .collect::<Vec<_>>()
         };
         plan.steps.iter().flat_map(of).collect()
     }
@@ -153,7 +162,10 @@ mod tests {
 
     #[test]
     fn subscribers_are_told_in_which_order() {
-        insta::assert_snapshot!(hazards(&published(), CHANGES).join("\n"), @r#""#);
+        insta::assert_snapshot!(hazards(&published(), CHANGES).join("\n"), @r#"
+        expand not_replicated: DDL is not replicated: public.t is published by "Feed", and the database has the logical slot feed_1 (read now); before this step, make there what it adds, and what it makes wider or optional
+        contract not_replicated: DDL is not replicated: public.t is published by "Feed", and the database has the logical slot feed_1 (read now); after this step, take away there what it takes away
+        "#);
         let unread = CatalogSnapshot {
             replication: Replication::default(),
             ..published()
@@ -173,7 +185,10 @@ mod tests {
         };
         now.publications.insert("everything".into(), all);
         let found = hazards(&now, "  - add_column: {table: u, column: c, type: text}\n");
-        insta::assert_snapshot!(found.join("\n"), @r#""#);
+        insta::assert_snapshot!(found.join("\n"), @r"
+        expand ledger_published: everything also publishes the tables in the schema pgmorph, which subscribers stop at where they do not have them: pg_dump --schema-only --schema pgmorph makes them there
+        expand not_replicated: DDL is not replicated: public.u is published by everything, and the database has the logical slot feed_1 (read now); before this step, make there what it adds, and what it makes wider or optional
+        ");
     }
 
     #[test]
@@ -183,6 +198,6 @@ mod tests {
         let fill = "  - backfill: {table: t, set: {b: \"''\"}, needs: b IS NULL, no_undo: it was empty}\n";
         assert_eq!(hazards(&now, fill), [""; 0]);
         now.replication.hidden = true;
-        insta::assert_snapshot!(hazards(&now, fill).join("\n"), @r#""#);
+        insta::assert_snapshot!(hazards(&now, fill).join("\n"), @"backfill standbys_unseen: role postgres may not see how far standbys are, so nothing waits for them: east; GRANT pg_read_all_stats TO postgres mends that");
     }
 }

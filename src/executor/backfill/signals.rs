@@ -94,7 +94,12 @@ impl Runner {
                     }
                 }
             }
-            tokio::time::sleep(if walk.is_close() { SAMPLE_CLOSELY } else { SAMPLE_EVERY }).await;
+            tokio::time::sleep(if walk.is_close() {
+                SAMPLE_CLOSELY
+            } else {
+                SAMPLE_EVERY
+            })
+            .await;
             self.look_around(walk).await;
         }
     }
@@ -140,7 +145,12 @@ impl Runner {
             .map_err(crate::executor::session::pool_error)?;
         let table = walk.job.table().to_string();
         let (waiting, receivers, wal, oldest, asked) = tokio::try_join!(
-            async { observer.query_typed_one(WAITS, &[(&table, Type::TEXT), (&locks::WORKERS_LOCK, Type::INT8)]).await.map_err(failed) },
+            async {
+                observer
+                    .query_typed_one(WAITS, &[(&table, Type::TEXT), (&locks::WORKERS_LOCK, Type::INT8)])
+                    .await
+                    .map_err(failed)
+            },
             async { observer.query_typed(RECEIVERS, &[]).await.map_err(failed) },
             async { observer.query_typed_one(WAL, &[]).await.map_err(failed) },
             locks::oldest(&**observer),

@@ -105,7 +105,9 @@ impl Standbys {
 
     /// For how long at least there has been something to replay.
     fn waiting_since(&self, now: Duration, replayed: i64) -> Duration {
-        let ahead = self.written.partition_point(|(_, position)| *position <= replayed);
+        let ahead = self
+            .written
+            .partition_point(|(_, position)| *position <= replayed);
         let (at, _) = self.written.get(ahead).copied().unwrap_or((now, 0));
         now.saturating_sub(at)
     }
@@ -282,7 +284,10 @@ mod tests {
             ..Receiver::default()
         };
         let found = standbys.look(S(0), 5, &[hidden], &limits);
-        assert_eq!((found.behind, found.gone, found.hidden), (Vec::new(), None, vec!["east".to_owned()]));
+        assert_eq!(
+            (found.behind, found.gone, found.hidden),
+            (Vec::new(), None, vec!["east".to_owned()])
+        );
     }
 
     #[test]

@@ -110,11 +110,7 @@ impl Throttle {
         }
         let latest = signals.standbys.behind.iter().max_by_key(|it| it.delay)?;
         if latest.delay > limit {
-            let (who, delay, limit) = (
-                &latest.who,
-                units::duration(latest.delay),
-                units::duration(limit),
-            );
+            let (who, delay, limit) = (&latest.who, units::duration(latest.delay), units::duration(limit));
             return Some(format!("{who} is {delay} behind, above {limit} (replica_lag)"));
         }
         let farthest = signals.standbys.behind.iter().max_by_key(|it| it.bytes)?;

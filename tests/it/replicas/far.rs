@@ -30,9 +30,13 @@ async fn batches_are_as_large_as_nearby() {
             true => proxy.url(&database.name),
             false => server.url(&database.name, "postgres"),
         };
-        pgmorph(&url, &["apply", &path, "--through", "expand", "--yes"]).await.expect(0);
+        pgmorph(&url, &["apply", &path, "--through", "expand", "--yes"])
+            .await
+            .expect(0);
         let (began, turns) = (Instant::now(), proxy.turns());
-        pgmorph(&url, &["apply", &path, "--through", "backfill", "--yes"]).await.expect(0);
+        pgmorph(&url, &["apply", &path, "--through", "backfill", "--yes"])
+            .await
+            .expect(0);
         let sent = number(&database, "SELECT sum(batches)::bigint FROM pgmorph.backfills").await;
         println!(
             "far: {far}: {sent} batches in {:?}, {} turns",
@@ -56,15 +60,18 @@ async fn a_plan_takes_few_turns() {
     let mut turns = Vec::new();
     for changes in [1, 5] {
         let database = database(&server, 10).await;
-        let proxy = Proxy::start(server.socket_dir(), Duration::ZERO).await;
+        // Otherwise the server may answer the first of several texts before the last is sent.
+        let proxy = Proxy::start(server.socket_dir(), Duration::from_millis(5)).await;
         let source: String = (0..changes).map(change).collect();
         std::fs::write(&path, format!("name: p\nchanges:\n{source}")).unwrap();
-        pgmorph(&proxy.url(&database.name), &["apply", &path, "--yes"]).await.expect(0);
+        pgmorph(&proxy.url(&database.name), &["apply", &path, "--yes"])
+            .await
+            .expect(0);
         turns.push(proxy.turns());
         database.drop().await;
     }
     let each = (turns[1] - turns[0]) / 4;
     println!("{} turns for one step, {each} for each further one", turns[0]);
-    assert!(each <= 20, "{each}");
-    assert!(turns[0] <= 100, "{}", turns[0]);
+    assert!(each <= 25, "{each}");
+    assert!(turns[0] <= 110, "{}", turns[0]);
 }

@@ -45,7 +45,9 @@ pub struct Receiver(i32);
 impl Receiver {
     pub async fn of(standby: &TestServer) -> Self {
         let client = standby.connect_here("postgres").await;
-        let row = client.query_one("SELECT pid FROM pg_stat_wal_receiver", &[]).await;
+        let row = client
+            .query_one("SELECT pid FROM pg_stat_wal_receiver", &[])
+            .await;
         Self(row.unwrap().get(0))
     }
 
@@ -60,7 +62,10 @@ impl Receiver {
 
 pub async fn promote(standby: &TestServer) {
     let client = standby.connect_here("postgres").await;
-    let promoted = client.query_one("SELECT pg_promote(true, 60)", &[]).await.unwrap();
+    let promoted = client
+        .query_one("SELECT pg_promote(true, 60)", &[])
+        .await
+        .unwrap();
     assert!(promoted.get::<_, bool>(0), "the standby does not take over");
 }
 

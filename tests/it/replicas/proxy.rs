@@ -42,7 +42,9 @@ impl Proxy {
 }
 
 async fn connection(client: tokio::net::TcpStream, socket: PathBuf, way: Duration, turns: Arc<AtomicU64>) {
-    let Ok(server) = UnixStream::connect(socket).await else { return };
+    let Ok(server) = UnixStream::connect(socket).await else {
+        return;
+    };
     let answered = Arc::new(AtomicBool::new(true));
     let asked = Arc::clone(&answered);
     let (from_client, to_client) = client.into_split();
@@ -52,7 +54,9 @@ async fn connection(client: tokio::net::TcpStream, socket: PathBuf, way: Duratio
             turns.fetch_add(1, Ordering::Relaxed);
         }
     });
-    let back = delayed(from_server, to_client, way, move || answered.store(true, Ordering::Relaxed));
+    let back = delayed(from_server, to_client, way, move || {
+        answered.store(true, Ordering::Relaxed)
+    });
     tokio::join!(there, back);
 }
 

@@ -63,7 +63,11 @@ async fn a_subscriber_of_all_tables_comes_through() {
     let far = TestServer::start(&[("wal_level", "logical")]);
     let database = Database::create(&server, TABLE).await;
     let copy = Database::create(&far, TABLE).await;
-    database.admin.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await.unwrap();
+    database
+        .admin
+        .batch_execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        .await
+        .unwrap();
     let subscribe = format!(
         "CREATE SUBSCRIPTION feed CONNECTION 'host={} port=5432 user=postgres dbname={}' PUBLICATION everything",
         server.socket_dir().display(),
@@ -71,15 +75,26 @@ async fn a_subscriber_of_all_tables_comes_through() {
     );
     copy.admin.batch_execute(&subscribe).await.unwrap();
     let follows = async |n: i64| {
-        until("the subscriber follows", async || rows(&copy, "SELECT count(*) FROM orders").await == n).await;
+        until("the subscriber follows", async || {
+            rows(&copy, "SELECT count(*) FROM orders").await == n
+        })
+        .await;
     };
-    database.admin.batch_execute("INSERT INTO orders VALUES (1, 1)").await.unwrap();
+    database
+        .admin
+        .batch_execute("INSERT INTO orders VALUES (1, 1)")
+        .await
+        .unwrap();
     follows(1).await;
 
-    let source = "name: p\nchanges:\n  - add_column: {table: orders, column: note, type: text, default: \"'x'\"}\n";
+    let source =
+        "name: p\nchanges:\n  - add_column: {table: orders, column: note, type: text, default: \"'x'\"}\n";
     let plan = database.planned(source).await;
     let [told] = hazards(&plan, "not_replicated").try_into().unwrap();
-    assert!(told.contains("the logical slot feed (read now); before this step"), "{told}");
+    assert!(
+        told.contains("the logical slot feed (read now); before this step"),
+        "{told}"
+    );
     let [told] = hazards(&plan, "ledger_published").try_into().unwrap();
     assert!(told.contains("pg_dump --schema-only --schema pgmorph"), "{told}");
     let column = "ALTER TABLE orders ADD note text DEFAULT 'x'";
@@ -98,11 +113,21 @@ async fn a_subscriber_of_all_tables_comes_through() {
     assert!(dumped.status.success());
     let text = String::from_utf8(dumped.stdout).unwrap();
     // Meta-commands of psql, which newer releases write.
-    let text: String = text.lines().filter(|line| !line.starts_with('\\')).fold(String::new(), |all, line| all + line + "\n");
+    let text: String = text
+        .lines()
+        .filter(|line| !line.starts_with('\\'))
+        .fold(String::new(), |all, line| all + line + "\n");
     copy.session().await.batch_execute(&text).await.unwrap();
-    database.admin.batch_execute("INSERT INTO orders VALUES (2, 1, 'y')").await.unwrap();
+    database
+        .admin
+        .batch_execute("INSERT INTO orders VALUES (2, 1, 'y')")
+        .await
+        .unwrap();
     follows(2).await;
-    assert_eq!(rows(&copy, "SELECT count(*) FROM orders WHERE note = 'y'").await, 1);
+    assert_eq!(
+        rows(&copy, "SELECT count(*) FROM orders WHERE note = 'y'").await,
+        1
+    );
     copy.admin.batch_execute("DROP SUBSCRIPTION feed").await.unwrap();
     assert!(plan.steps.iter().all(|step| step.phase == Phase::Expand));
 }
