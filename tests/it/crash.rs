@@ -10,8 +10,8 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Table, TestServer, difference,
-    pgmorph, schema_dump,
+    Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Table,
+    TestServer, Whose, difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -150,6 +150,16 @@ pub enum Blow {
     Interrupt,
     /// The machine of the program stands still for a second.
     Freeze,
+    /// All connections are cut.
+    Cut,
+    /// The next transaction is committed, and its answer does not arrive.
+    Answer,
+    /// All connections stay open and pass nothing on any more.
+    Silence,
+    /// From then on the network is slow.
+    Slow,
+    /// A fast shutdown of the server, which is then started again.
+    Restart,
 }
 
 impl Blow {
@@ -157,12 +167,14 @@ impl Blow {
     fn explains(self, code: Option<i32>) -> bool {
         match self {
             Self::Program => code.is_none(),
-            Self::Sessions | Self::Server => code == Some(5),
+            Self::Sessions | Self::Server | Self::Restart | Self::Cut | Self::Answer | Self::Silence => {
+                code == Some(5)
+            }
             // Before the run begins, one that only looks, or makes the ledger.
             Self::Statements => matches!(code, Some(3..=6)),
             // Before the program watches for signals, one ends it, with nothing done.
             Self::Interrupt => matches!(code, None | Some(130)),
-            Self::Freeze => false,
+            Self::Freeze | Self::Slow => false,
         }
     }
 }
@@ -173,6 +185,8 @@ const BLOWS: [Blow; 3] = [Blow::Program, Blow::Sessions, Blow::Server];
 pub struct Scene {
     pub play: Play,
     server: TestServer,
+    /// Between the program and the server.
+    proxy: Proxy,
     directory: TempDir,
     chance: Chance,
     /// The schema before, and after contract.
@@ -220,9 +234,11 @@ impl Scene {
     }
 
     pub async fn with(play: &Play, seed: u64) -> Self {
+        let server = TestServer::start(&[]);
         let mut scene = Self {
             play: play.clone(),
-            server: TestServer::start(&[]),
+            proxy: server.proxy().await,
+            server,
             directory: TempDir::new().unwrap(),
             chance: Chance(seed),
             before: String::new(),
@@ -262,7 +278,7 @@ impl Scene {
     }
 
     fn url(&self, database: &Database<'_>) -> String {
-        self.server.url(&database.name, "postgres")
+        self.proxy.url(&database.name, "postgres")
     }
 
     fn plan(&self) -> String {
@@ -369,6 +385,7 @@ async fn persist(
             strike(scene, database, kind, &running).await;
         }
         let ended = running.end().await;
+        scene.proxy.heal();
         total += began.elapsed();
         let code = ended
             .code
@@ -412,6 +429,19 @@ async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running:
             scene.server.crash();
             database.admin = scene.server.connect(&database.name).await;
         }
+        Blow::Restart => {
+            scene.server.restart();
+            database.admin = scene.server.connect(&database.name).await;
+        }
+        Blow::Cut => scene.proxy.strike(Fault::Cut, Whose::AllOpen),
+        Blow::Silence => scene.proxy.strike(Fault::AllVanishes, Whose::AllOpen),
+        Blow::Slow => scene.proxy.strike(Fault::Delayed(10), Whose::AllOpen),
+        Blow::Answer => scene.proxy.arm(Strike {
+            text: "COMMIT".to_owned(),
+            session: "pgmorph",
+            fault: Fault::AnswerLost,
+            whose: Whose::This,
+        }),
     }
 }
 
@@ -472,6 +502,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
             strike(scene, &mut database, kind, &running).await;
         }
         let code = running.end().await.code;
+        scene.proxy.heal();
         write!(attack.story, "; the apply at {moment:?} {code:?}").unwrap();
     }
     let rollback = |database: &Database<'_>| scene.rollback(database);

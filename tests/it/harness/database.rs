@@ -69,6 +69,26 @@ impl<'s> Database<'s> {
         }
     }
 
+    /// Another one, like this, to which nobody may be connected.
+    pub async fn copy(server: &'s TestServer, original: &str) -> Self {
+        let name = server.next_database();
+        let postgres = server.connect("postgres").await;
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{original}'; \
+             CREATE DATABASE {name} TEMPLATE {original}"
+        );
+        for statement in sql.split("; ") {
+            postgres.batch_execute(statement).await.unwrap();
+        }
+        Self {
+            server,
+            admin: server.connect(&name).await,
+            name,
+            user: "postgres".into(),
+            recorder: Recorder::default(),
+        }
+    }
+
     /// A directory full of databases would be gigabytes at the end of a walk.
     pub async fn drop(self) {
         let postgres = self.server.connect("postgres").await;

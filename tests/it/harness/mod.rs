@@ -13,6 +13,7 @@ mod traffic;
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
 pub use database::Database;
 pub use dump::schema_dump;
+pub use noise::connect;
 pub use program::{Ended, Running, pgmorph};
 pub use proxy::{Fault, Proxy, Strike, Whose};
 pub use server::TestServer;

@@ -75,6 +75,26 @@ impl TestServer {
         });
     }
 
+    /// A fast shutdown, and then it comes up again.
+    pub fn restart(&self) {
+        tokio::task::block_in_place(|| self.server.restart().unwrap());
+    }
+
+    /// An immediate shutdown, and then it comes up again.
+    pub fn stop_immediately(&self) {
+        tokio::task::block_in_place(|| {
+            let file = self.server.data_dir().join("postmaster.pid");
+            let pid = std::fs::read_to_string(&file).unwrap();
+            let pid = pid.lines().next().unwrap();
+            let told = Command::new("kill").args(["-s", "QUIT", pid]).status();
+            assert!(told.unwrap().success());
+            while file.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            self.server.restart().unwrap();
+        });
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.server.log_path()).unwrap()
     }
