@@ -11,6 +11,7 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 pub mod requests;
+mod shape;
 
 /// Version of the ledger's own tables; a newer one is refused.
 pub const LEDGER_VERSION: i32 = 3;
@@ -152,10 +153,10 @@ impl StepState {
 
 fn damaged(what: String) -> Error {
     Error::new(
-        ErrorKind::StepFailed,
-        format!("the ledger in schema pgmorph cannot be read: {what}"),
+        ErrorKind::Precondition,
+        format!("the ledger in schema pgmorph cannot be relied on: {what}"),
     )
-    .help("was it written by a newer pgmorph, or changed by hand?")
+    .help("was it written by a newer pgmorph, or changed by hand? Restore schema pgmorph from a backup")
 }
 
 /// One run as recorded.
@@ -215,42 +216,22 @@ fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
     move |error| Error::postgres(ErrorKind::StepFailed, what, error)
 }
 
+/// Of a run that could not be recorded nothing was done.
+fn unbegun(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
+    move |error| Error::postgres(ErrorKind::Precondition, what, error)
+}
+
 /// Whether the ledger is there at all.
 ///
 /// # Errors
 /// Lost connections, and a ledger written by a newer version.
 pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
-    Ok(version(client).await?.is_some())
-}
-
-/// The version of the ledger that is there.
-async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
-    let sql = "SELECT to_regclass('pgmorph.ledger') IS NOT NULL AND to_regclass('pgmorph.runs') IS NOT NULL";
-    let there: bool = client
-        .query_one(sql, &[])
-        .await
-        .map_err(failed("looking for the ledger"))?
-        .get(0);
-    if !there {
-        return Ok(None);
-    }
-    let rows = client
-        .query("SELECT version FROM pgmorph.ledger", &[])
-        .await
-        .map_err(failed("reading the ledger's version"))?;
-    match rows.first().map(|row| row.get::<_, i32>(0)) {
-        Some(version) if version > LEDGER_VERSION => Err(Error::new(
-            ErrorKind::Precondition,
-            format!("the ledger has version {version}; this pgmorph knows up to {LEDGER_VERSION}"),
-        )
-        .help("use the pgmorph that wrote it, or a newer one")),
-        version => Ok(Some(version.unwrap_or(0))),
-    }
+    Ok(shape::version(client).await?.is_some())
 }
 
 /// Creates what is missing of the ledger. Only the holder of the run lock calls it.
 pub(super) async fn create(client: &tokio_postgres::Client) -> Result<(), Error> {
-    if version(client).await? == Some(LEDGER_VERSION) {
+    if shape::version(client).await? == Some(LEDGER_VERSION) {
         return Ok(());
     }
     let sql = format!("BEGIN; SET LOCAL client_min_messages = warning; {CREATE} COMMIT");
@@ -346,7 +327,8 @@ async fn run_columns(client: &impl GenericClient) -> Result<String, Error> {
         false => "false AS baseline",
     };
     Ok(format!(
-        "id, execution_plan, state, started_by, client, started_at, updated_at, finished_at, {baseline}"
+        "id, execution_plan, plan_digest, tool_version, state, started_by, client, started_at, updated_at, \
+         finished_at, {baseline}"
     ))
 }
 
@@ -363,7 +345,9 @@ async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Resul
         )
         .await
         .map_err(failed("reading the ledger"))?;
-    let steps = rows.iter().map(step_of).collect::<Result<_, Error>>()?;
+    let steps = rows.iter().map(step_of).collect::<Result<Vec<_>, Error>>()?;
+    let recorded = (!row.get::<_, bool>("baseline")).then_some(steps.as_slice());
+    shape::consistent(id, &plan, row.get("plan_digest"), row.get("tool_version"), recorded)?;
     Ok(Run {
         id,
         plan,
@@ -420,7 +404,7 @@ pub(super) async fn start_run(
     plan: &ExecutionPlan,
 ) -> Result<i64, Error> {
     let text = serde_json::to_string(plan).map_err(|error| damaged(error.to_string()))?;
-    let transaction = client.transaction().await.map_err(failed("recording the run"))?;
+    let transaction = client.transaction().await.map_err(unbegun("recording the run"))?;
     let run: i64 = transaction
         .query_one(
             "INSERT INTO pgmorph.runs (plan_name, plan_digest, execution_plan, state, client, tool_version) \
@@ -428,7 +412,7 @@ pub(super) async fn start_run(
             &[&plan.name, &plan.digest, &text, &env!("CARGO_PKG_VERSION")],
         )
         .await
-        .map_err(failed("recording the run"))?
+        .map_err(unbegun("recording the run"))?
         .get(0);
     let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     let phases: Vec<&str> = plan.steps.iter().map(|step| step.phase.name()).collect();
@@ -440,8 +424,8 @@ pub(super) async fn start_run(
             &[&run, &ids, &phases],
         )
         .await
-        .map_err(failed("recording the steps"))?;
-    transaction.commit().await.map_err(failed("recording the run"))?;
+        .map_err(unbegun("recording the steps"))?;
+    transaction.commit().await.map_err(unbegun("recording the run"))?;
     Ok(run)
 }
 

@@ -10,8 +10,8 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Strike, Table, Tap, TestServer, difference,
-    pgmorph, schema_dump,
+    Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Stroke, Table,
+    Tap, TestServer, Whose, difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -152,6 +152,16 @@ pub enum Blow {
     Interrupt,
     /// The machine of the program stands still for a second.
     Freeze,
+    /// All connections are cut.
+    Cut,
+    /// The next transaction is committed, and its answer does not arrive.
+    Answer,
+    /// All connections stay open and pass nothing on any more.
+    Silence,
+    /// From then on the network is slow.
+    Slow,
+    /// A fast shutdown of the server, which is then started again.
+    Restart,
 }
 
 impl Blow {
@@ -159,12 +169,14 @@ impl Blow {
     fn explains(self, code: Option<i32>) -> bool {
         match self {
             Self::Program | Self::Statement => code.is_none(),
-            Self::Sessions | Self::Server => code == Some(5),
+            Self::Sessions | Self::Server | Self::Restart | Self::Cut | Self::Answer | Self::Silence => {
+                code == Some(5)
+            }
             // Before the run begins, one that only looks, or makes the ledger.
             Self::Statements => matches!(code, Some(3..=6)),
             // Before the program watches for signals, one ends it, with nothing done.
             Self::Interrupt => matches!(code, None | Some(130)),
-            Self::Freeze => false,
+            Self::Freeze | Self::Slow => false,
         }
     }
 }
@@ -179,6 +191,8 @@ pub struct Scene {
     tap: Tap,
     /// Where it can be struck.
     points: u64,
+    /// Between the program and the tap.
+    proxy: Proxy,
     directory: TempDir,
     chance: Chance,
     /// The schema before, and after contract.
@@ -227,9 +241,11 @@ impl Scene {
 
     pub async fn with(play: &Play, seed: u64) -> Self {
         let server = TestServer::start(&[]);
+        let tap = server.tap();
         let mut scene = Self {
             play: play.clone(),
-            tap: server.tap(),
+            proxy: Proxy::start(tap.socket()).await,
+            tap,
             points: 0,
             server,
             directory: TempDir::new().unwrap(),
@@ -272,7 +288,7 @@ impl Scene {
     }
 
     fn url(&self, database: &Database<'_>) -> String {
-        self.tap.url(&database.name, "postgres")
+        self.proxy.url(&database.name, "postgres")
     }
 
     fn plan(&self) -> String {
@@ -280,7 +296,7 @@ impl Scene {
     }
 
     async fn arm(&self, point: Option<u64>) {
-        let point = point.map(|point| (usize::try_from(point).unwrap(), Strike::Halt));
+        let point = point.map(|point| (usize::try_from(point).unwrap(), Stroke::Halt));
         self.tap.arm(point).await;
     }
 
@@ -397,6 +413,7 @@ async fn persist(
             strike(scene, database, kind, &running).await;
         }
         let ended = running.end().await;
+        scene.proxy.heal();
         total += began.elapsed();
         let code = ended
             .code
@@ -441,6 +458,19 @@ async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running:
             scene.server.crash();
             database.admin = scene.server.connect(&database.name).await;
         }
+        Blow::Restart => {
+            scene.server.restart();
+            database.admin = scene.server.connect(&database.name).await;
+        }
+        Blow::Cut => scene.proxy.strike(Fault::Cut, Whose::AllOpen),
+        Blow::Silence => scene.proxy.strike(Fault::AllVanishes, Whose::AllOpen),
+        Blow::Slow => scene.proxy.strike(Fault::Delayed(10), Whose::AllOpen),
+        Blow::Answer => scene.proxy.arm(Strike {
+            text: "COMMIT".to_owned(),
+            session: "pgmorph",
+            fault: Fault::AnswerLost,
+            whose: Whose::This,
+        }),
     }
 }
 
@@ -502,6 +532,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
             strike(scene, &mut database, kind, &running).await;
         }
         let code = running.end().await.code;
+        scene.proxy.heal();
         write!(attack.story, "; the apply at {moment:?} {code:?}").unwrap();
     }
     let rollback = |database: &Database<'_>| scene.rollback(database);

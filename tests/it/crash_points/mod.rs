@@ -16,7 +16,7 @@ mod stage;
 mod walk;
 
 use crate::fixtures::{Case, directories, fixtures};
-use crate::harness::{Strike, TestServer};
+use crate::harness::{Stroke, TestServer};
 use futures_util::{StreamExt, stream};
 use stage::{Stage, Way};
 use std::sync::Arc;
@@ -28,12 +28,12 @@ const AT_ONCE: usize = 2;
 /// Without a wish, one point of each so many fixtures.
 const ONE_OF: u64 = 4;
 
-pub const STRIKES: [Strike; 5] = [
-    Strike::Death,
-    Strike::DeathAtWork,
-    Strike::LostRequest,
-    Strike::LostLine,
-    Strike::LostAnswer,
+pub const STRIKES: [Stroke; 5] = [
+    Stroke::Death,
+    Stroke::DeathAtWork,
+    Stroke::LostRequest,
+    Stroke::LostLine,
+    Stroke::LostAnswer,
 ];
 
 /// Which points are walked.

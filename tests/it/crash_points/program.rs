@@ -4,7 +4,7 @@
 use super::case;
 use super::stage::Stage;
 use super::walk::hash;
-use crate::harness::{Running, Strike, TestServer};
+use crate::harness::{Running, Stroke, TestServer};
 use pgmorph::executor::ledger::RunState;
 use std::sync::Arc;
 use tempfile::TempDir;
@@ -40,7 +40,7 @@ async fn a_program_killed_at_a_statement_goes_on_or_back() {
             let point = 1 + share * within + lots % within;
             let database = stage.fresh().await;
             let url = stage.tap.url(&database.name, &database.user);
-            stage.tap.arm(Some((point, Strike::Halt))).await;
+            stage.tap.arm(Some((point, Stroke::Halt))).await;
             let mut running = Running::start(&url, &apply);
             tokio::select! {
                 () = running.wait() => {}

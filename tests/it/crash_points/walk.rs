@@ -2,7 +2,7 @@
 
 use super::STRIKES;
 use super::stage::{Call, Stage, Way};
-use crate::harness::{Database, Strike, Traffic, Workload};
+use crate::harness::{Database, Stroke, Traffic, Workload};
 use pgmorph::error::ErrorKind;
 use pgmorph::executor::irreversible;
 use pgmorph::executor::ledger::RunState;
@@ -13,7 +13,7 @@ pub struct Point {
     pub way: Way,
     /// From 1.
     pub number: usize,
-    pub strike: Strike,
+    pub strike: Stroke,
 }
 
 impl fmt::Display for Point {
@@ -77,7 +77,7 @@ impl Stage {
         &self,
         database: &Database<'_>,
         calls: &[Call],
-        strike: Option<(usize, Strike)>,
+        strike: Option<(usize, Stroke)>,
         walked: &mut Walked,
     ) -> Ended {
         self.tap.arm(strike).await;
@@ -117,7 +117,7 @@ impl Stage {
         &self,
         database: &Database<'_>,
         calls: &[Call],
-        strike: Option<(usize, Strike)>,
+        strike: Option<(usize, Stroke)>,
         walked: &mut Walked,
     ) {
         let before = walked.missed;
@@ -163,7 +163,7 @@ impl Stage {
         let strike = Some((point.number, point.strike));
         let again = (lots >> 16)
             .is_multiple_of(3)
-            .then(|| (1 + usize::try_from((lots >> 24) % 12).unwrap(), Strike::Death));
+            .then(|| (1 + usize::try_from((lots >> 24) % 12).unwrap(), Stroke::Death));
         let returned = match point.way {
             Way::There => {
                 let calls = self.there();

@@ -3,7 +3,7 @@
 
 use crate::harness::{
     Application, Belongs, Chance, Database, Ended, Proxy, Running, Settlement, Table, TestServer, difference,
-    pgmorph, schema_dump,
+    connect, pgmorph, schema_dump,
 };
 use std::time::Duration;
 use tempfile::TempDir;
@@ -18,6 +18,10 @@ const SETUP: &str = "
 const PLAN: &str = "
 name: every_phase
 settings: {small_table: 0}
+before:
+  - {name: takes its time, query: SELECT 1 FROM pg_sleep(0.1) AS s WHERE s::text = 'x'}
+after:
+  - {name: takes its time, query: SELECT 1 FROM pg_sleep(0.1) AS s WHERE s::text = 'x'}
 changes:
   - widen_column: {table: accounts, column: version, type: bigint}
   - create_index: {name: accounts_name_id_idx, table: accounts, columns: [name, id]}
@@ -53,8 +57,12 @@ pub struct Stage {
 
 impl Stage {
     pub async fn set(settings: &[(&str, &str)]) -> Self {
+        Self::on(TestServer::start(settings)).await
+    }
+
+    pub async fn on(server: TestServer) -> Self {
         let stage = Self {
-            server: TestServer::start(settings),
+            server,
             directory: TempDir::new().unwrap(),
             before: String::new(),
             after: String::new(),
@@ -78,15 +86,24 @@ impl Stage {
     }
 
     pub fn url(&self, database: &Database<'_>) -> String {
-        self.server.url(&database.name, "postgres")
+        self.server.url(&database.name, &database.user)
     }
 
     pub fn plan(&self) -> String {
         self.directory.path().join("plan.yaml").display().to_string()
     }
 
+    /// A database like that one, which nobody may be connected to.
+    pub async fn copy(&self, original: &str) -> Database<'_> {
+        Database::copy(&self.server, original).await
+    }
+
     pub fn apply(&self, url: &str) -> Running {
-        Running::start(url, &["apply", &self.plan(), "--through", "contract", "--yes"])
+        self.apply_through(url, "contract")
+    }
+
+    pub fn apply_through(&self, url: &str, phase: &str) -> Running {
+        Running::start(url, &["apply", &self.plan(), "--through", phase, "--yes"])
     }
 
     pub fn rollback(&self, url: &str) -> Running {
@@ -102,6 +119,7 @@ impl Stage {
             database,
             application,
             proxy: self.server.proxy().await,
+            owned: false,
         }
     }
 }
@@ -112,6 +130,7 @@ pub struct Case<'s> {
     pub database: Database<'s>,
     pub application: Application,
     pub proxy: Proxy,
+    owned: bool,
 }
 
 impl Case<'_> {
@@ -121,7 +140,26 @@ impl Case<'_> {
     }
 
     pub fn proxied(&self) -> String {
-        self.proxy.url(&self.database.name, "postgres")
+        self.proxy.url(&self.database.name, &self.database.user)
+    }
+
+    /// From now on it is not a superuser who runs the plan.
+    pub async fn runs_as_owner(&mut self) {
+        let name = &self.database.name;
+        let sql = format!(
+            "DO $$ BEGIN IF to_regrole('owner') IS NULL THEN CREATE ROLE owner LOGIN; END IF; END $$; \
+             ALTER TABLE accounts OWNER TO owner; ALTER SCHEMA public OWNER TO owner; \
+             GRANT CREATE, TEMP ON DATABASE {name} TO owner"
+        );
+        self.database.admin.batch_execute(&sql).await.unwrap();
+        self.owned = true;
+        self.database.user = "owner".into();
+    }
+
+    /// A server that was away has ended all sessions.
+    pub async fn reconnect(&mut self) {
+        let config = self.database.server.config(&self.database.name, "postgres");
+        self.database.admin = connect(&config).await;
     }
 
     /// Runs on to the end, or back to the beginning, and looks at everything.
@@ -152,13 +190,20 @@ impl Case<'_> {
             database,
             application,
             proxy,
+            owned,
         } = self;
+
         application.go_on(20).await;
         let balance = application.settle(&database).await;
         let verify = ["verify", &stage.plan(), "--format", "json"];
         let verified = pgmorph(&stage.url(&database), &verify).await;
         assert_eq!(verified.code, Some(0), "{story}: {verified:?}");
         assert_eq!(verified.json()["verdict"], verdict, "{story}");
+        if owned {
+            let public = if stage.server.major() < 15 { "postgres" } else { "pg_database_owner" };
+            let sql = format!("ALTER TABLE accounts OWNER TO postgres; ALTER SCHEMA public OWNER TO {public}");
+            database.admin.batch_execute(&sql).await.unwrap();
+        }
         let found = schema_dump(&database).await;
         assert_eq!(found, schema, "{story}: {}", difference(schema, &found));
         assert_eq!(database.leftovers().await, [""; 0], "{story}");

@@ -75,12 +75,17 @@ impl<'s> Database<'s> {
         }
     }
 
-    /// Another one with all that this one holds. Nobody may be connected to it.
-    pub async fn copy(server: &'s TestServer, template: &str) -> Self {
+    /// Another one, like this, to which nobody may be connected.
+    pub async fn copy(server: &'s TestServer, original: &str) -> Self {
         let name = server.next_database();
         let postgres = server.connect("postgres").await;
-        let sql = format!("CREATE DATABASE {name} TEMPLATE {template}");
-        postgres.batch_execute(&sql).await.unwrap();
+        let sql = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{original}'; \
+             CREATE DATABASE {name} TEMPLATE {original}"
+        );
+        for statement in sql.split("; ") {
+            postgres.batch_execute(statement).await.unwrap();
+        }
         Self {
             server,
             admin: server.connect(&name).await,

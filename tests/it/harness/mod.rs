@@ -14,12 +14,12 @@ mod traffic;
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
 pub use database::{Database, Recorder};
 pub use dump::schema_dump;
-pub use noise::measure as measure_noise;
+pub use noise::{connect, measure as measure_noise};
 pub use program::{Ended, Running, pgmorph};
 pub use proxy::{Fault, Proxy, Strike, Whose};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
-pub use tap::{Strike, Tap};
+pub use tap::{Stroke, Tap};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};

@@ -142,10 +142,6 @@ impl TestServer {
         tokio::task::block_in_place(|| self.server.kill_immediately().unwrap());
     }
 
-    pub fn start_again(&self) {
-        tokio::task::block_in_place(|| self.server.restart().unwrap());
-    }
-
     /// A superuser's session at this one, whether it writes or not.
     pub async fn connect_here(&self, database: &str) -> Client {
         let mut config = tokio_postgres::Config::new();
@@ -157,6 +153,26 @@ impl TestServer {
         let (client, connection) = config.connect(NoTls).await.unwrap();
         tokio::spawn(connection);
         client
+    }
+
+    /// It comes up again; one that is up is shut down fast before.
+    pub fn restart(&self) {
+        tokio::task::block_in_place(|| self.server.restart().unwrap());
+    }
+
+    /// An immediate shutdown, and then it comes up again.
+    pub fn stop_immediately(&self) {
+        tokio::task::block_in_place(|| {
+            let file = self.server.data_dir().join("postmaster.pid");
+            let pid = std::fs::read_to_string(&file).unwrap();
+            let pid = pid.lines().next().unwrap();
+            let told = Command::new("kill").args(["-s", "QUIT", pid]).status();
+            assert!(told.unwrap().success());
+            while file.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            self.server.restart().unwrap();
+        });
     }
 
     pub fn log(&self) -> String {

@@ -54,10 +54,10 @@ fn only_reads(statement: &str) -> bool {
 
 /// What happens at a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Strike {
+pub enum Stroke {
     /// The program dies: nothing is passed on from here, and all lines are cut.
     Death,
-    /// As [`Strike::Death`], but the statement has been passed on, and the server is at work.
+    /// As [`Stroke::Death`], but the statement has been passed on, and the server is at work.
     DeathAtWork,
     /// Nothing is passed on from here, and the lines stay: for a program that is killed then.
     Halt,
@@ -74,12 +74,12 @@ struct State {
     sent: Vec<Sent>,
     /// Those of what was sent that leave something: before each of them, there is a point.
     points: usize,
-    wanted: Option<(usize, Strike)>,
+    wanted: Option<(usize, Stroke)>,
     struck: Option<Sent>,
     dead: bool,
 }
 
-impl Strike {
+impl Stroke {
     fn is_death(self) -> bool {
         matches!(self, Self::Death | Self::DeathAtWork | Self::Halt)
     }
@@ -133,13 +133,17 @@ impl Tap {
         }
     }
 
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join(format!(".s.PGSQL.{}", self.port))
+    }
+
     pub fn url(&self, database: &str, user: &str) -> String {
         let host = self.directory.path().display();
         format!("postgresql://{user}@/{database}?host={host}&port={}", self.port)
     }
 
     /// Begins to count anew, with a new life, to be struck at this point of it (from 1).
-    pub async fn arm(&self, wanted: Option<(usize, Strike)>) {
+    pub async fn arm(&self, wanted: Option<(usize, Stroke)>) {
         let mut state = self.shared.state.lock().await;
         self.shared.end_of_life();
         *state = State {
@@ -177,10 +181,10 @@ impl Shared {
 }
 
 impl State {
-    fn judge(&mut self, sent: Sent) -> Option<Strike> {
+    fn judge(&mut self, sent: Sent) -> Option<Stroke> {
         let leaves_something = !sent.leaves_nothing();
         self.points += usize::from(leaves_something);
-        let here = |(point, _): &(usize, Strike)| leaves_something && self.points == *point;
+        let here = |(point, _): &(usize, Stroke)| leaves_something && self.points == *point;
         let strike = self.wanted.filter(here).map(|(_, strike)| strike);
         if let Some(strike) = strike {
             self.struck = Some(sent.clone());
@@ -320,7 +324,7 @@ async fn requests(
             }),
         };
         if let Some(strike) = pass_on(go, &mut to, shared, progress).await? {
-            if strike == Strike::LostAnswer {
+            if strike == Stroke::LostAnswer {
                 let expected = *progress.expected.borrow();
                 let mut answered = progress.answered.subscribe();
                 let _ = answered.wait_for(|answered| *answered >= expected).await;
@@ -345,16 +349,16 @@ async fn pass_on(
     to: &mut OwnedWriteHalf,
     shared: &Shared,
     progress: &Progress,
-) -> io::Result<Option<Strike>> {
+) -> io::Result<Option<Stroke>> {
     let mut state = shared.state.lock().await;
     if state.dead {
-        return Ok(Some(Strike::Death));
+        return Ok(Some(Stroke::Death));
     }
     let strike = go.sent.and_then(|sent| state.judge(sent));
     if strike.is_some() {
         progress.lost.send_replace(true);
     }
-    if strike.is_none_or(Strike::passes_on) {
+    if strike.is_none_or(Stroke::passes_on) {
         if go.answered {
             progress.expected.send_modify(|expected| *expected += 1);
         }
@@ -362,7 +366,7 @@ async fn pass_on(
     }
     if state.dead {
         shared.dead.send_replace(true);
-        if strike != Some(Strike::Halt) {
+        if strike != Some(Stroke::Halt) {
             shared.end_of_life();
         }
     }

@@ -152,7 +152,7 @@ async fn a_standby_that_went_away_is_waited_for_until_the_grace_time_is_over() {
             says(&database, "s; after 10s (replica_grace) the run stops")
         })
         .await;
-        standby.start_again();
+        standby.restart();
         let left = number(&database, UNFILLED).await;
         until("it goes on", async || number(&database, UNFILLED).await < left).await;
         // And now it does not.

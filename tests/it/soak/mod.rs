@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-const BLOWS: [Blow; 7] = [
+const BLOWS: [Blow; 12] = [
     Blow::Program,
     Blow::Statement,
     Blow::Sessions,
@@ -21,6 +21,11 @@ const BLOWS: [Blow; 7] = [
     Blow::Statements,
     Blow::Interrupt,
     Blow::Freeze,
+    Blow::Cut,
+    Blow::Answer,
+    Blow::Silence,
+    Blow::Slow,
+    Blow::Restart,
 ];
 
 /// So many plans at once, each with a server of its own.
