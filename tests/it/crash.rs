@@ -10,8 +10,8 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Strike, Table, Tap, TestServer, difference,
-    pgmorph, schema_dump,
+    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Strike, Table, Tap, TestServer,
+    difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
