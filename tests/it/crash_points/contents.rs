@@ -47,7 +47,8 @@ pub async fn all(database: &Database<'_>) -> Columns {
     columns.map(|column| (column.table, column.name)).collect()
 }
 
-const DIGEST: &str = "count(*)::text || ' rows ' || coalesce(md5(string_agg(md5(v), '' ORDER BY md5(v))), '')";
+const DIGEST: &str =
+    "count(*)::text || ' rows ' || coalesce(md5(string_agg(md5(v), '' ORDER BY md5(v))), '')";
 
 async fn digests(database: &Database<'_>, parts: Vec<String>) -> Vec<(String, String)> {
     if parts.is_empty() {
@@ -97,5 +98,8 @@ pub async fn by_column(database: &Database<'_>) -> BTreeMap<(String, String), St
         let (table, column) = name.split_once('\n').unwrap();
         (table.to_owned(), column.to_owned())
     };
-    digests.into_iter().map(|(name, digest)| (key(&name), digest)).collect()
+    digests
+        .into_iter()
+        .map(|(name, digest)| (key(&name), digest))
+        .collect()
 }

@@ -8,7 +8,12 @@ use crate::server_log;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const FIXTURES: [&str; 4] = ["widen_column/shadow", "create_index/partial", "sync/join", "add_column/volatile_default"];
+const FIXTURES: [&str; 4] = [
+    "widen_column/shadow",
+    "create_index/partial",
+    "sync/join",
+    "add_column/volatile_default",
+];
 
 type Texts = BTreeMap<String, Vec<String>>;
 
@@ -42,9 +47,14 @@ async fn every_statement_that_the_server_logs_was_counted() {
         let sent = stage.tap.sent().await;
         let mut counted = Texts::new();
         for one in &sent {
-            counted.entry(one.session.clone()).or_default().push(one.text.clone());
+            counted
+                .entry(one.session.clone())
+                .or_default()
+                .push(one.text.clone());
         }
-        let logged = counted.keys().map(|session| (session.clone(), server_log::sent(&log, session)));
+        let logged = counted
+            .keys()
+            .map(|session| (session.clone(), server_log::sent(&log, session)));
         let mut logged: Texts = logged.collect();
         assert!(counted.contains_key("pgmorph") && counted.contains_key("pgmorph lock"));
         for texts in counted.values_mut().chain(logged.values_mut()) {
@@ -67,7 +77,11 @@ async fn every_statement_that_the_server_logs_was_counted() {
         }
         assert_eq!(wrote, [""; 0], "{name}");
         let points = stage.reference(Way::There).await.points;
-        println!("{name}: {} statements, {points} points, {} asked whether they write", sent.len(), read.len());
+        println!(
+            "{name}: {} statements, {points} points, {} asked whether they write",
+            sent.len(),
+            read.len()
+        );
         assert!(points > 5 && !read.is_empty());
         database.drop().await;
         stage.strike_the_set().await;

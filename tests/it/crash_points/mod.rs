@@ -26,7 +26,7 @@ use walk::{Point, Walked, hash};
 const AT_ONCE: usize = 2;
 
 /// Without a wish, one point of each so many fixtures.
-const ONE_OF: u64 = 4;
+const ONE_OF: u64 = 6;
 
 pub const STRIKES: [Stroke; 5] = [
     Stroke::Death,
@@ -56,7 +56,10 @@ impl Share {
             Ok(text) => {
                 let (part, parts) = text.split_once('/').expect("all, or a share like 3/200");
                 let (part, parts): (u64, u64) = (part.parse().unwrap(), parts.parse().unwrap());
-                assert!((1..=parts).contains(&part), "a share from 1/{parts} to {parts}/{parts}");
+                assert!(
+                    (1..=parts).contains(&part),
+                    "a share from 1/{parts} to {parts}/{parts}"
+                );
                 Self::Part(part - 1, parts)
             }
         }
@@ -121,7 +124,10 @@ impl Count {
         self.with_traffic += usize::from(walked.with_traffic);
         if !walked.wrong.is_empty() {
             let wrong = walked.wrong.join("\n  ");
-            println!("FIXTURE={name} POINT={point} FAILED: {:#?}\n  {wrong}", walked.story);
+            println!(
+                "FIXTURE={name} POINT={point} FAILED: {:#?}\n  {wrong}",
+                walked.story
+            );
             self.failures.push(format!("FIXTURE={name} POINT={point}"));
         }
     }
@@ -193,7 +199,9 @@ fn case(name: &str) -> Case {
 fn cases(share: Share, major: u32) -> Vec<(String, Case)> {
     let wanted = std::env::var("FIXTURE").unwrap_or_default();
     let root = fixtures();
-    let found = directories(&root).into_iter().flat_map(|operation| directories(&operation));
+    let found = directories(&root)
+        .into_iter()
+        .flat_map(|operation| directories(&operation));
     found
         .map(|directory| {
             let name = directory.strip_prefix(&root).unwrap().display().to_string();

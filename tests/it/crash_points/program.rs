@@ -31,7 +31,11 @@ async fn a_program_killed_at_a_statement_goes_on_or_back() {
         stage.tap.arm(None).await;
         Running::start(&url, &apply).end().await.expect(0);
         let points = stage.tap.points().await;
-        assert_eq!(stage.has_arrived(&database, true).await, [""; 0], "{name}, left alone");
+        assert_eq!(
+            stage.has_arrived(&database, true).await,
+            [""; 0],
+            "{name}, left alone"
+        );
         database.drop().await;
 
         for share in 0..POINTS {

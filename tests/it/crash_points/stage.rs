@@ -225,7 +225,12 @@ impl Stage {
     pub async fn strike_the_set(self) {
         let postgres = self.server.connect("postgres").await;
         let mut names = vec![self.base.clone()];
-        names.extend([&self.there, &self.back].into_iter().filter_map(|cell| cell.get()).map(|it| it.database.clone()));
+        names.extend(
+            [&self.there, &self.back]
+                .into_iter()
+                .filter_map(|cell| cell.get())
+                .map(|it| it.database.clone()),
+        );
         for name in names {
             let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
             postgres.batch_execute(&sql).await.unwrap();
@@ -236,7 +241,12 @@ impl Stage {
     pub async fn has_arrived(&self, database: &Database<'_>, alone: bool) -> Vec<String> {
         let expected = &self.there.get().unwrap().seen;
         let mut wrong = self.looks(database, expected).await;
-        if alone && self.rows_differ(database, expected, &self.numbered).await.is_some() {
+        if alone
+            && self
+                .rows_differ(database, expected, &self.numbered)
+                .await
+                .is_some()
+        {
             let mut without = self.unsteady.get_or_init(|| self.unsteady()).await.clone();
             without.extend(self.numbered.iter().cloned());
             wrong.extend(self.rows_differ(database, expected, &without).await);
@@ -247,17 +257,33 @@ impl Stage {
             wrong.push(format!("the run is {:?}", run.state));
         }
         let undone = |step: &&pgmorph::executor::ledger::StepRecord| {
-            step.state != StepState::Done || step.error.is_some() || step.finished_at.is_none() || step.undone_works != 0
+            step.state != StepState::Done
+                || step.error.is_some()
+                || step.finished_at.is_none()
+                || step.undone_works != 0
         };
-        wrong.extend(run.steps.iter().filter(undone).map(|step| format!("in the ledger: {step:?}")));
+        wrong.extend(
+            run.steps
+                .iter()
+                .filter(undone)
+                .map(|step| format!("in the ledger: {step:?}")),
+        );
         wrong
     }
 
     /// As if nothing had been done.
     pub async fn has_returned(&self, database: &Database<'_>, alone: bool) -> Vec<String> {
         let mut wrong = self.looks(database, &self.before).await;
-        if alone && self.rows_differ(database, &self.before, &Columns::new()).await.is_some() {
-            let without = self.changed_for_good.get_or_init(|| self.changed_for_good()).await;
+        if alone
+            && self
+                .rows_differ(database, &self.before, &Columns::new())
+                .await
+                .is_some()
+        {
+            let without = self
+                .changed_for_good
+                .get_or_init(|| self.changed_for_good())
+                .await;
             wrong.extend(self.rows_differ(database, &self.before, without).await);
         }
         wrong.extend(database.differences(&self.plan.before, &self.plan.after).await);
@@ -270,7 +296,12 @@ impl Stage {
         let done = |step: &&pgmorph::executor::ledger::StepRecord| {
             !matches!(step.state, StepState::Pending | StepState::Undone)
         };
-        wrong.extend(run.steps.iter().filter(done).map(|step| format!("in the ledger: {step:?}")));
+        wrong.extend(
+            run.steps
+                .iter()
+                .filter(done)
+                .map(|step| format!("in the ledger: {step:?}")),
+        );
         wrong
     }
 
@@ -290,7 +321,12 @@ impl Stage {
         wrong
     }
 
-    async fn rows_differ(&self, database: &Database<'_>, expected: &Seen, without: &Columns) -> Option<String> {
+    async fn rows_differ(
+        &self,
+        database: &Database<'_>,
+        expected: &Seen,
+        without: &Columns,
+    ) -> Option<String> {
         // What was seen was seen without the columns that never count.
         let (found, expected) = match without == &self.numbered || without.is_empty() {
             true => (contents::rows(database, without).await, expected.rows.clone()),
@@ -305,7 +341,8 @@ impl Stage {
                 (contents::rows(database, without).await, rows)
             }
         };
-        (found != expected).then(|| format!("the rows: expected {expected:#?}, found {found:#?}, not compared: {without:?}"))
+        (found != expected)
+            .then(|| format!("the rows: expected {expected:#?}, found {found:#?}, not compared: {without:?}"))
     }
 }
 

@@ -32,7 +32,10 @@ impl Point {
         Self {
             way: ways.into_iter().find(|it| format!("{it:?}") == way).unwrap(),
             number: number.parse().unwrap(),
-            strike: STRIKES.into_iter().find(|it| format!("{it:?}") == strike).unwrap(),
+            strike: STRIKES
+                .into_iter()
+                .find(|it| format!("{it:?}") == strike)
+                .unwrap(),
         }
     }
 
@@ -96,7 +99,9 @@ impl Stage {
                     walked.story.push(format!("{:?}: {error}", struck.text));
                 }
                 (error, struck) => {
-                    walked.wrong.push(format!("{call:?}, struck {struck:?}: {error:#?}"));
+                    walked
+                        .wrong
+                        .push(format!("{call:?}, struck {struck:?}: {error:#?}"));
                     return Ended::Done;
                 }
             }
@@ -183,7 +188,8 @@ impl Stage {
                 walked.went_back
             }
             Way::Back => {
-                self.until_struck(&database, &self.before_back(), None, &mut walked).await;
+                self.until_struck(&database, &self.before_back(), None, &mut walked)
+                    .await;
                 let calls = [Call::Rollback];
                 if let Ended::Struck(_) = self.until_struck(&database, &calls, strike, &mut walked).await {
                     if let Some(traffic) = &traffic {
@@ -200,8 +206,13 @@ impl Stage {
             traffic.go_on(3).await;
             let balance = traffic.stop(&database).await;
             // Whoever waits for the locks of a dead session waits until the server has noticed.
-            let complaints = balance.complaints.into_iter().filter(|it| !it.starts_with("waited "));
-            walked.wrong.extend(complaints.map(|it| format!("the application: {it}")));
+            let complaints = balance
+                .complaints
+                .into_iter()
+                .filter(|it| !it.starts_with("waited "));
+            walked
+                .wrong
+                .extend(complaints.map(|it| format!("the application: {it}")));
         }
         if walked.wrong.is_empty() {
             walked.wrong = match returned {

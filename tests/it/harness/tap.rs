@@ -41,11 +41,27 @@ fn only_reads(statement: &str) -> bool {
         _ => statement,
     };
     let starts = [
-        "SELECT", "WITH", "SHOW ", "SET ", "RESET ", "ROLLBACK", "CLOSE ", "UNLISTEN ", "DISCARD ",
+        "SELECT",
+        "WITH",
+        "SHOW ",
+        "SET ",
+        "RESET ",
+        "ROLLBACK",
+        "CLOSE ",
+        "UNLISTEN ",
+        "DISCARD ",
     ];
     let writes = [
-        "INSERT INTO", "DELETE FROM", "UPDATE ONLY", "FOR UPDATE", "FOR NO KEY UPDATE", "FOR SHARE", "FOR KEY SHARE",
-        "ADVISORY_LOCK", "NEXTVAL(", "SETVAL(",
+        "INSERT INTO",
+        "DELETE FROM",
+        "UPDATE ONLY",
+        "FOR UPDATE",
+        "FOR NO KEY UPDATE",
+        "FOR SHARE",
+        "FOR KEY SHARE",
+        "ADVISORY_LOCK",
+        "NEXTVAL(",
+        "SETVAL(",
     ];
     let reads = starts.iter().any(|start| statement.starts_with(start))
         || (statement.starts_with("BEGIN") && statement.contains("READ ONLY"));
