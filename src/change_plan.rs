@@ -630,7 +630,7 @@ mod tests {
         for expected in [
             "2:26 `stall_budget` may not be 0: every wait has a bound",
             "2:42 `on_blocked` cannot be \"kill\" (one of wait, cancel, terminate)",
-            "4:62 unknown key `stall_budget`",
+            "4:63 unknown key `stall_budget`",
         ] {
             assert!(
                 shown.iter().any(|line| line.starts_with(expected)),

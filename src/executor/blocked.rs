@@ -4,6 +4,7 @@ use crate::plan::{Contention, OnBlocked};
 
 /// What is known of a session that holds a lock in our way. What this role may not see is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "answers of the catalog, one by one")]
 pub(super) struct Candidate {
     pub(super) user: String,
     /// Our own role.
@@ -36,10 +37,9 @@ pub(super) enum Fate {
 impl Candidate {
     pub(super) fn fate(&self, contention: &Contention) -> Fate {
         let Self { user, role, .. } = self;
-        let spared = |why: String| Fate::Spared(why);
-        match contention.on_blocked {
-            OnBlocked::Wait => return Fate::NotYet,
-            OnBlocked::Cancel | OnBlocked::Terminate => {}
+        let spared = Fate::Spared;
+        if contention.on_blocked == OnBlocked::Wait {
+            return Fate::NotYet;
         }
         if self.ours {
             return spared("it belongs to a run of pgmorph".into());

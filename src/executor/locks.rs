@@ -28,10 +28,11 @@ const COLUMNS: &str = "\
     coalesce(a.backend_type = 'autovacuum worker', false) AS autovacuum, \
     coalesce(a.query LIKE '%(to prevent wraparound)', false) AS wraparound";
 
+/// A prepared transaction keeps the virtual id of the session that prepared it, so only its locks tell which one it is.
 const JOINS: &str = "\
     LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
-    LEFT JOIN pg_catalog.pg_prepared_xacts p \
-      ON l.pid IS NULL AND p.transaction::text = split_part(l.virtualtransaction, '/', 2)";
+    LEFT JOIN pg_catalog.pg_prepared_xacts p ON l.pid IS NULL AND EXISTS (SELECT FROM pg_catalog.pg_locks x \
+      WHERE x.pid IS NULL AND x.virtualtransaction = l.virtualtransaction AND x.transactionid = p.transaction)";
 
 /// A lock that somebody else has on one of our relations.
 #[derive(Debug, Clone)]
@@ -101,8 +102,9 @@ pub(super) async fn blockers_of(observer: &impl GenericClient, pid: i32) -> Resu
         "SELECT DISTINCT ON (b.pid) {COLUMNS}, coalesce(w.relation::regclass::text, '') AS relation \
          FROM unnest(pg_blocking_pids($1)) AS b (pid) \
          LEFT JOIN LATERAL (SELECT * FROM pg_catalog.pg_locks WHERE pid = $1 AND NOT granted LIMIT 1) w ON true \
-         LEFT JOIN pg_catalog.pg_locks l ON l.pid = nullif(b.pid, 0) AND l.granted \
-          AND l.relation IS NOT DISTINCT FROM w.relation AND l.locktype = w.locktype {JOINS} \
+         LEFT JOIN pg_catalog.pg_locks l ON l.pid IS NOT DISTINCT FROM nullif(b.pid, 0) AND l.granted \
+          AND l.relation IS NOT DISTINCT FROM w.relation AND l.locktype = w.locktype \
+          AND l.transactionid IS NOT DISTINCT FROM w.transactionid {JOINS} \
          ORDER BY b.pid, l.mode"
     );
     let rows = observer

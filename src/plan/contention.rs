@@ -60,8 +60,8 @@ pub struct Contention {
 impl Default for Contention {
     fn default() -> Self {
         Self {
-            stall_budget_ms: 1_000,
-            stall_budget_per_run_ms: 60_000,
+            stall_budget_ms: 5_000,
+            stall_budget_per_run_ms: 120_000,
             on_blocked: OnBlocked::Wait,
             on_blocked_after_ms: 30_000,
         }

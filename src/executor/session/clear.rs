@@ -207,7 +207,7 @@ impl Runner {
         );
         Err(Error::new(ErrorKind::Exhausted, message).help(
             "nothing is held and the state is saved: run the same command again when the tables are less busy, or with \
-             a larger --stall-budget-per-run",
+             larger --stall-budget and --stall-budget-per-run",
         ))
     }
 }

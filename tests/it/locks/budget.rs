@@ -22,8 +22,7 @@ async fn an_attempt_gives_way_when_others_have_waited_long_enough() {
     // Without the budget everybody would wait for ten seconds.
     scene.write("lock_timeout: 10s, stall_budget: 600ms", CHANGE);
     let busy = Busy::start(&scene, 6, READS).await;
-    let apply = scene.start("apply", &["--format", "json"]);
-    let holder = scene.trap().await;
+    let (apply, holder) = scene.trap(&["--format", "json"]).await;
     apply.says("\"event\":\"stalled\"").await;
     busy.go_on(20).await;
     holder.batch_execute("COMMIT").await.unwrap();
@@ -62,14 +61,9 @@ async fn a_call_ends_when_its_budget_is_used_up() {
     let scene = Scene::set(&server, "marshal").await;
     scene.write("lock_timeout: 10s", CHANGE);
     let busy = Busy::start(&scene, 6, READS).await;
-    let apply = scene.start("apply", &["--stall-budget-per-run", "300ms"]);
-    let holder = scene.trap().await;
+    let (apply, holder) = scene.trap(&["--stall-budget-per-run", "300ms"]).await;
     let ended = apply.end().await.expect(4);
-    for text in [
-        "stall_budget_per_run",
-        "waited behind it for",
-        "nothing is held",
-    ] {
+    for text in ["stall_budget_per_run", "waited behind it for", "nothing is held"] {
         assert!(ended.stderr.contains(text), "no {text:?} in {}", ended.stderr);
     }
     scene.nothing_is_held().await;
@@ -99,8 +93,7 @@ async fn whoever_cannot_see_who_waits_gives_way() {
         "lock_timeout: 50s, stall_budget: 10min, stall_budget_per_run: 1h",
         CHANGE,
     );
-    let apply = scene.start("apply", &["--format", "json"]);
-    let holder = scene.trap().await;
+    let (apply, holder) = scene.trap(&["--format", "json"]).await;
     signal_observers(&scene, "STOP").await;
     apply.says("\"cut\":\"blind\"").await;
     let waits = "SELECT NOT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
@@ -121,8 +114,7 @@ async fn an_answer_is_not_held_up_by_a_look() {
         "lock_timeout: 50s, stall_budget: 10min, stall_budget_per_run: 1h",
         CHANGE,
     );
-    let apply = scene.start("apply", &["--format", "json"]);
-    let holder = scene.trap().await;
+    let (apply, holder) = scene.trap(&["--format", "json"]).await;
     signal_observers(&scene, "STOP").await;
     holder.batch_execute("COMMIT").await.unwrap();
     // Nobody looks any more, and yet it ends.

@@ -94,18 +94,19 @@ impl<'s> Scene<'s> {
         .await
     }
 
-    /// Holds the table in a transaction that is young when our statement comes into the queue: an old one would be
+    /// Starts `apply`, and holds the table in a transaction that is young when our statement comes into the queue: an old one would be
     /// waited for beside it. Two take turns, so that it is always held by one.
-    pub async fn trap(&self) -> Client {
+    pub async fn trap(&self, more: &[&str]) -> (Running, Client) {
         let mut holder = self.session("app", "trap").await;
         let mut next = self.session("app", "trap").await;
         let lock = "BEGIN; SET LOCAL lock_timeout = '100ms'; LOCK TABLE orders IN ACCESS SHARE MODE";
         holder.batch_execute(lock).await.unwrap();
+        let apply = self.start("apply", more);
         let began = Instant::now();
         loop {
             // Behind our statement it gets nothing.
             if next.batch_execute(lock).await.is_err() {
-                return holder;
+                return (apply, holder);
             }
             holder.batch_execute("COMMIT").await.unwrap();
             std::mem::swap(&mut holder, &mut next);

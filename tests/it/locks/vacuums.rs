@@ -53,7 +53,7 @@ async fn one_that_prevents_wraparound_is_never_disturbed() {
     for role in ["postgres", "deploy"] {
         let scene = Scene::set(&server, role).await;
         scene.write(
-            "lock_deadline: 8s, on_blocked: terminate, on_blocked_after: 1ms",
+            "lock_deadline: 4s, on_blocked: terminate, on_blocked_after: 1ms",
             CHANGE,
         );
         scene.sql("ALTER TABLE orders SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)").await;
