@@ -15,7 +15,7 @@ pub use database::Database;
 pub use dump::schema_dump;
 pub use noise::connect;
 pub use program::{Ended, Running, pgmorph};
-pub use proxy::{Fault, Proxy, Strike, Whose};
+pub use proxy::{Fault, Proxy, Strike, WORKER, Whose};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
 pub use traffic::{Balance, Traffic, Workload};
