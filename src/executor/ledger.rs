@@ -347,7 +347,13 @@ async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Resul
         .map_err(failed("reading the ledger"))?;
     let steps = rows.iter().map(step_of).collect::<Result<Vec<_>, Error>>()?;
     let recorded = (!row.get::<_, bool>("baseline")).then_some(steps.as_slice());
-    shape::consistent(id, &plan, row.get("plan_digest"), row.get("tool_version"), recorded)?;
+    shape::consistent(
+        id,
+        &plan,
+        row.get("plan_digest"),
+        row.get("tool_version"),
+        recorded,
+    )?;
     Ok(Run {
         id,
         plan,

@@ -788,10 +788,12 @@ async fn take_run_lock(lock: &Session) -> Result<(), Error> {
                 .help("wait until it is finished, or end that session; then run the same command again"),
         );
     }
-    if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+    let mut alone = taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await?;
+    if !alone {
         orphans::end_workers(lock).await?;
+        alone = taken_within(lock, locks::WORKERS_LOCK, Duration::ZERO).await?;
     }
-    if !taken_within(lock, locks::WORKERS_LOCK, Duration::ZERO).await? {
+    if !alone {
         let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
         return Err(Error::new(
             ErrorKind::Busy,

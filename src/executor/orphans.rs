@@ -3,7 +3,6 @@
 
 use super::{Runner, locks};
 use crate::error::{Error, ErrorKind};
-use crate::event::Blocker;
 use crate::postgres::settings::{Bounds, Session};
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -136,14 +135,14 @@ pub(super) async fn patience(lock: &Session, crashed_for: Duration) -> Result<Du
     Ok(LOCK_IDLE + ENDS_WITHIN)
 }
 
-/// With the run lock in hand: whoever still works for an earlier runner works for nobody. Gives those that could not be
-/// ended.
-pub(super) async fn end_workers(lock: &Session) -> Result<Vec<Blocker>, Error> {
+/// With the run lock in hand: whoever still works for an earlier runner works for nobody. Those of other roles may not be
+/// ended by us.
+pub(super) async fn end_workers(lock: &Session) -> Result<(), Error> {
     let began = Instant::now();
     loop {
         let left = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
         if left.is_empty() || began.elapsed() > ENDS_WITHIN {
-            return Ok(left);
+            return Ok(());
         }
         for pid in left.iter().filter_map(|holder| holder.pid) {
             // Refused for a session of another role.

@@ -11,7 +11,7 @@
 
 use crate::harness::{
     Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Stroke, Table,
-    Tap, TestServer, Whose, difference, pgmorph, schema_dump,
+    Tap, TestServer, WORKER, Whose, difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -467,7 +467,7 @@ async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running:
         Blow::Slow => scene.proxy.strike(Fault::Delayed(10), Whose::AllOpen),
         Blow::Answer => scene.proxy.arm(Strike {
             text: "COMMIT".to_owned(),
-            session: "pgmorph",
+            session: WORKER,
             fault: Fault::AnswerLost,
             whose: Whose::This,
         }),

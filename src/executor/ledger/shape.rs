@@ -111,16 +111,22 @@ pub(super) fn consistent(
     // Another version may know more or less of a plan than is written here.
     let same = tool_version != env!("CARGO_PKG_VERSION") || plan.digest == plan.computed_digest();
     if plan.digest != digest || !same {
-        return Err(damaged(format!("the plan of run {run} is not the one that was recorded")));
+        return Err(damaged(format!(
+            "the plan of run {run} is not the one that was recorded"
+        )));
     }
     let Some(steps) = steps else { return Ok(()) };
     let recorded: BTreeSet<&str> = steps.iter().map(|step| step.id.as_str()).collect();
     let planned: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     if let Some(step) = planned.difference(&recorded).next() {
-        return Err(damaged(format!("the record of step {step} of run {run} is missing")));
+        return Err(damaged(format!(
+            "the record of step {step} of run {run} is missing"
+        )));
     }
     match recorded.difference(&planned).next() {
-        Some(step) => Err(damaged(format!("run {run} has a record of step {step}, which its plan has not"))),
+        Some(step) => Err(damaged(format!(
+            "run {run} has a record of step {step}, which its plan has not"
+        ))),
         None => Ok(()),
     }
 }

@@ -10,7 +10,10 @@ const NONE_FREE: &str = "53300";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_at_the_start_is_waited_for() {
     let stage = Stage::set(&[]).await;
-    for limit in ["ALTER ROLE owner CONNECTION LIMIT", "ALTER DATABASE :db CONNECTION LIMIT"] {
+    for limit in [
+        "ALTER ROLE owner CONNECTION LIMIT",
+        "ALTER DATABASE :db CONNECTION LIMIT",
+    ] {
         let mut case = stage.begin().await;
         case.runs_as_owner().await;
         let limit = limit.replace(":db", &case.database.name);
@@ -30,11 +33,17 @@ async fn a_limit_that_stays_stops_it_cleanly() {
     let mut case = stage.begin().await;
     case.runs_as_owner().await;
     let admin = &case.database.admin;
-    admin.batch_execute("ALTER ROLE owner CONNECTION LIMIT 0").await.unwrap();
+    admin
+        .batch_execute("ALTER ROLE owner CONNECTION LIMIT 0")
+        .await
+        .unwrap();
     let ended = stage.apply(&case.url()).end().await;
     stopped(&ended, &[5], "a limit that stays");
     assert!(ended.stderr.contains(NONE_FREE) || ended.stderr.contains("too many connections"));
-    admin.batch_execute("ALTER ROLE owner CONNECTION LIMIT -1").await.unwrap();
+    admin
+        .batch_execute("ALTER ROLE owner CONNECTION LIMIT -1")
+        .await
+        .unwrap();
     case.ends_well("a limit that stayed", false, Duration::ZERO).await;
 }
 
@@ -53,15 +62,22 @@ async fn a_limit_in_the_middle_is_waited_for() {
         .unwrap();
     let running: Running = stage.apply(&case.url());
     running.says(" begun: ").await;
-    admin.batch_execute("ALTER ROLE owner CONNECTION LIMIT 1").await.unwrap();
+    admin
+        .batch_execute("ALTER ROLE owner CONNECTION LIMIT 1")
+        .await
+        .unwrap();
     let ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                  WHERE datname = current_database() AND application_name IN ('pgmorph', 'pgmorph observer')";
     admin.batch_execute(ended).await.unwrap();
     blocker.batch_execute("ROLLBACK").await.unwrap();
     running.says(NONE_FREE).await;
-    admin.batch_execute("ALTER ROLE owner CONNECTION LIMIT -1").await.unwrap();
+    admin
+        .batch_execute("ALTER ROLE owner CONNECTION LIMIT -1")
+        .await
+        .unwrap();
     running.end().await.expect(0);
-    case.is_done("a limit in the middle", Duration::from_secs(5)).await;
+    case.is_done("a limit in the middle", Duration::from_secs(5))
+        .await;
 }
 
 /// All connections of the server are taken; those that are reserved for superusers are not ours.
@@ -87,5 +103,8 @@ async fn a_full_server_is_waited_for() {
     running.says("it is asked again for 30 s").await;
     drop(hogs);
     running.end().await.expect(0);
-    until("nothing of it is left over", async || database.leftovers().await.is_empty()).await;
+    until("nothing of it is left over", async || {
+        database.leftovers().await.is_empty()
+    })
+    .await;
 }

@@ -1,7 +1,7 @@
 //! Every phase under every fault of a network.
 
 use super::stage::{PHASES, Stage, stopped};
-use crate::harness::{Fault, Running, Strike, Whose, patience, until};
+use crate::harness::{Fault, Running, Strike, WORKER, Whose, patience, until};
 use futures_util::future::join_all;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ async fn struck(stage: &Stage, (phase, text): (&str, &str), fault: Fault, whose:
     let case = stage.begin().await;
     case.proxy.arm(Strike {
         text: text.to_owned(),
-        session: "pgmorph",
+        session: WORKER,
         fault,
         whose,
     });
@@ -77,7 +77,7 @@ async fn a_network_that_passes_nothing_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_network() {
     let stage = Stage::set(&[]).await;
-    let slow = [Fault::Delayed(20), Fault::Throttled(200_000)];
+    let slow = [Fault::Delayed(2), Fault::Throttled(1_000_000)];
     join_all(slow.map(async |fault| {
         let case = stage.begin().await;
         case.proxy.strike(fault, Whose::All);
@@ -118,16 +118,22 @@ async fn commands_that_look_do_not_hang() {
     let database = stage.database().await;
     stage.apply(&stage.url(&database)).end().await.expect(0);
     let plan = stage.plan();
-    let commands: [&[&str]; 4] = [&["status"], &["verify", &plan], &["plan", &plan], &["snapshot"]];
+    // Each with something that it asks once it is connected.
+    let commands: [(&[&str], &str); 4] = [
+        (&["status"], "FROM pgmorph.attempts"),
+        (&["verify", &plan], "BEGIN READ ONLY"),
+        // The run is complete: it is shown as recorded.
+        (&["plan", &plan], "FROM pgmorph.steps"),
+        (&["snapshot"], "BEGIN ISOLATION LEVEL"),
+    ];
     let faults = [Fault::RequestsVanish, Fault::AnswersVanish];
     let cases = commands
         .iter()
         .flat_map(|command| faults.map(|fault| (*command, fault)));
-    join_all(cases.map(async |(command, fault)| {
+    join_all(cases.map(async |((command, text), fault)| {
         let proxy = stage.server.proxy().await;
         proxy.arm(Strike {
-            // Once it has connected and begins to ask.
-            text: "statement_timeout = 60000".to_owned(),
+            text: text.to_owned(),
             session: "pgmorph",
             fault,
             whose: Whose::This,

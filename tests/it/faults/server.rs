@@ -1,7 +1,7 @@
 //! Every phase while the server ends, or one of its processes does.
 
 use super::stage::{Case, PHASES, Stage, stopped};
-use crate::harness::{Ended, Fault, Running, Strike, TestServer, Whose};
+use crate::harness::{Ended, Fault, Running, Strike, TestServer, WORKER, Whose};
 use futures_util::future::join_all;
 use std::time::Duration;
 
@@ -24,13 +24,15 @@ enum End {
 
 impl End {
     async fn strike(self, server: &TestServer, case: &Case<'_>) {
-        let ours = "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgmorph%'";
+        let ours =
+            "FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pgmorph%'";
         match self {
             Self::Crash => server.crash(),
             Self::Immediate => server.stop_immediately(),
             Self::Fast => server.restart(),
             Self::Backend => {
-                let sql = format!("SELECT pid {ours} ORDER BY state = 'active' DESC, backend_start DESC LIMIT 1");
+                let sql =
+                    format!("SELECT pid {ours} ORDER BY state = 'active' DESC, backend_start DESC LIMIT 1");
                 let Ok(row) = case.database.admin.query_one(&sql, &[]).await else {
                     return;
                 };
@@ -40,7 +42,11 @@ impl End {
                 assert!(status.unwrap().success());
             }
             Self::Terminated | Self::Cancelled => {
-                let how = if matches!(self, Self::Cancelled) { "cancel" } else { "terminate" };
+                let how = if matches!(self, Self::Cancelled) {
+                    "cancel"
+                } else {
+                    "terminate"
+                };
                 let sql = format!("SELECT pg_{how}_backend(pid) {ours}");
                 case.database.admin.batch_execute(&sql).await.unwrap();
             }
@@ -63,7 +69,7 @@ async fn struck(stage: &Stage, (phase, text): (&str, &str), end: End, back: bool
     // Nothing happens to the connection: it only says that it is time.
     case.proxy.arm(Strike {
         text: text.to_owned(),
-        session: "pgmorph",
+        session: WORKER,
         fault: Fault::Delayed(0),
         whose: Whose::This,
     });

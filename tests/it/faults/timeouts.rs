@@ -19,12 +19,20 @@ async fn under_tiny_timeouts(stage: &Stage, set: &str, reset: &str) {
     case.runs_as_owner().await;
     let name = case.database.name.clone();
     let newer = stage.server.major() >= 17;
-    let timeouts = || TIMEOUTS.into_iter().filter(|name| newer || *name != "transaction_timeout");
+    let timeouts = || {
+        TIMEOUTS
+            .into_iter()
+            .filter(|name| newer || *name != "transaction_timeout")
+    };
     for timeout in timeouts() {
         let sql = set.replace(":db", &name).replace(":timeout", timeout);
         case.database.admin.batch_execute(&sql).await.unwrap();
     }
-    case.database.admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    case.database
+        .admin
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
     let story = set.to_owned();
     let (url, plan) = (case.url(), stage.plan());
     for arguments in [&["plan", plan.as_str()][..], &["status"], &["snapshot"]] {
@@ -38,7 +46,11 @@ async fn under_tiny_timeouts(stage: &Stage, set: &str, reset: &str) {
         let sql = reset.replace(":db", &name).replace(":timeout", timeout);
         case.database.admin.batch_execute(&sql).await.unwrap();
     }
-    case.database.admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    case.database
+        .admin
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
     case.is_done(&story, Duration::ZERO).await;
 }
 
@@ -54,7 +66,10 @@ async fn do_not_count_in_our_sessions() {
         }
     }
     for (set, reset) in [
-        ("ALTER ROLE owner SET :timeout = '50ms'", "ALTER ROLE owner RESET :timeout"),
+        (
+            "ALTER ROLE owner SET :timeout = '50ms'",
+            "ALTER ROLE owner RESET :timeout",
+        ),
         (
             "ALTER DATABASE :db SET :timeout = '50ms'",
             "ALTER DATABASE :db RESET :timeout",
@@ -63,7 +78,10 @@ async fn do_not_count_in_our_sessions() {
             "ALTER ROLE owner IN DATABASE :db SET :timeout = '50ms'",
             "ALTER ROLE owner IN DATABASE :db RESET :timeout",
         ),
-        ("ALTER SYSTEM SET :timeout = '50ms'", "ALTER SYSTEM RESET :timeout"),
+        (
+            "ALTER SYSTEM SET :timeout = '50ms'",
+            "ALTER SYSTEM RESET :timeout",
+        ),
     ] {
         under_tiny_timeouts(&stage, set, reset).await;
     }

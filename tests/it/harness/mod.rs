@@ -16,7 +16,7 @@ pub use database::{Database, Recorder};
 pub use dump::schema_dump;
 pub use noise::{connect, measure as measure_noise};
 pub use program::{Ended, Running, pgmorph};
-pub use proxy::{Fault, Proxy, Strike, Whose};
+pub use proxy::{Fault, Proxy, Strike, WORKER, Whose};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
 pub use tap::{Stroke, Tap};
