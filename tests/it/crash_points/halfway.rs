@@ -67,10 +67,11 @@ async fn what_was_half_done_outside_a_transaction_is_undone() {
     // The undo finds nothing where the statement was not even begun.
     let database = Database::create(&server, SETUP).await;
     let plan = database.planned(BUILD).await;
-    let taken = "CREATE INDEX own ON orders (id)";
+    let taken = "CREATE TABLE own ()";
     database.admin.batch_execute(taken).await.unwrap();
-    database.apply(&plan, Phase::Contract).await.unwrap_err();
-    database.admin.batch_execute("DROP INDEX own").await.unwrap();
+    let error = database.apply(&plan, Phase::Contract).await.unwrap_err();
+    assert_eq!(error.sqlstate.as_deref(), Some("42P07"));
+    database.admin.batch_execute("DROP TABLE own").await.unwrap();
     database.rollback(&plan).await.unwrap();
     assert_eq!(indexes(&database).await, ["by_note", "orders_pkey"]);
     database.drop().await;
