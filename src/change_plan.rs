@@ -19,6 +19,9 @@ use std::fmt;
 /// Nodes in one file at most: far above any real plan, far below what an alias bomb makes.
 const NODES_MAX: usize = 20_000;
 
+/// Lists and maps within each other at most. Reading them takes stack, of which a thread has 2 MB.
+const DEPTH_MAX: usize = 24;
+
 /// Bytes of all values at most, those that aliases repeat counted again.
 const SCALAR_BYTES_MAX: usize = 8 << 20;
 
@@ -403,7 +406,11 @@ fn tree(source: &str) -> Result<Node, Diagnostic> {
     let mut options = serde_saphyr::options! { strict_booleans: true };
     // Duplicates pass here, so that they are reported together with everything else.
     options.duplicate_keys = DuplicateKeyPolicy::LastWins;
-    options.budget = serde_saphyr::budget! { max_nodes: NODES_MAX, max_total_scalar_bytes: SCALAR_BYTES_MAX };
+    options.budget = serde_saphyr::budget! {
+        max_nodes: NODES_MAX,
+        max_depth: DEPTH_MAX,
+        max_total_scalar_bytes: SCALAR_BYTES_MAX,
+    };
     options.with_snippet = false;
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options) {
         Ok(raw) => Ok(raw_node(source, raw)),

@@ -13,9 +13,9 @@ use std::path::Path;
 /// Bytes of a change plan at most: far above what anybody writes by hand.
 pub const CHANGE_PLAN_BYTES_MAX: u64 = 4 << 20;
 /// Bytes of a saved execution plan at most.
-pub const EXECUTION_PLAN_BYTES_MAX: u64 = 256 << 20;
-/// Bytes of a catalog snapshot at most; 20,000 tables with 100,000 indexes take a tenth of it.
-pub const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+pub const EXECUTION_PLAN_BYTES_MAX: u64 = 128 << 20;
+/// Bytes of a catalog snapshot at most; 20,000 tables with 100,000 indexes take a fraction of it.
+pub const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 
 /// The text of a file that may be a device or a pipe without an end. A byte order mark in front of it is left out.
 ///

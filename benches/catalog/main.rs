@@ -180,7 +180,9 @@ async fn main() {
         scene.grow(there, tables.max(50)).await;
         eprintln!("{} tables made in {:.0?}", tables, began.elapsed());
         if there == 0 {
-            scene.run(&["apply", "plan.yaml", "--yes", "--quiet"]).await;
+            scene
+                .run(&["apply", "plan.yaml", "--yes", "--quiet", "--through", "contract"])
+                .await;
         }
         there = tables.max(50);
         for command in [

@@ -74,6 +74,7 @@ impl LoadError {
             {
                 LoadErrorKind::Changed
             }
+            Some(code) if *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE => LoadErrorKind::Encoding,
             Some(code) if code.code().starts_with("08") || code.code().starts_with("57P") => {
                 LoadErrorKind::Connection
             }

@@ -135,10 +135,7 @@ fn every_change_is_refused() {
     }
     let mut changes = 0;
     for (class, pointers) in &classes {
-        // Two of each class: the first and the last.
-        let mut pointers = vec![&pointers[0], &pointers[pointers.len() - 1]];
-        pointers.dedup();
-        for pointer in pointers {
+        for pointer in pointers.last() {
             for other in others(plan.pointer(pointer).unwrap()) {
                 let mut tampered = plan.clone();
                 *tampered.pointer_mut(pointer).unwrap() = other.clone();

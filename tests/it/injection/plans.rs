@@ -88,7 +88,7 @@ changes:
   - add_column: {{table: {table}, column: {added}, type: text, default: {default}, not_null: true}}
   - add_foreign_key: {{table: {other}, name: {key}, columns: [{number}], references: {{table: {table}, columns: [id]}}}}
   - drop_column: {{table: {table}, column: {gone}}}
-  - create_view: {{name: {view}, query: {query}}}
+  - create_view: {{name: {view}, select: {query}}}
   - sql: {{summary: {summary}, run: SELECT 1, no_undo: {summary}, phase: expand}}
 after:
   - {{name: {summary}, query: SELECT 1 WHERE false}}
@@ -112,14 +112,22 @@ settings: {{small_table: 0}}
 changes:
   - sync: {{name: {sync}, from: {table}, into: {other}, key: [id], columns: {{{number}: {value}}}}}
   - replace_index: {{name: {index}, table: {table}, columns: [{text}, {number}]}}
-  - snapshot_table: {{name: {copy}, from: {table}, columns: {{id: id, {text}: {value}}}}}
-  - rename_column: {{table: {other}, column: {number}, to: {renamed}}}
+  - snapshot_table: {{name: {copy}, from: {table}, columns: {{id: id, {text}: {copied}}}}}
 ",
             sync = self.yaml(16),
             value = serde_json::Value::from(format!("{}.{}", self.id(1), self.id(3))).to_string(),
             index = self.yaml(7),
+            copied = serde_json::Value::from(self.id(3)).to_string(),
             copy = self.relation(17),
-            renamed = self.yaml(18),
+        )
+    }
+}
+
+impl Names<'_> {
+    fn third_plan(&self) -> String {
+        let [other, number, renamed] = [self.relation(2), self.yaml(3), self.yaml(18)];
+        format!(
+            "name: renamed\nchanges:\n  - rename_column: {{table: {other}, column: {number}, to: {renamed}}}\n"
         )
     }
 }
@@ -213,6 +221,8 @@ async fn nasty(number: usize) {
     whole_life(&database, &what, &names.plan()).await;
     let database = Database::create(&server, &names.setup()).await;
     whole_life(&database, &what, &names.second_plan()).await;
+    let database = Database::create(&server, &names.setup()).await;
+    whole_life(&database, &what, &names.third_plan()).await;
     script_runs(&server, &names, &what).await;
 }
 

@@ -80,7 +80,14 @@ async fn round_trips_do_not_grow_with_the_tables() {
         .replace("t0001", "t0003");
     std::fs::write(scene.path("other.yaml"), other).unwrap();
     scene
-        .asks(&["apply", &scene.path("plan.yaml"), "--yes", "--quiet"])
+        .asks(&[
+            "apply",
+            &scene.path("plan.yaml"),
+            "--yes",
+            "--quiet",
+            "--through",
+            "contract",
+        ])
         .await;
     let few = scene.all().await;
     scene
