@@ -57,6 +57,9 @@ pub struct Global {
         value_name = "URL"
     )]
     pub url: Option<String>,
+    /// Act as this role in every session, as after SET ROLE: it owns what is made, and its privileges count
+    #[arg(long, global = true, env = "PGMORPH_ROLE", value_name = "ROLE")]
+    pub role: Option<String>,
     /// The URL stands on the command line: it is meant by this very call.
     #[arg(skip)]
     pub url_given: bool,
@@ -256,11 +259,13 @@ impl Global {
 
     fn settings(&self) -> Result<ConnectionSettings, Error> {
         let env = |name: &str| std::env::var(name).ok();
-        Ok(ConnectionSettings::resolve(self.url.as_deref(), &env)?)
+        let role = self.role.as_deref().filter(|role| !role.is_empty());
+        Ok(ConnectionSettings::resolve(self.url.as_deref(), &env)?.acting_as(role))
     }
 
     /// A session that only looks: nothing it does may wait for long.
     async fn observer(&self, settings: &ConnectionSettings) -> Result<Session, Error> {
+        settings.refuse_transaction_pooling().await?;
         let session = settings.connect("pgmorph").await?;
         session
             .client

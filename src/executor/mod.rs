@@ -154,7 +154,7 @@ impl Executor {
         let mut setup = worker_setup();
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
-        let observers = settings.pool(
+        let observers = observing(settings, &lock).await?.pool(
             "pgmorph observer",
             POOL_SIZE,
             vec!["SET statement_timeout = '5s'".into()],
@@ -604,6 +604,17 @@ fn worker_setup() -> Vec<String> {
         "SET statement_timeout = '30s'".to_owned(),
         unlimited.to_owned(),
     ]
+}
+
+/// Who looks on does so as the login itself: our sessions are its own, so that it sees and may cancel them, and it may be
+/// allowed more, like `pg_monitor`. Unless it does not inherit what its role may see.
+async fn observing(settings: &ConnectionSettings, lock: &Session) -> Result<ConnectionSettings, Error> {
+    let sql = "SELECT pg_has_role(session_user, current_user, 'USAGE')";
+    let row = lock.client.query_one(sql, &[]).await;
+    let inherits: bool = row
+        .map_err(|error| Error::postgres(ErrorKind::Connection, "asking what the login inherits", error))?
+        .get(0);
+    Ok(if inherits { settings.acting_as(None) } else { settings.clone() })
 }
 
 async fn refuse_read_only(lock: &Session) -> Result<(), Error> {

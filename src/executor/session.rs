@@ -392,7 +392,9 @@ impl Runner {
 
     pub(super) async fn cancel(&self, pid: i32) {
         if let Ok(observer) = self.observers.get().await {
-            let _ = observer.execute("SELECT pg_cancel_backend($1)", &[&pid]).await;
+            // Our sessions are those of the login, whatever role they act as.
+            let sql = format!("SET ROLE NONE; SELECT pg_cancel_backend({pid})");
+            let _ = observer.batch_execute(&sql).await;
         }
     }
 

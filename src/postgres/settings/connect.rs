@@ -8,16 +8,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode as Negotiated;
+use tokio_postgres::config::{SslMode as Negotiated, SslNegotiation};
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::tls::TlsStream;
-use tokio_postgres::{AsyncMessage, Client, Config, Connection, Socket};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::arrival::{self, Role};
+use super::auth::{Guard, Guarded, Inside};
 use super::cancel::CancelHandle;
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
+use super::socket::Socket;
 use super::{ConnectionSettings, Endpoint, Host, SslMode, Wanted};
 
 /// So many notices are kept until they are taken; older ones go first.
@@ -122,6 +126,25 @@ impl Connector {
     }
 
     pub(super) async fn open(&self) -> Result<Opened, ConnectError> {
+        let opened = self.found().await?;
+        let client = &opened.session.client;
+        let target = self.settings.redacted();
+        let asked = async {
+            if let Some(options) = &self.settings.startup_options {
+                arrival::refuse_lost_options(client, options, &target).await?;
+            }
+            match &self.settings.role {
+                Some(role) => arrival::act_as(client, role, &target).await,
+                None => Ok(()),
+            }
+        };
+        within(self.settings.connect_timeout, asked)
+            .await
+            .unwrap_or_else(|| Err(ConnectError::new(ConnectErrorKind::Unreachable, &target, "timed out")))?;
+        Ok(opened)
+    }
+
+    async fn found(&self) -> Result<Opened, ConnectError> {
         let mut endpoints = self.settings.endpoints.clone();
         if self.settings.shuffled {
             endpoints.shuffle(&mut rand::rng());
@@ -171,7 +194,7 @@ impl Connector {
         let target = self.settings.redacted_for(std::slice::from_ref(endpoint));
         let mut last = None;
         for address in self.addresses(endpoint, &target).await? {
-            match self.negotiated(&address, endpoint, &target).await {
+            match self.negotiated(&address, endpoint, &target, wanted).await {
                 Ok((opened, role)) if role.is(wanted) => return Ok(opened),
                 Ok((_, role)) => {
                     last = Some(ConnectError::new(
@@ -238,6 +261,7 @@ impl Connector {
         address: &Address,
         endpoint: &Endpoint,
         target: &str,
+        wanted: Wanted,
     ) -> Result<(Opened, Role), ConnectError> {
         let (first, second) = match (address, self.settings.tls.mode) {
             (Address::Unix { .. }, _) | (_, SslMode::Disable) => (Negotiated::Disable, None),
@@ -245,7 +269,7 @@ impl Connector {
             (_, SslMode::Prefer) => (Negotiated::Prefer, Some(Negotiated::Disable)),
             _ => (Negotiated::Require, None),
         };
-        let error = match self.attempt(address, endpoint, first, target).await {
+        let error = match self.attempt(address, endpoint, first, target, wanted).await {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
@@ -257,7 +281,7 @@ impl Connector {
         };
         match second {
             Some(second) if other_way_may_help => self
-                .attempt(address, endpoint, second, target)
+                .attempt(address, endpoint, second, target, wanted)
                 .await
                 .map_err(|_| error),
             _ => Err(error),
@@ -270,23 +294,55 @@ impl Connector {
         endpoint: &Endpoint,
         mode: Negotiated,
         target: &str,
+        wanted: Wanted,
     ) -> Result<(Opened, Role), ConnectError> {
-        let config = self.config(address, endpoint, mode);
-        let connecting = Box::pin(config.connect(self.tls.clone()));
-        let (client, connection) = within(self.settings.connect_timeout, connecting)
+        let attempt = Box::pin(self.one_attempt(address, endpoint, mode, target, wanted));
+        within(self.settings.connect_timeout, attempt)
             .await
-            .ok_or_else(|| ConnectError::new(ConnectErrorKind::Unreachable, target, "timed out"))?
-            .map_err(|error| ConnectError::from_postgres(&error, target))?;
+            .unwrap_or_else(|| Err(ConnectError::new(ConnectErrorKind::Unreachable, target, "timed out")))
+    }
+
+    async fn one_attempt(
+        &self,
+        address: &Address,
+        endpoint: &Endpoint,
+        mode: Negotiated,
+        target: &str,
+        wanted: Wanted,
+    ) -> Result<(Opened, Role), ConnectError> {
+        let failed = |error| ConnectError::from_postgres(&error, target);
+        let socket = Socket::open(address, self.settings.tcp)
+            .await
+            .map_err(|error| ConnectError::new(ConnectErrorKind::Unreachable, target, reason(&error)))?;
+        self.refuse_other_peer(&socket, target)?;
+        let negotiates =
+            mode != Negotiated::Disable && self.settings.tls.negotiation == SslNegotiation::Postgres;
+        let allowed = self.settings.allowed.as_ref();
+        let guard = allowed.map(|allowed| Guard::new(allowed, target, negotiates));
+        let name = match address {
+            Address::Tcp { name, .. } => name.as_str(),
+            Address::Unix { .. } => "localhost",
+        };
+        let mut tls = self.tls.clone();
+        let tls = MakeTlsConnect::<Guarded<Socket>>::make_tls_connect(&mut tls, name)
+            .map_err(|error| ConnectError::new(ConnectErrorKind::Tls, target, error.to_string()))?;
+        let config = self.config(endpoint, mode);
+        let (client, connection) = config
+            .connect_raw(Guarded::new(socket, guard), Inside(tls))
+            .await
+            .map_err(failed)?;
         let cancel = CancelHandle::new(
             client.cancel_token(),
             self.tls.clone(),
             address.clone(),
+            self.settings.tcp,
             self.settings.connect_timeout,
             target,
         );
         let role = Role::of(&connection);
         let notices = Notices::default();
         let driver = tokio::spawn(drive(connection, notices.clone()));
+        let role = role.completed(&client, wanted).await.map_err(failed)?;
         Ok((
             Opened {
                 session: Session {
@@ -300,34 +356,31 @@ impl Connector {
         ))
     }
 
-    fn config(&self, address: &Address, endpoint: &Endpoint, mode: Negotiated) -> Config {
+    /// `requirepeer`: over a Unix socket, whose process it is that listens.
+    fn refuse_other_peer(&self, socket: &Socket, target: &str) -> Result<(), ConnectError> {
+        let (Some(wanted), Some(found)) = (&self.settings.required_peer, socket.peer()) else {
+            return Ok(());
+        };
+        let refused = |detail| Err(ConnectError::new(ConnectErrorKind::LoginRefused, target, detail));
+        match found {
+            Ok(name) if name == *wanted => Ok(()),
+            Ok(name) => refused(format!(
+                "the server runs as {name}, but requirepeer={wanted} was given"
+            )),
+            Err(error) => refused(format!("who the server runs as is not known: {}", reason(&error))),
+        }
+    }
+
+    fn config(&self, endpoint: &Endpoint, mode: Negotiated) -> Config {
         let settings = &*self.settings;
         let mut config = Config::new();
-        match address {
-            Address::Tcp { name, address, port } => {
-                config.host(name).hostaddr(*address).port(*port);
-            }
-            Address::Unix { directory, port } => {
-                config.host_path(directory).port(*port);
-            }
-        }
         config
             .user(&settings.user)
             .dbname(&settings.dbname)
             .application_name(&self.application_name)
             .channel_binding(settings.channel_binding)
             .ssl_mode(mode)
-            .ssl_negotiation(settings.tls.negotiation)
-            .keepalives(settings.keepalives.is_some());
-        if let Some(keepalives) = settings.keepalives {
-            config
-                .keepalives_idle(keepalives.idle)
-                .keepalives_interval(keepalives.interval)
-                .keepalives_retries(keepalives.count);
-        }
-        if let Some(timeout) = settings.tcp_user_timeout {
-            config.tcp_user_timeout(timeout);
-        }
+            .ssl_negotiation(settings.tls.negotiation);
         if let Some(options) = &settings.startup_options {
             config.options(options);
         }
@@ -346,50 +399,11 @@ pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
     }
 }
 
-/// What the server reported about itself at login (PostgreSQL 14 and later do).
-struct Role {
-    standby: Option<bool>,
-    read_only: Option<bool>,
-}
-
-impl Role {
-    fn of<T: TlsStream + Unpin>(connection: &Connection<Socket, T>) -> Self {
-        let flag = |name| connection.parameter(name).map(|value| value == "on");
-        Self {
-            standby: flag("in_hot_standby"),
-            read_only: flag("default_transaction_read_only"),
-        }
-    }
-
-    fn is(&self, wanted: Wanted) -> bool {
-        let writable = match (self.standby, self.read_only) {
-            (Some(true), _) | (_, Some(true)) => Some(false),
-            (Some(false), Some(false)) => Some(true),
-            _ => None,
-        };
-        match wanted {
-            Wanted::Any | Wanted::PreferStandby => true,
-            Wanted::ReadWrite => writable == Some(true),
-            Wanted::ReadOnly => writable == Some(false),
-            Wanted::Primary => self.standby == Some(false),
-            Wanted::Standby => self.standby == Some(true),
-        }
-    }
-
-    fn mismatch(&self) -> &'static str {
-        match (self.standby, self.read_only) {
-            (None, _) => "it does not say whether it is a standby, which target_session_attrs asks for",
-            (Some(true), _) => "it is a standby, not what target_session_attrs asks for",
-            (_, Some(true)) => "it is read only by default, not what target_session_attrs asks for",
-            _ => "it is a primary, not what target_session_attrs asks for",
-        }
-    }
-}
-
 /// Drives the connection until it ends. How it ended reaches whoever waits for an answer of the client.
-async fn drive<T>(mut connection: Connection<Socket, T>, notices: Notices)
+async fn drive<S, T>(mut connection: Connection<S, T>, notices: Notices)
 where
-    T: TlsStream + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
