@@ -21,6 +21,7 @@ mod input;
 mod interrupts;
 mod lint;
 mod new;
+mod permit;
 mod plan;
 mod resolve;
 mod rollback;
@@ -334,7 +335,14 @@ impl Global {
 
 /// The plan is invalid, unless it is only the server or the role that does not fit it.
 fn kind_of(diagnostics: &[Diagnostic]) -> ErrorKind {
-    const ABOUT_THE_SERVER: [&str; 2] = ["not_owner", "server_too_old"];
+    const ABOUT_THE_SERVER: [&str; 6] = [
+        "not_owner",
+        "server_too_old",
+        "may_not_create",
+        "schema_denied",
+        "missing_privilege",
+        "not_grantable",
+    ];
     if diagnostics
         .iter()
         .all(|diagnostic| ABOUT_THE_SERVER.contains(&diagnostic.code))

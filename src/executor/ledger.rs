@@ -5,7 +5,7 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::plan::{ExecutionPlan, PlannedChange};
-use crate::sql::literal;
+use crate::sql::{ident, literal};
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
 
@@ -223,14 +223,24 @@ pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
 
 /// The version of the ledger that is there.
 async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
-    let sql = "SELECT to_regclass('pgmorph.ledger') IS NOT NULL AND to_regclass('pgmorph.runs') IS NOT NULL";
-    let there: bool = client
+    let sql = "SELECT count(*) = 2 AS there, coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') \
+                AND has_table_privilege(c.oid, 'SELECT')), true) AS readable, \
+                min(pg_get_userbyid(c.relowner)::text) AS owner, current_user::text AS role \
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = 'pgmorph' AND c.relname IN ('ledger', 'runs')";
+    let row = client
         .query_one(sql, &[])
         .await
-        .map_err(failed("looking for the ledger"))?
-        .get(0);
-    if !there {
+        .map_err(failed("looking for the ledger"))?;
+    if !row.get::<_, bool>("there") {
         return Ok(None);
+    }
+    if !row.get::<_, bool>("readable") {
+        let (owner, role): (String, String) = (row.get("owner"), row.get("role"));
+        let message = format!("{role} may not read the ledger, schema pgmorph, which belongs to {owner}");
+        let (granted, to) = (ident(&owner), ident(&role));
+        return Err(Error::new(ErrorKind::Precondition, message)
+            .help(format!("GRANT {granted} TO {to}, and act as that role: --role {owner}")));
     }
     let rows = client
         .query("SELECT version FROM pgmorph.ledger", &[])

@@ -26,6 +26,7 @@ pub mod gate;
 pub mod ledger;
 mod locks;
 pub mod matching;
+pub mod privileges;
 mod retry;
 mod session;
 
