@@ -12,7 +12,11 @@ use tokio_postgres::Client;
 const CODE: &str = "missing_privilege";
 
 /// What is missing for a plan that has nothing else against it.
-pub async fn missing(client: &Client, file: &PlanFile, plan: &ExecutionPlan) -> Result<Vec<Diagnostic>, Error> {
+pub async fn missing(
+    client: &Client,
+    file: &PlanFile,
+    plan: &ExecutionPlan,
+) -> Result<Vec<Diagnostic>, Error> {
     let missing = privileges::missing(client, plan).await?;
     Ok(missing.into_iter().map(|it| complaint(file, it)).collect())
 }
@@ -46,7 +50,9 @@ fn change_of<'a>(file: &'a PlanFile, complaint: &Diagnostic) -> Option<&'a Chang
 }
 
 fn complaint(file: &PlanFile, missing: Missing) -> Diagnostic {
-    let change = missing.change.and_then(|number| file.plan.changes.get(number.checked_sub(1)?));
+    let change = missing
+        .change
+        .and_then(|number| file.plan.changes.get(number.checked_sub(1)?));
     let complaint = Diagnostic::new(CODE, missing.message).help(missing.mend);
     match change {
         Some(change) => complaint.at(change.span),

@@ -239,8 +239,9 @@ async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
         let (owner, role): (String, String) = (row.get("owner"), row.get("role"));
         let message = format!("{role} may not read the ledger, schema pgmorph, which belongs to {owner}");
         let (granted, to) = (ident(&owner), ident(&role));
-        return Err(Error::new(ErrorKind::Precondition, message)
-            .help(format!("GRANT {granted} TO {to}, and act as that role: --role {owner}")));
+        return Err(Error::new(ErrorKind::Precondition, message).help(format!(
+            "GRANT {granted} TO {to}, and act as that role: --role {owner}"
+        )));
     }
     let rows = client
         .query("SELECT version FROM pgmorph.ledger", &[])

@@ -615,7 +615,11 @@ async fn observing(settings: &ConnectionSettings, lock: &Session) -> Result<Conn
     let inherits: bool = row
         .map_err(|error| Error::postgres(ErrorKind::Connection, "asking what the login inherits", error))?
         .get(0);
-    Ok(if inherits { settings.acting_as(None) } else { settings.clone() })
+    Ok(if inherits {
+        settings.acting_as(None)
+    } else {
+        settings.clone()
+    })
 }
 
 async fn refuse_read_only(lock: &Session) -> Result<(), Error> {

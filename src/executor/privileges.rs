@@ -36,7 +36,9 @@ pub async fn missing(client: &Client, plan: &ExecutionPlan) -> Result<Vec<Missin
         found.extend(ledger(client).await?);
     }
     client
-        .batch_execute("BEGIN READ ONLY; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '10s'")
+        .batch_execute(
+            "BEGIN READ ONLY; SET LOCAL lock_timeout = '200ms'; SET LOCAL statement_timeout = '10s'",
+        )
         .await
         .map_err(failed)?;
     let asked = Box::pin(denied(client, plan)).await;
@@ -72,7 +74,9 @@ pub async fn ledger(client: &Client) -> Result<Option<Missing>, Error> {
         (None, _) if row.get("may_make_it") => None,
         (None, _) => Some(Missing {
             change: None,
-            message: format!("{role} may not create schema pgmorph, the place of the ledger, in database {database}"),
+            message: format!(
+                "{role} may not create schema pgmorph, the place of the ledger, in database {database}"
+            ),
             mend: format!(
                 "GRANT CREATE ON DATABASE {place} TO {quoted}, or CREATE SCHEMA pgmorph AUTHORIZATION {quoted}"
             ),
@@ -82,8 +86,13 @@ pub async fn ledger(client: &Client) -> Result<Option<Missing>, Error> {
             let owner = writer.unwrap_or(owner);
             Some(Missing {
                 change: None,
-                message: format!("{role} may not write to the ledger, schema pgmorph, which belongs to {owner}"),
-                mend: format!("GRANT {} TO {quoted}, and act as that role: --role {owner}", ident(&owner)),
+                message: format!(
+                    "{role} may not write to the ledger, schema pgmorph, which belongs to {owner}"
+                ),
+                mend: format!(
+                    "GRANT {} TO {quoted}, and act as that role: --role {owner}",
+                    ident(&owner)
+                ),
             })
         }
     })
@@ -140,11 +149,19 @@ fn statements(work: &Work) -> Vec<String> {
 async fn denied(client: &Client, plan: &ExecutionPlan) -> Result<Vec<Missing>, Error> {
     let mut found: Vec<Missing> = Vec::new();
     for Asked { change, what, sql } in asked(plan) {
-        client.batch_execute("SAVEPOINT pgmorph_asked").await.map_err(failed)?;
+        client
+            .batch_execute("SAVEPOINT pgmorph_asked")
+            .await
+            .map_err(failed)?;
         // The extended protocol takes one statement only. What is not there yet, or locked, is nothing that is forbidden.
         let explained = client.execute_typed(&format!("EXPLAIN {sql}"), &[]).await;
-        client.batch_execute("ROLLBACK TO SAVEPOINT pgmorph_asked").await.map_err(failed)?;
-        let refusal = explained.err().filter(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+        client
+            .batch_execute("ROLLBACK TO SAVEPOINT pgmorph_asked")
+            .await
+            .map_err(failed)?;
+        let refusal = explained
+            .err()
+            .filter(|error| error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE));
         let Some(refusal) = refusal.as_ref().and_then(tokio_postgres::Error::as_db_error) else {
             continue;
         };
@@ -158,8 +175,15 @@ async fn denied(client: &Client, plan: &ExecutionPlan) -> Result<Vec<Missing>, E
         }
         for lack in lacks {
             let message = format!("{what}: {}", lack.message);
-            if !found.iter().any(|known| known.mend == lack.mend && known.change == change) {
-                found.push(Missing { change, message, ..lack });
+            if !found
+                .iter()
+                .any(|known| known.mend == lack.mend && known.change == change)
+            {
+                found.push(Missing {
+                    change,
+                    message,
+                    ..lack
+                });
             }
         }
     }
@@ -214,7 +238,10 @@ fn lack(row: &Row) -> Missing {
 /// As one error, for a plan that has no file to point into.
 pub fn refusal(missing: &[Missing]) -> Error {
     let lines = missing.iter().map(|it| format!("{}: {}", it.message, it.mend));
-    Error::new(ErrorKind::Precondition, "the role lacks privileges; nothing was changed")
-        .details(lines)
-        .help("let the owners or an administrator grant them, then run the same command again")
+    Error::new(
+        ErrorKind::Precondition,
+        "the role lacks privileges; nothing was changed",
+    )
+    .details(lines)
+    .help("let the owners or an administrator grant them, then run the same command again")
 }

@@ -325,13 +325,29 @@ impl Grant {
                     .iter()
                     .any(|it| it.grantable && it.privilege == *privilege && role.acts_as(&it.grantee))
             };
-            let lacks: Vec<&str> = wanted.iter().filter(|it| !given(it)).map(String::as_str).collect();
+            let lacks: Vec<&str> = wanted
+                .iter()
+                .filter(|it| !given(it))
+                .map(String::as_str)
+                .collect();
             if role.acts_as(owner) || lacks.is_empty() || catalog.schemas.is_empty() {
                 return None;
             }
-            let message = format!("{name} belongs to {owner}, and {} may not pass on {}", role.name, lacks.join(", "));
-            let mend = format!("GRANT {} ON {name} TO {} WITH GRANT OPTION", lacks.join(", "), ident(&role.name));
-            Some(Diagnostic::new("not_grantable", message).at(object.span).help(mend))
+            let message = format!(
+                "{name} belongs to {owner}, and {} may not pass on {}",
+                role.name,
+                lacks.join(", ")
+            );
+            let mend = format!(
+                "GRANT {} ON {name} TO {} WITH GRANT OPTION",
+                lacks.join(", "),
+                ident(&role.name)
+            );
+            Some(
+                Diagnostic::new("not_grantable", message)
+                    .at(object.span)
+                    .help(mend),
+            )
         };
         match self.kind {
             Kind::Table => self.objects.iter().filter_map(complaint).collect(),

@@ -189,14 +189,12 @@ impl<'a> Context<'a> {
                 "{} belongs to {}, not to {}",
                 name.value, table.owner, self.now.role.name
             );
-            return Err(Diagnostic::new("not_owner", message)
-                .at(name.span)
-                .help(format!(
-                    "connect as {0}, or as a member of that role: GRANT {1} TO {2}",
-                    table.owner,
-                    crate::sql::ident(&table.owner),
-                    crate::sql::ident(&self.now.role.name)
-                )));
+            return Err(Diagnostic::new("not_owner", message).at(name.span).help(format!(
+                "connect as {0}, or as a member of that role: GRANT {1} TO {2}",
+                table.owner,
+                crate::sql::ident(&table.owner),
+                crate::sql::ident(&self.now.role.name)
+            )));
         }
         Ok(table)
     }
@@ -324,7 +322,11 @@ fn accepted<'a, T>(
                 "PostgreSQL does not accept this: {} (SQLSTATE {})",
                 error.message, error.sqlstate
             );
-            let code = if error.sqlstate == INSUFFICIENT_PRIVILEGE { "missing_privilege" } else { "refused_by_server" };
+            let code = if error.sqlstate == INSUFFICIENT_PRIVILEGE {
+                "missing_privilege"
+            } else {
+                "refused_by_server"
+            };
             let diagnostic = Diagnostic::new(code, message).at(span);
             Err(match &error.hint {
                 Some(hint) => diagnostic.help(hint.clone()),

@@ -21,7 +21,10 @@ fn program() -> Option<PathBuf> {
         .map(|folder| Path::new(folder).join("pgbouncer"))
         .find(|path| path.exists());
     let required = std::env::var("PGMORPH_PGBOUNCER").is_ok_and(|text| text == "required");
-    assert!(found.is_some() || !required, "no pgbouncer: apt-get install pgbouncer");
+    assert!(
+        found.is_some() || !required,
+        "no pgbouncer: apt-get install pgbouncer"
+    );
     if found.is_none() {
         eprintln!("NOT TESTED: pgbouncer is not installed");
     }
@@ -40,7 +43,11 @@ impl Bouncer {
         let at = directory.path();
         fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
         own(at);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let url = database.server.url("", "");
         let socket = url.split_once("host=").unwrap().1.replace("&port", " port");
         let dir = at.display();
@@ -49,9 +56,17 @@ impl Bouncer {
              auth_type=trust\nauth_file={dir}/users\nlogfile={dir}/log\nmax_client_conn=100\ndefault_pool_size=40\n{settings}\n"
         );
         fs::write(at.join("bouncer.ini"), text).unwrap();
-        fs::write(at.join("users"), format!("\"postgres\" \"\"\n\"{}\" \"\"\n", database.user)).unwrap();
+        fs::write(
+            at.join("users"),
+            format!("\"postgres\" \"\"\n\"{}\" \"\"\n", database.user),
+        )
+        .unwrap();
         let mut command = Command::new(program);
-        command.arg("-q").arg(at.join("bouncer.ini")).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("-q")
+            .arg(at.join("bouncer.ini"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Some((uid, gid)) = server_user() {
             command.uid(uid).gid(gid);
         }
@@ -60,12 +75,18 @@ impl Bouncer {
             port,
             directory,
         };
-        until("pgbouncer listens", async || TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        until("pgbouncer listens", async || {
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        })
+        .await;
         bouncer
     }
 
     fn url(&self, database: &Database<'_>, more: &str) -> String {
-        format!("postgresql://{}@127.0.0.1:{}/{}?{more}", database.user, self.port, database.name)
+        format!(
+            "postgresql://{}@127.0.0.1:{}/{}?{more}",
+            database.user, self.port, database.name
+        )
     }
 
     fn log(&self) -> String {
@@ -152,7 +173,11 @@ async fn pools_of_transactions_and_of_statements_are_refused() {
             let ended = pgmorph(&url, &arguments).await;
             assert_eq!(ended.code, Some(5), "{mode} {arguments:?}: {ended:?}");
             for part in ["transaction-pooling proxy", "session mode", "locks and settings"] {
-                assert!(ended.stderr.contains(part), "{mode} {arguments:?}: {}", ended.stderr);
+                assert!(
+                    ended.stderr.contains(part),
+                    "{mode} {arguments:?}: {}",
+                    ended.stderr
+                );
             }
         }
         // A second user of the same pool finds a server session as it was.
@@ -181,7 +206,11 @@ async fn a_pool_of_sessions_is_as_good_as_the_server() {
     done(&["plan", &plan]).await;
     done(&["apply", &plan, "--yes"]).await;
     let verified = pgmorph(&url, &["verify", &plan]).await.expect(1);
-    assert!(verified.stdout.contains("contract pending"), "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains("contract pending"),
+        "{}",
+        verified.stdout
+    );
     done(&["rollback", &plan, "--yes"]).await;
     assert_eq!(database.leftovers().await, Vec::<String>::new());
 
@@ -189,7 +218,9 @@ async fn a_pool_of_sessions_is_as_good_as_the_server() {
     let apply = ["apply", build.as_str(), "--yes"];
     for (signal, code) in [("INT", Some(130)), ("KILL", None)] {
         let old = server.connect(&database.name).await;
-        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            .await
+            .unwrap();
         let running = Running::start(&url, &apply);
         until("the build waits", async || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE INDEX%'";
@@ -210,7 +241,10 @@ async fn a_pool_of_sessions_is_as_good_as_the_server() {
 
     // Killed in a backfill.
     let holder = server.connect(&database.name).await;
-    holder.batch_execute("BEGIN; SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE").await.unwrap();
+    holder
+        .batch_execute("BEGIN; SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE")
+        .await
+        .unwrap();
     let mut running = Running::start(&url, &["apply", &plan, "--yes"]);
     running.says_or_ends("widen_column-fill begun").await;
     running.signal("KILL").await;
@@ -233,14 +267,28 @@ async fn options_that_do_not_pass_are_not_missed_in_silence() {
     let server = TestServer::start(&[]);
     let database = database(&server).await;
     let strict = Bouncer::start(&program, &database, "pool_mode=session").await;
-    let lenient =
-        Bouncer::start(&program, &database, "pool_mode=session\nignore_startup_parameters=options").await;
+    let lenient = Bouncer::start(
+        &program,
+        &database,
+        "pool_mode=session\nignore_startup_parameters=options",
+    )
+    .await;
     let options = "options=-c%20lock_timeout%3D7s%20-crole%3Dx";
-    let ended = pgmorph(&strict.url(&database, options), &["status"]).await.expect(5);
-    assert!(ended.stderr.contains("does not take every startup parameter"), "{}", ended.stderr);
-    let ended = pgmorph(&lenient.url(&database, options), &["status"]).await.expect(5);
+    let ended = pgmorph(&strict.url(&database, options), &["status"])
+        .await
+        .expect(5);
     assert!(
-        ended.stderr.contains("a proxy did not pass on what `options` sets: lock_timeout, role"),
+        ended.stderr.contains("does not take every startup parameter"),
+        "{}",
+        ended.stderr
+    );
+    let ended = pgmorph(&lenient.url(&database, options), &["status"])
+        .await
+        .expect(5);
+    assert!(
+        ended
+            .stderr
+            .contains("a proxy did not pass on what `options` sets: lock_timeout, role"),
         "{}",
         ended.stderr
     );

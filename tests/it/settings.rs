@@ -161,7 +161,11 @@ impl Drop for Cluster {
 
 /// A file's, and on Linux one of an abstract name.
 fn sockets(at: &Path, port: u16) -> String {
-    let abstract_name = if cfg!(target_os = "linux") { format!(", @pgmorph-{port}") } else { String::new() };
+    let abstract_name = if cfg!(target_os = "linux") {
+        format!(", @pgmorph-{port}")
+    } else {
+        String::new()
+    };
     format!("{}{abstract_name}", at.display())
 }
 

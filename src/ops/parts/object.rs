@@ -57,7 +57,7 @@ impl Making {
 pub fn schema_complaint(context: &Context<'_>, schema: &str, span: Span) -> Option<Diagnostic> {
     match context.catalog.schemas.get(schema) {
         Some(schema) if schema.may_create => None,
-        Some(found) => {
+        Some(_) => {
             let role = &context.now.role.name;
             let message = format!("{role} may not create anything in schema `{schema}`");
             let help = format!("GRANT CREATE ON SCHEMA {} TO {}", ident(schema), ident(role));

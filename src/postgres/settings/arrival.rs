@@ -92,7 +92,9 @@ pub(super) async fn act_as(client: &Client, role: &str, target: &str) -> Result<
         return Ok(());
     };
     // The member without the right to SET ROLE, the stranger, and the name that nobody has.
-    let refused = error.code().is_some_and(|code| ["42501", "22023", "42704"].contains(&code.code()));
+    let refused = error
+        .code()
+        .is_some_and(|code| ["42501", "22023", "42704"].contains(&code.code()));
     let error = ConnectError::from_postgres(&error, target);
     Err(if refused {
         error.of_kind(ConnectErrorKind::RoleRefused)
@@ -102,7 +104,11 @@ pub(super) async fn act_as(client: &Client, role: &str, target: &str) -> Result<
 }
 
 /// Options of the startup packet that did not arrive: a proxy may drop them without a word.
-pub(super) async fn refuse_lost_options(client: &Client, text: &str, target: &str) -> Result<(), ConnectError> {
+pub(super) async fn refuse_lost_options(
+    client: &Client,
+    text: &str,
+    target: &str,
+) -> Result<(), ConnectError> {
     let names = parameters(text);
     if names.is_empty() {
         return Ok(());
@@ -171,7 +177,10 @@ mod tests {
 
     #[test]
     fn the_role_is_quoted() {
-        assert_eq!(role_sql(Some("a\"; DROP ROLE b")), "SET ROLE \"a\"\"; DROP ROLE b\"");
+        assert_eq!(
+            role_sql(Some("a\"; DROP ROLE b")),
+            "SET ROLE \"a\"\"; DROP ROLE b\""
+        );
         assert_eq!(role_sql(None), "RESET ROLE");
     }
 }

@@ -62,7 +62,9 @@ impl Allowed {
                 return Err(SettingsError::Conflict(what.to_owned()));
             }
             if named.contains(method) {
-                return Err(SettingsError::Conflict(format!("require_auth names {name} twice")));
+                return Err(SettingsError::Conflict(format!(
+                    "require_auth names {name} twice"
+                )));
             }
             named.push(*method);
         }
@@ -164,7 +166,10 @@ impl Guard {
             (_, Some((name, _))) => format!("asks for {name} authentication"),
             (_, None) => "asks for unknown authentication".to_owned(),
         };
-        let detail = format!("the server {what}, but require_auth={} was given", self.allowed.text);
+        let detail = format!(
+            "the server {what}, but require_auth={} was given",
+            self.allowed.text
+        );
         Err(io::Error::other(ConnectError::new(
             ConnectErrorKind::LoginRefused,
             &self.target,
@@ -277,10 +282,22 @@ mod tests {
     fn only_what_is_allowed_is_answered() {
         let notice = message(b'N', b"SNOTICE\0\0");
         for (allowed, asked, expected) in [
-            ("scram-sha-256", vec![request(10), request(11), request(12), request(0)], None),
-            ("scram-sha-256", vec![notice, request(3)], Some("asks for password")),
+            (
+                "scram-sha-256",
+                vec![request(10), request(11), request(12), request(0)],
+                None,
+            ),
+            (
+                "scram-sha-256",
+                vec![notice, request(3)],
+                Some("asks for password"),
+            ),
             ("scram-sha-256,md5", vec![request(5), request(0)], None),
-            ("scram-sha-256", vec![request(0)], Some("without asking who we are")),
+            (
+                "scram-sha-256",
+                vec![request(0)],
+                Some("without asking who we are"),
+            ),
             ("none", vec![request(0)], None),
             ("none", vec![request(10)], Some("asks for scram-sha-256")),
             ("!password, !md5", vec![request(5)], Some("asks for md5")),
@@ -293,7 +310,10 @@ mod tests {
             let result = judged(allowed, &asked);
             match expected {
                 None => assert_eq!(result, Ok(()), "{allowed}"),
-                Some(part) => assert!(result.clone().unwrap_err().contains(part), "{allowed}: {result:?}"),
+                Some(part) => assert!(
+                    result.clone().unwrap_err().contains(part),
+                    "{allowed}: {result:?}"
+                ),
             }
         }
     }

@@ -140,7 +140,13 @@ impl Connector {
         };
         within(self.settings.connect_timeout, asked)
             .await
-            .unwrap_or_else(|| Err(ConnectError::new(ConnectErrorKind::Unreachable, &target, "timed out")))?;
+            .unwrap_or_else(|| {
+                Err(ConnectError::new(
+                    ConnectErrorKind::Unreachable,
+                    &target,
+                    "timed out",
+                ))
+            })?;
         Ok(opened)
     }
 
@@ -299,7 +305,13 @@ impl Connector {
         let attempt = Box::pin(self.one_attempt(address, endpoint, mode, target, wanted));
         within(self.settings.connect_timeout, attempt)
             .await
-            .unwrap_or_else(|| Err(ConnectError::new(ConnectErrorKind::Unreachable, target, "timed out")))
+            .unwrap_or_else(|| {
+                Err(ConnectError::new(
+                    ConnectErrorKind::Unreachable,
+                    target,
+                    "timed out",
+                ))
+            })
     }
 
     async fn one_attempt(

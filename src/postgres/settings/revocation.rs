@@ -45,10 +45,18 @@ impl Revocation {
         }
         if let Some(directory) = &self.directory {
             let wrong = |error: &std::io::Error| {
-                format!("revocation list directory {}: {}", directory.display(), reason(error))
+                format!(
+                    "revocation list directory {}: {}",
+                    directory.display(),
+                    reason(error)
+                )
             };
             let mut paths = fs::read_dir(directory)
-                .and_then(|entries| entries.map(|entry| entry.map(|it| it.path())).collect::<Result<Vec<_>, _>>())
+                .and_then(|entries| {
+                    entries
+                        .map(|entry| entry.map(|it| it.path()))
+                        .collect::<Result<Vec<_>, _>>()
+                })
                 .map_err(|error| wrong(&error))?;
             paths.sort();
             for path in paths.iter().filter(|path| path.is_file()) {

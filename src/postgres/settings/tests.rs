@@ -201,7 +201,13 @@ fn times() {
         ),
         (5, 10, 6)
     );
-    assert!(resolve("host=h keepalives=0", &[]).unwrap().tcp.keepalives.is_none());
+    assert!(
+        resolve("host=h keepalives=0", &[])
+            .unwrap()
+            .tcp
+            .keepalives
+            .is_none()
+    );
 }
 
 #[test]

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{
-    WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name,
-};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -198,7 +196,8 @@ impl TlsSettings {
             Some((certificate, key)) => {
                 refuse_exposed_key(key)?;
                 let chain = read_certificates(certificate)?;
-                let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable_key(key, &error))?;
+                let secret =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable_key(key, &error))?;
                 builder.with_client_auth_cert(chain, secret).map_err(|error| {
                     format!(
                         "client certificate {} and its key: {error}",
@@ -373,7 +372,8 @@ impl ServerCertVerifier for Verifier {
 fn unreadable_key(path: &Path, error: &rustls::pki_types::pem::Error) -> String {
     let encrypted = std::fs::read_to_string(path).is_ok_and(|text| text.contains("ENCRYPTED"));
     let why = if encrypted {
-        "it is encrypted, which is not supported; decrypt it with openssl pkey, and keep it to yourself".to_owned()
+        "it is encrypted, which is not supported; decrypt it with openssl pkey, and keep it to yourself"
+            .to_owned()
     } else {
         error.to_string()
     };

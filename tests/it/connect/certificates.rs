@@ -40,19 +40,42 @@ fn more_certificates(at: &Path) {
     }
     let request = |name: &str, subject: &str, extension: &str| {
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-        openssl(at, &format!("req -new {key} -subj /CN={subject} -addext {extension} -keyout {name}.key -out {name}.csr"));
+        openssl(
+            at,
+            &format!(
+                "req -new {key} -subj /CN={subject} -addext {extension} -keyout {name}.key -out {name}.csr"
+            ),
+        );
     };
     let signed = |name: &str, authority: &str, dates: &str| {
-        openssl(at, &format!(
-            "ca -batch -config authority.cnf -cert {authority}.crt -keyfile {authority}.key {dates} -in {name}.csr -out {name}.crt -notext"
-        ));
+        openssl(
+            at,
+            &format!(
+                "ca -batch -config authority.cnf -cert {authority}.crt -keyfile {authority}.key {dates} -in {name}.csr -out {name}.crt -notext"
+            ),
+        );
     };
     let localhost = "subjectAltName=DNS:localhost";
     for (name, host, authority, dates) in [
         ("current", localhost, "ca", "-days 2"),
-        ("expired", localhost, "ca", "-startdate 20200101000000Z -enddate 20210101000000Z"),
-        ("future", localhost, "ca", "-startdate 20400101000000Z -enddate 20410101000000Z"),
-        ("elsewhere", "subjectAltName=DNS:elsewhere.example", "ca", "-days 2"),
+        (
+            "expired",
+            localhost,
+            "ca",
+            "-startdate 20200101000000Z -enddate 20210101000000Z",
+        ),
+        (
+            "future",
+            localhost,
+            "ca",
+            "-startdate 20400101000000Z -enddate 20410101000000Z",
+        ),
+        (
+            "elsewhere",
+            "subjectAltName=DNS:elsewhere.example",
+            "ca",
+            "-days 2",
+        ),
         ("wildcard", "subjectAltName=DNS:*.example.org", "ca", "-days 2"),
         ("address", "subjectAltName=IP:127.0.0.1", "ca", "-days 2"),
         ("foreign", localhost, "other", "-days 2"),
@@ -65,21 +88,38 @@ fn more_certificates(at: &Path) {
     request("stranger", "certified", "extendedKeyUsage=clientAuth");
     signed("stranger", "other", "-days 2");
     request("expired-client", "certified", "extendedKeyUsage=clientAuth");
-    signed("expired-client", "ca", "-startdate 20200101000000Z -enddate 20210101000000Z");
+    signed(
+        "expired-client",
+        "ca",
+        "-startdate 20200101000000Z -enddate 20210101000000Z",
+    );
     let authority = "-config authority.cnf -cert ca.crt -keyfile ca.key";
     openssl(at, &format!("ca {authority} -gencrl -crldays 2 -out before.crl"));
     openssl(at, &format!("ca {authority} -revoke revoked.crt"));
     openssl(at, &format!("ca {authority} -gencrl -crldays 2 -out after.crl"));
-    openssl(at, "pkey -in client.key -aes256 -passout pass:hush -out encrypted.key");
+    openssl(
+        at,
+        "pkey -in client.key -aes256 -passout pass:hush -out encrypted.key",
+    );
     fs::create_dir(at.join("lists")).unwrap();
     fs::copy(at.join("after.crl"), at.join("lists/any.r0")).unwrap();
     // OpenSSL finds it by the hash of the authority's name.
-    let output = Command::new("openssl").current_dir(at).args(["crl", "-hash", "-noout", "-in", "after.crl"]).output();
+    let output = Command::new("openssl")
+        .current_dir(at)
+        .args(["crl", "-hash", "-noout", "-in", "after.crl"])
+        .output();
     let hash = String::from_utf8(output.unwrap().stdout).unwrap();
-    fs::rename(at.join("lists/any.r0"), at.join(format!("lists/{}.r0", hash.trim()))).unwrap();
+    fs::rename(
+        at.join("lists/any.r0"),
+        at.join(format!("lists/{}.r0", hash.trim())),
+    )
+    .unwrap();
     for entry in fs::read_dir(at).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "key" || extension == "crt") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "key" || extension == "crt")
+        {
             own(&path);
         }
     }
@@ -89,7 +129,12 @@ fn more_certificates(at: &Path) {
 async fn shows(cluster: &Cluster, name: &str) {
     let loaded = async || -> std::time::SystemTime {
         let admin = cluster.admin().await;
-        admin.client.query_one("SELECT pg_conf_load_time()", &[]).await.unwrap().get(0)
+        admin
+            .client
+            .query_one("SELECT pg_conf_load_time()", &[])
+            .await
+            .unwrap()
+            .get(0)
     };
     let before = loaded().await;
     let admin = cluster.admin().await;
@@ -99,16 +144,24 @@ async fn shows(cluster: &Cluster, name: &str) {
         let sql = format!("ALTER SYSTEM SET ssl_{what}_file = '{}'", path.display());
         admin.client.batch_execute(&sql).await.unwrap();
     }
-    admin.client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    admin
+        .client
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
     let began = Instant::now();
     while loaded().await <= before {
-        assert!(began.elapsed() < Duration::from_secs(30), "the server does not reload");
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "the server does not reload"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 const TLS: Result<&str, &str> = Ok("secret postgres 127.0.0.1 TLSv1.3");
-const LOCALHOST: &str = "host=localhost hostaddr=127.0.0.1 port=$PORT user=secret password=hush dbname=postgres";
+const LOCALHOST: &str =
+    "host=localhost hostaddr=127.0.0.1 port=$PORT user=secret password=hush dbname=postgres";
 
 /// What is appended to a connection to localhost, and what becomes of it.
 type Short = (&'static str, Result<&'static str, &'static str>);
@@ -120,110 +173,285 @@ const REVOKED: Result<&str, &str> = Err("has been revoked");
 
 /// Certificates of the server, and how clients take them.
 const SERVERS: &[(&str, &[Short])] = &[
-    ("current", &[
-        ("", TLS),
-        ("sslmode=disable", Ok("secret postgres 127.0.0.1 plain")),
-        ("sslmode=allow", Ok("secret postgres 127.0.0.1 plain")),
-        ("sslmode=prefer", TLS),
-        ("sslmode=require", TLS),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=127.0.0.1", MISNAMED),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt host=127.0.0.1", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/other.crt", UNTRUSTED),
-        ("sslmode=verify-ca sslrootcert=$DIR/other.crt", UNTRUSTED),
-        ("sslmode=require sslrootcert=$DIR/other.crt", UNTRUSTED),
-        ("sslmode=verify-full sslrootcert=$DIR/absent.crt", Err("absent.crt")),
-        ("sslmode=verify-full", Err("root.crt")),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt ssl_max_protocol_version=TLSv1.2", Ok("secret postgres 127.0.0.1 TLSv1.2")),
-        ("sslmode=require ssl_min_protocol_version=TLSv1.3", TLS),
-        ("sslmode=require ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2", Err("contradict")),
-        ("sslmode=require ssl_min_protocol_version=TLSv2", Err("ssl_min_protocol_version")),
-        ("sslmode=require sslsni=0", TLS),
-        ("sslmode=require user=plain_only", Err("refused")),
-        ("sslmode=disable user=tls_only", Err("refused")),
-        ("sslmode=prefer user=plain_only", Ok("plain_only postgres 127.0.0.1 plain")),
-        ("sslmode=allow user=tls_only", Ok("tls_only postgres 127.0.0.1 TLSv1.3")),
-        // Lists of what is revoked.
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrldir=$DIR/lists", TLS),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1", MISNAMED),
-        // Clients: by a certificate, by a wrong one, by none.
-        ("user=certified password='' sslmode=verify-full sslrootcert=$DIR/ca.crt sslcert=$DIR/client.crt sslkey=$DIR/client.key",
-            Ok("certified postgres 127.0.0.1 TLSv1.3")),
-        ("user=certified password='' sslmode=require", Err("refused")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/absent sslkey=$DIR/client.key", Err("absent")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/absent", Err("absent")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/server.key", Err("client.crt")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/exposed.key", Err("chmod 0600")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/stranger.crt sslkey=$DIR/stranger.key", Err("")),
-        ("user=certified password='' sslmode=require sslcert=$DIR/expired-client.crt sslkey=$DIR/expired-client.key", Err("")),
-        ("user=free password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/client.key", Ok("free")),
-    ]),
-    ("expired", &[
-        ("sslmode=require", TLS),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", EXPIRED),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", EXPIRED),
-        ("sslmode=require sslrootcert=$DIR/ca.crt", EXPIRED),
-    ]),
-    ("future", &[("sslmode=verify-full sslrootcert=$DIR/ca.crt", EXPIRED)]),
-    ("elsewhere", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", MISNAMED),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=elsewhere.example", TLS),
-    ]),
-    ("wildcard", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=db.example.org", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=a.db.example.org", MISNAMED),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=example.org", MISNAMED),
-    ]),
-    ("address", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=127.0.0.1", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", MISNAMED),
-    ]),
-    ("foreign", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", UNTRUSTED),
-        ("sslmode=verify-full sslrootcert=$DIR/other.crt", TLS),
-    ]),
-    ("self", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", UNTRUSTED),
-        ("sslmode=verify-full sslrootcert=$DIR/self.crt", TLS),
-        ("sslmode=require", TLS),
-    ]),
-    ("revoked", &[
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/before.crl", TLS),
-        ("sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl", REVOKED),
-        ("sslmode=verify-ca sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1", REVOKED),
-        ("sslmode=require sslrootcert=$DIR/ca.crt sslcrldir=$DIR/lists", REVOKED),
-    ]),
+    (
+        "current",
+        &[
+            ("", TLS),
+            ("sslmode=disable", Ok("secret postgres 127.0.0.1 plain")),
+            ("sslmode=allow", Ok("secret postgres 127.0.0.1 plain")),
+            ("sslmode=prefer", TLS),
+            ("sslmode=require", TLS),
+            ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", TLS),
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", TLS),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt host=127.0.0.1",
+                MISNAMED,
+            ),
+            ("sslmode=verify-ca sslrootcert=$DIR/ca.crt host=127.0.0.1", TLS),
+            ("sslmode=verify-full sslrootcert=$DIR/other.crt", UNTRUSTED),
+            ("sslmode=verify-ca sslrootcert=$DIR/other.crt", UNTRUSTED),
+            ("sslmode=require sslrootcert=$DIR/other.crt", UNTRUSTED),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/absent.crt",
+                Err("absent.crt"),
+            ),
+            ("sslmode=verify-full", Err("root.crt")),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt ssl_max_protocol_version=TLSv1.2",
+                Ok("secret postgres 127.0.0.1 TLSv1.2"),
+            ),
+            ("sslmode=require ssl_min_protocol_version=TLSv1.3", TLS),
+            (
+                "sslmode=require ssl_min_protocol_version=TLSv1.3 ssl_max_protocol_version=TLSv1.2",
+                Err("contradict"),
+            ),
+            (
+                "sslmode=require ssl_min_protocol_version=TLSv2",
+                Err("ssl_min_protocol_version"),
+            ),
+            ("sslmode=require sslsni=0", TLS),
+            ("sslmode=require user=plain_only", Err("refused")),
+            ("sslmode=disable user=tls_only", Err("refused")),
+            (
+                "sslmode=prefer user=plain_only",
+                Ok("plain_only postgres 127.0.0.1 plain"),
+            ),
+            (
+                "sslmode=allow user=tls_only",
+                Ok("tls_only postgres 127.0.0.1 TLSv1.3"),
+            ),
+            // Lists of what is revoked.
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl",
+                TLS,
+            ),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrldir=$DIR/lists",
+                TLS,
+            ),
+            (
+                "sslmode=verify-ca sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1",
+                TLS,
+            ),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1",
+                MISNAMED,
+            ),
+            // Clients: by a certificate, by a wrong one, by none.
+            (
+                "user=certified password='' sslmode=verify-full sslrootcert=$DIR/ca.crt sslcert=$DIR/client.crt sslkey=$DIR/client.key",
+                Ok("certified postgres 127.0.0.1 TLSv1.3"),
+            ),
+            ("user=certified password='' sslmode=require", Err("refused")),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/absent sslkey=$DIR/client.key",
+                Err("absent"),
+            ),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/absent",
+                Err("absent"),
+            ),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/server.key",
+                Err("client.crt"),
+            ),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/exposed.key",
+                Err("chmod 0600"),
+            ),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/stranger.crt sslkey=$DIR/stranger.key",
+                Err(""),
+            ),
+            (
+                "user=certified password='' sslmode=require sslcert=$DIR/expired-client.crt sslkey=$DIR/expired-client.key",
+                Err(""),
+            ),
+            (
+                "user=free password='' sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/client.key",
+                Ok("free"),
+            ),
+        ],
+    ),
+    (
+        "expired",
+        &[
+            ("sslmode=require", TLS),
+            ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", EXPIRED),
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", EXPIRED),
+            ("sslmode=require sslrootcert=$DIR/ca.crt", EXPIRED),
+        ],
+    ),
+    (
+        "future",
+        &[("sslmode=verify-full sslrootcert=$DIR/ca.crt", EXPIRED)],
+    ),
+    (
+        "elsewhere",
+        &[
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", MISNAMED),
+            ("sslmode=verify-ca sslrootcert=$DIR/ca.crt", TLS),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt host=elsewhere.example",
+                TLS,
+            ),
+        ],
+    ),
+    (
+        "wildcard",
+        &[
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt host=db.example.org",
+                TLS,
+            ),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt host=a.db.example.org",
+                MISNAMED,
+            ),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt host=example.org",
+                MISNAMED,
+            ),
+        ],
+    ),
+    (
+        "address",
+        &[
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt host=127.0.0.1", TLS),
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", MISNAMED),
+        ],
+    ),
+    (
+        "foreign",
+        &[
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", UNTRUSTED),
+            ("sslmode=verify-full sslrootcert=$DIR/other.crt", TLS),
+        ],
+    ),
+    (
+        "self",
+        &[
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", UNTRUSTED),
+            ("sslmode=verify-full sslrootcert=$DIR/self.crt", TLS),
+            ("sslmode=require", TLS),
+        ],
+    ),
+    (
+        "revoked",
+        &[
+            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", TLS),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/before.crl",
+                TLS,
+            ),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl",
+                REVOKED,
+            ),
+            (
+                "sslmode=verify-ca sslrootcert=$DIR/ca.crt sslcrl=$DIR/after.crl host=127.0.0.1",
+                REVOKED,
+            ),
+            (
+                "sslmode=require sslrootcert=$DIR/ca.crt sslcrldir=$DIR/lists",
+                REVOKED,
+            ),
+        ],
+    ),
 ];
 
 /// Where psql is more lenient, or cannot be asked, or only its later releases know.
 const OWN: &[Case] = &[
     since(17, case("$LOCAL sslmode=require sslnegotiation=direct", &[], TLS)),
-    since(17, case("$LOCAL sslmode=prefer sslnegotiation=direct", &[], Err("contradict"))),
+    since(
+        17,
+        case(
+            "$LOCAL sslmode=prefer sslnegotiation=direct",
+            &[],
+            Err("contradict"),
+        ),
+    ),
     since(16, case("$LOCAL sslrootcert=system", &[], UNTRUSTED)),
-    since(16, case("$LOCAL sslrootcert=system sslmode=require", &[], Err("contradict"))),
-    since(16, case(
-        "$LOCAL user=certified password='' sslmode=require sslcertmode=disable sslcert=$DIR/client.crt sslkey=$DIR/client.key",
-        &[],
-        Err("refused"),
-    )),
+    since(
+        16,
+        case(
+            "$LOCAL sslrootcert=system sslmode=require",
+            &[],
+            Err("contradict"),
+        ),
+    ),
+    since(
+        16,
+        case(
+            "$LOCAL user=certified password='' sslmode=require sslcertmode=disable sslcert=$DIR/client.crt sslkey=$DIR/client.key",
+            &[],
+            Err("refused"),
+        ),
+    ),
     // psql silently does without a list that is not there.
-    since(99, case("$LOCAL sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/absent.crl", &[], Err("absent.crl"))),
-    since(99, case("$LOCAL sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/ca.crt", &[], Err("no list in it"))),
+    since(
+        99,
+        case(
+            "$LOCAL sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/absent.crl",
+            &[],
+            Err("absent.crl"),
+        ),
+    ),
+    since(
+        99,
+        case(
+            "$LOCAL sslmode=verify-full sslrootcert=$DIR/ca.crt sslcrl=$DIR/ca.crt",
+            &[],
+            Err("no list in it"),
+        ),
+    ),
     // psql would ask for the passphrase.
-    since(99, case("$LOCAL user=certified sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/encrypted.key", &[], Err("encrypted"))),
+    since(
+        99,
+        case(
+            "$LOCAL user=certified sslmode=require sslcert=$DIR/client.crt sslkey=$DIR/encrypted.key",
+            &[],
+            Err("encrypted"),
+        ),
+    ),
     // The usual files of a home.
     case("$LOCAL sslmode=verify-full", &[("HOME", "$DIR/trusting")], TLS),
-    case("$LOCAL sslmode=verify-full user=certified password=''", &[("HOME", "$DIR/trusting")], Ok("certified")),
-    case("$LOCAL sslmode=require", &[("HOME", "$DIR/mistrusting")], UNTRUSTED),
-    case("$LOCAL", &[("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", "$DIR/ca.crt"), ("PGSSLCRL", "$DIR/after.crl")], TLS),
-    case("$LOCAL user=certified password=''", &[("PGSSLMODE", "require"), ("PGSSLCERT", "$DIR/client.crt"), ("PGSSLKEY", "$DIR/client.key")],
-        Ok("certified")),
-    case("$LOCAL", &[("PGSSLMINPROTOCOLVERSION", "TLSv1.2"), ("PGSSLMAXPROTOCOLVERSION", "TLSv1.2")], Ok("secret postgres 127.0.0.1 TLSv1.2")),
+    case(
+        "$LOCAL sslmode=verify-full user=certified password=''",
+        &[("HOME", "$DIR/trusting")],
+        Ok("certified"),
+    ),
+    case(
+        "$LOCAL sslmode=require",
+        &[("HOME", "$DIR/mistrusting")],
+        UNTRUSTED,
+    ),
+    case(
+        "$LOCAL",
+        &[
+            ("PGSSLMODE", "verify-full"),
+            ("PGSSLROOTCERT", "$DIR/ca.crt"),
+            ("PGSSLCRL", "$DIR/after.crl"),
+        ],
+        TLS,
+    ),
+    case(
+        "$LOCAL user=certified password=''",
+        &[
+            ("PGSSLMODE", "require"),
+            ("PGSSLCERT", "$DIR/client.crt"),
+            ("PGSSLKEY", "$DIR/client.key"),
+        ],
+        Ok("certified"),
+    ),
+    case(
+        "$LOCAL",
+        &[
+            ("PGSSLMINPROTOCOLVERSION", "TLSv1.2"),
+            ("PGSSLMAXPROTOCOLVERSION", "TLSv1.2"),
+        ],
+        Ok("secret postgres 127.0.0.1 TLSv1.2"),
+    ),
 ];
 
 #[tokio::test]
@@ -241,7 +469,8 @@ async fn wrong_ones_are_refused_and_right_ones_are_not_as_psql_does() {
     for (from, to) in [("client.crt", "postgresql.crt"), ("client.key", "postgresql.key")] {
         fs::copy(at.join(from), at.join("trusting/.postgresql").join(to)).unwrap();
     }
-    let comparison = Comparison::new(&cluster).with("$LOCAL", LOCALHOST.replace("$PORT", &cluster.port.to_string()));
+    let comparison =
+        Comparison::new(&cluster).with("$LOCAL", LOCALHOST.replace("$PORT", &cluster.port.to_string()));
     let mut compared = 0;
     for (certificate, cases) in SERVERS {
         shows(&cluster, certificate).await;
@@ -253,9 +482,18 @@ async fn wrong_ones_are_refused_and_right_ones_are_not_as_psql_does() {
     shows(&cluster, "current").await;
     // Servers know direct negotiation from PostgreSQL 17 on.
     let admin = cluster.admin().await;
-    let version: String = admin.client.query_one("SHOW server_version_num", &[]).await.unwrap().get(0);
+    let version: String = admin
+        .client
+        .query_one("SHOW server_version_num", &[])
+        .await
+        .unwrap()
+        .get(0);
     let knows_direct = version.parse::<u32>().unwrap() >= 170_000;
-    let cases: Vec<Case> = OWN.iter().filter(|it| knows_direct || !it.string.contains("require sslnegotiation")).copied().collect();
+    let cases: Vec<Case> = OWN
+        .iter()
+        .filter(|it| knows_direct || !it.string.contains("require sslnegotiation"))
+        .copied()
+        .collect();
     compared += comparison.try_all(&cases).await;
     println!("{compared} connections are as psql's");
 }

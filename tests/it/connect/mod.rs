@@ -63,14 +63,30 @@ impl Comparison {
             .map(|found| (found.bindir.join("psql"), found.version.major))
             .filter(|(path, _)| path.exists())
             .max_by_key(|(_, major)| *major);
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let uid = crate::settings::server_user();
-        let peer = if uid.is_some() { "postgres".to_owned() } else { std::env::var("USER").unwrap_or_default() };
+        let peer = if uid.is_some() {
+            "postgres".to_owned()
+        } else {
+            std::env::var("USER").unwrap_or_default()
+        };
         Self {
             replacements: vec![
                 ("$PORT", cluster.port.to_string()),
                 ("$CLOSED", closed.to_string()),
-                ("$DIR", cluster.file("").display().to_string().trim_end_matches('/').to_owned()),
+                (
+                    "$DIR",
+                    cluster
+                        .file("")
+                        .display()
+                        .to_string()
+                        .trim_end_matches('/')
+                        .to_owned(),
+                ),
                 ("$ABSTRACT", format!("@pgmorph-{}", cluster.port)),
                 ("$PEER", peer),
             ],
@@ -97,14 +113,18 @@ impl Comparison {
             ("PGCONNECT_TIMEOUT", "20"),
         ];
         let all = always.iter().chain(case.variables);
-        all.map(|(name, value)| ((*name).to_owned(), self.replaced(value))).collect()
+        all.map(|(name, value)| ((*name).to_owned(), self.replaced(value)))
+            .collect()
     }
 
     async fn ours(string: &str, environment: &HashMap<String, String>) -> Result<String, String> {
         let url = Some(string).filter(|string| !string.is_empty());
         let settings = ConnectionSettings::resolve(url, &|name| environment.get(name).cloned())
             .map_err(|error| format!("{error}; {}", error.help()))?;
-        let session = settings.connect("unnamed").await.map_err(|error| format!("{error}; {}", error.help()))?;
+        let session = settings
+            .connect("unnamed")
+            .await
+            .map_err(|error| format!("{error}; {}", error.help()))?;
         let row = session.client.query_one(IDENTITY, &[]).await.unwrap();
         Ok(row.get(0))
     }
@@ -112,13 +132,20 @@ impl Comparison {
     fn psqls(&self, string: &str, environment: &HashMap<String, String>) -> Result<String, String> {
         let (path, _) = self.psql.as_ref().unwrap();
         let mut command = Command::new(path);
-        command.args(["-X", "-w", "-At", "-c", IDENTITY]).env_clear().envs(environment);
+        command
+            .args(["-X", "-w", "-At", "-c", IDENTITY])
+            .env_clear()
+            .envs(environment);
         if !string.is_empty() {
             command.args(["-d", string]);
         }
         let output = command.output().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(text(&output.stderr))
+        }
     }
 
     /// Gives the number of cases that psql took part in.

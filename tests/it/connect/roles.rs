@@ -15,7 +15,7 @@ changes:
   - widen_column: {table: orders, column: version, type: bigint}
   - create_index: {name: orders_note_idx, table: orders, columns: [note]}
   - create_table: {name: lines, columns: {id: bigint GENERATED ALWAYS AS IDENTITY}}
-  - create_view: {name: notes, select: "SELECT id, note FROM orders"}
+  - create_view: {name: notes, select: 'SELECT id, note FROM orders'}
 ";
 
 const BUILD: &str = "
@@ -76,11 +76,20 @@ async fn what_is_made_belongs_to_the_role() {
             pgmorph(&url, &arguments).await.expect(0)
         };
         as_role(&["plan", &plan]).await;
-        let asked = Running::start(&url, &["apply", &plan, "--role", &role]).end().await;
-        assert!(asked.stderr.contains(&format!("as role {role}")) || asked.code == Some(2), "{asked:?}");
+        let asked = Running::start(&url, &["apply", &plan, "--role", &role])
+            .end()
+            .await;
+        assert!(
+            asked.stderr.contains(&format!("as role {role}")) || asked.code == Some(2),
+            "{asked:?}"
+        );
         as_role(&["apply", &plan, "--yes"]).await;
         let verified = pgmorph(&url, &["verify", &plan, "--role", &role]).await.expect(1);
-        assert!(verified.stdout.contains("contract pending"), "{}", verified.stdout);
+        assert!(
+            verified.stdout.contains("contract pending"),
+            "{}",
+            verified.stdout
+        );
         assert_eq!(strangers(&database).await, Vec::<String>::new(), "{deployer}");
         let sql = "SELECT DISTINCT started_by FROM pgmorph.runs";
         let started_by: String = database.admin.query_one(sql, &[]).await.unwrap().get(0);
@@ -103,7 +112,9 @@ async fn a_statement_of_the_role_is_cancelled() {
     for deployer in ["INHERIT", "NOINHERIT"] {
         let database = database(&server, deployer).await;
         let old = server.connect(&database.name).await;
-        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+        old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+            .await
+            .unwrap();
         let arguments = ["apply", &plan, "--yes", "--role", &owner_of(&database)];
         let running = Running::start(&url(&database), &arguments);
         until("the build waits for the old snapshot", async || {
@@ -137,15 +148,31 @@ async fn every_session_acts_as_the_role_also_after_it_was_lost() {
         let pool = settings.pool("test", 1, Vec::new()).unwrap();
         let acts_as = async || -> (String, i32) {
             let session = pool.get().await.unwrap();
-            let row = session.query_one("SELECT current_user::text, pg_backend_pid()", &[]).await.unwrap();
+            let row = session
+                .query_one("SELECT current_user::text, pg_backend_pid()", &[])
+                .await
+                .unwrap();
             (row.get(0), row.get(1))
         };
         let (first, pid) = acts_as().await;
         assert_eq!(first, role);
         assert_eq!(acts_as().await, (role.clone(), pid), "when it is used again");
-        pool.get().await.unwrap().batch_execute("SET ROLE NONE").await.unwrap();
-        assert_eq!(acts_as().await, (role.clone(), pid), "when somebody has set another");
-        database.admin.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
+        pool.get()
+            .await
+            .unwrap()
+            .batch_execute("SET ROLE NONE")
+            .await
+            .unwrap();
+        assert_eq!(
+            acts_as().await,
+            (role.clone(), pid),
+            "when somebody has set another"
+        );
+        database
+            .admin
+            .execute("SELECT pg_terminate_backend($1)", &[&pid])
+            .await
+            .unwrap();
         until("another session", async || match pool.get().await {
             Ok(session) => session.query_one("SELECT 1", &[]).await.is_ok(),
             Err(_) => false,
@@ -177,7 +204,9 @@ async fn a_role_that_one_is_no_member_of_is_refused() {
             let arguments = [&arguments[..], &["--role", role]].concat();
             let ended = pgmorph(&url(&database), &arguments).await.expect(5);
             assert!(
-                ended.stderr.contains("may not act as the role") && ended.stderr.contains(said) && ended.stderr.contains("GRANT"),
+                ended.stderr.contains("may not act as the role")
+                    && ended.stderr.contains(said)
+                    && ended.stderr.contains("GRANT"),
                 "{role}: {}",
                 ended.stderr
             );

@@ -1,7 +1,7 @@
 //! Several hosts: a primary and its standby, and which of them one gets.
 
 use super::{Case, Comparison, case, since};
-use crate::settings::{Cluster, server_command, run};
+use crate::settings::{Cluster, run, server_command};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,20 +14,43 @@ struct Standby {
 
 impl Standby {
     async fn of(primary: &Cluster) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let (at, data) = (primary.file(""), primary.file("standby"));
         run(server_command("pg_basebackup", &at)
-            .args(["-h", &at.display().to_string(), "-p", &primary.port.to_string(), "-U", "postgres", "-c", "fast", "-R", "-D"])
+            .args([
+                "-h",
+                &at.display().to_string(),
+                "-p",
+                &primary.port.to_string(),
+                "-U",
+                "postgres",
+                "-c",
+                "fast",
+                "-R",
+                "-D",
+            ])
             .arg(&data));
         let mut command = server_command("postgres", &at);
         let postmaster = command.arg("-D").arg(&data).args(["-c", &format!("port={port}")]);
         let sockets = format!("unix_socket_directories={}", at.display());
-        let postmaster = postmaster.args(["-c", &sockets]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let postmaster = postmaster
+            .args(["-c", &sockets])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let standby = Self { port, postmaster };
         let url = format!("host={} port={port} user=postgres dbname=postgres", at.display());
         let began = Instant::now();
         while crate::settings::resolve(&url).connect("wait").await.is_err() {
-            assert!(began.elapsed() < Duration::from_secs(60), "the standby does not come up");
+            assert!(
+                began.elapsed() < Duration::from_secs(60),
+                "the standby does not come up"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         standby
@@ -36,7 +59,9 @@ impl Standby {
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-QUIT", &self.postmaster.id().to_string()]).status();
+        let _ = Command::new("kill")
+            .args(["-QUIT", &self.postmaster.id().to_string()])
+            .status();
         let _ = self.postmaster.wait();
     }
 }
@@ -58,7 +83,11 @@ const WANTED: &[(&str, &str, Result<&str, &str>)] = &[
     ("$STANDBY,$CLOSED", "read-write", Err("it is a standby")),
     ("$STANDBY,$CLOSED", "primary", Err("it is a standby")),
     ("$CLOSED,$PORT", "any", PRIMARY),
-    ("$CLOSED,$CLOSED", "any", Err("connection refused; connection refused")),
+    (
+        "$CLOSED,$CLOSED",
+        "any",
+        Err("connection refused; connection refused"),
+    ),
 ];
 
 #[tokio::test]

@@ -8,7 +8,11 @@ const ODD: &str = "$DATABASE_URL ${DATABASE_URL} $(id) `id` %DATABASE_URL% :DATA
 #[tokio::test(flavor = "multi_thread")]
 async fn what_looks_like_a_variable_stays_as_it_stands() {
     let server = TestServer::start(&[]);
-    let database = Database::create(&server, "CREATE TABLE orders (id integer PRIMARY KEY); INSERT INTO orders VALUES (1)").await;
+    let database = Database::create(
+        &server,
+        "CREATE TABLE orders (id integer PRIMARY KEY); INSERT INTO orders VALUES (1)",
+    )
+    .await;
     let url = server.url(&database.name, "postgres");
     let odd = ODD.replace("\\\\", "\\");
     let yaml = |text: &str| serde_json::to_string(text).unwrap();
@@ -33,18 +37,37 @@ async fn what_looks_like_a_variable_stays_as_it_stands() {
     std::fs::write(&path, &plan).unwrap();
     let path = path.display().to_string();
     for format in ["human", "json", "sql", "markdown"] {
-        let planned = pgmorph(&url, &["plan", &path, "--format", format]).await.expect(0);
-        assert!(!planned.stdout.contains("uid=") && !planned.stdout.contains(&url), "{}", planned.stdout);
+        let planned = pgmorph(&url, &["plan", &path, "--format", format])
+            .await
+            .expect(0);
+        assert!(
+            !planned.stdout.contains("uid=") && !planned.stdout.contains(&url),
+            "{}",
+            planned.stdout
+        );
     }
-    pgmorph(&url, &["apply", &path, "--yes", "--through", "contract"]).await.expect(0);
+    pgmorph(&url, &["apply", &path, "--yes", "--through", "contract"])
+        .await
+        .expect(0);
     let found = "SELECT note FROM orders UNION ALL SELECT told FROM seen UNION ALL SELECT told FROM made";
     for row in database.admin.query(found, &[]).await.unwrap() {
         assert_eq!(row.get::<_, String>(0), odd);
     }
     let names = "SELECT conname::text FROM pg_constraint WHERE contype = 'c' \
                  UNION ALL SELECT col_description('orders'::regclass, 2) UNION ALL SELECT plan_name FROM pgmorph.runs";
-    let names: Vec<String> = database.admin.query(names, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let names: Vec<String> = database
+        .admin
+        .query(names, &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     assert_eq!(names, vec![odd[..60].to_owned(); 3]);
     let verified = pgmorph(&url, &["verify", &path]).await.expect(0);
-    assert!(verified.stdout.contains("${DATABASE_URL}") && !verified.stdout.contains(&url), "{}", verified.stdout);
+    assert!(
+        verified.stdout.contains("${DATABASE_URL}") && !verified.stdout.contains(&url),
+        "{}",
+        verified.stdout
+    );
 }

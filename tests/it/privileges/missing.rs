@@ -33,39 +33,100 @@ struct Case {
 }
 
 const fn one(change: &'static [&'static str], mends: &'static [&'static str]) -> Case {
-    Case { also: "", changes: change, mends }
+    Case {
+        also: "",
+        changes: change,
+        mends,
+    }
 }
 
 const CASES: &[Case] = &[
-    one(&["create_index: {table: app.orders, columns: [note]}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["add_unique: {table: app.orders, columns: [id, note]}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["rename_table: {table: app.orders, to: orders2}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["create_table: {name: app.t1, columns: {id: bigint}}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["create_enum: {name: app.e, values: [a]}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["create_view: {name: app.v, select: SELECT id FROM app.orders}"], &["GRANT CREATE ON SCHEMA app TO clerk"]),
-    one(&["add_column: {table: app.orders, column: m, type: app.mood}"], &["GRANT USAGE ON TYPE app.mood TO clerk"]),
-    one(&["create_table: {name: mine.t1, columns: {m: app.mood}}"], &["GRANT USAGE ON TYPE app.mood TO clerk"]),
-    one(&["add_column: {table: app.orders, column: m, type: integer, default: app.f()}"],
-        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"]),
-    one(&["add_check: {table: app.orders, name: c, expression: app.f() > version}"],
-        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"]),
-    one(&["create_trigger: {name: t, table: app.orders, timing: before, events: [insert], function: app.t}"],
-        &["GRANT EXECUTE ON FUNCTION app.t() TO clerk"]),
-    one(&["add_foreign_key: {table: app.orders, columns: [customer_id], references: {table: app.customers}}"],
-        &["GRANT other TO clerk"]),
-    one(&["set_not_null: {table: app.customers, column: name}"], &["GRANT other TO clerk"]),
-    one(&["create_schema: {name: fresh}"], &["GRANT CREATE ON DATABASE $DB TO clerk"]),
-    one(&["grant: {privileges: [SELECT, INSERT], tables: [app.customers], to: [clerk]}"],
-        &["GRANT SELECT, INSERT ON app.customers TO clerk WITH GRANT OPTION"]),
+    one(
+        &["create_index: {table: app.orders, columns: [note]}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["add_unique: {table: app.orders, columns: [id, note]}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["rename_table: {table: app.orders, to: orders2}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["create_table: {name: app.t1, columns: {id: bigint}}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["create_enum: {name: app.e, values: [a]}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["create_view: {name: app.v, select: SELECT id FROM app.orders}"],
+        &["GRANT CREATE ON SCHEMA app TO clerk"],
+    ),
+    one(
+        &["add_column: {table: app.orders, column: m, type: app.mood}"],
+        &["GRANT USAGE ON TYPE app.mood TO clerk"],
+    ),
+    one(
+        &["create_table: {name: mine.t1, columns: {m: app.mood}}"],
+        &["GRANT USAGE ON TYPE app.mood TO clerk"],
+    ),
+    one(
+        &["add_column: {table: app.orders, column: m, type: integer, default: app.f()}"],
+        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"],
+    ),
+    one(
+        &["add_check: {table: app.orders, name: c, expression: app.f() > version}"],
+        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"],
+    ),
+    one(
+        &["create_trigger: {name: t, table: app.orders, timing: before, events: [insert], function: app.t}"],
+        &["GRANT EXECUTE ON FUNCTION app.t() TO clerk"],
+    ),
+    one(
+        &["add_foreign_key: {table: app.orders, columns: [customer_id], references: {table: app.customers}}"],
+        &["GRANT other TO clerk"],
+    ),
+    one(
+        &["set_not_null: {table: app.customers, column: name}"],
+        &["GRANT other TO clerk"],
+    ),
+    one(
+        &["create_schema: {name: fresh}"],
+        &["GRANT CREATE ON DATABASE $DB TO clerk"],
+    ),
+    one(
+        &["grant: {privileges: [SELECT, INSERT], tables: [app.customers], to: [clerk]}"],
+        &["GRANT SELECT, INSERT ON app.customers TO clerk WITH GRANT OPTION"],
+    ),
     // What is read.
-    one(&["backfill: {table: app.orders, set: {note: (SELECT max(name) FROM app.customers)}, needs: note = 'n', no_undo: none}"],
-        &["GRANT SELECT ON TABLE app.customers TO clerk"]),
-    one(&["backfill: {table: app.orders, set: {version: app.f()}, needs: version = 0, no_undo: none}"],
-        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"]),
-    one(&["backfill: {table: app.orders, set: {note: (SELECT max(name) FROM closed.hidden)}, needs: note = 'n', no_undo: none}"],
-        &["GRANT USAGE ON SCHEMA closed TO clerk", "GRANT SELECT ON TABLE closed.hidden TO clerk"]),
-    one(&["sql: {summary: s, run: \"SELECT 1\", no_undo: none, phase: expand, expect: SELECT count(*) >= 0 FROM app.customers}"],
-        &["GRANT SELECT ON TABLE app.customers TO clerk"]),
+    one(
+        &[
+            "backfill: {table: app.orders, set: {note: (SELECT max(name) FROM app.customers)}, needs: note = 'n', no_undo: none}",
+        ],
+        &["GRANT SELECT ON TABLE app.customers TO clerk"],
+    ),
+    one(
+        &["backfill: {table: app.orders, set: {version: app.f()}, needs: version = 0, no_undo: none}"],
+        &["GRANT EXECUTE ON FUNCTION app.f() TO clerk"],
+    ),
+    one(
+        &[
+            "backfill: {table: app.orders, set: {note: (SELECT max(name) FROM closed.hidden)}, needs: note = 'n', no_undo: none}",
+        ],
+        &[
+            "GRANT USAGE ON SCHEMA closed TO clerk",
+            "GRANT SELECT ON TABLE closed.hidden TO clerk",
+        ],
+    ),
+    one(
+        &[
+            "sql: {summary: s, run: \"SELECT 1\", no_undo: none, phase: expand, expect: SELECT count(*) >= 0 FROM app.customers}",
+        ],
+        &["GRANT SELECT ON TABLE app.customers TO clerk"],
+    ),
     // The ledger.
     Case {
         also: "DROP SCHEMA pgmorph",
@@ -116,7 +177,12 @@ fn plan_file(changes: &[&str]) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_told_by_plan_and_what_is_told_mends_it() {
     let server = TestServer::start(&[]);
-    server.connect("postgres").await.batch_execute(ROLES).await.unwrap();
+    server
+        .connect("postgres")
+        .await
+        .batch_execute(ROLES)
+        .await
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("plan.yaml").display().to_string();
     let mut complaints = Vec::new();
@@ -131,19 +197,35 @@ async fn it_is_told_by_plan_and_what_is_told_mends_it() {
             let told = |mend: &&&str| !said.contains(&mend.replace("$DB", &database.name));
             let untold: Vec<_> = case.mends.iter().filter(told).collect();
             if refused.code != Some(3) || !untold.is_empty() {
-                complaints.push(format!("{:?} {arguments:?}: code {:?}, untold {untold:?}: {said}", case.changes, refused.code));
+                complaints.push(format!(
+                    "{:?} {arguments:?}: code {:?}, untold {untold:?}: {said}",
+                    case.changes, refused.code
+                ));
             }
         }
-        assert_eq!(crate::harness::schema_dump(&database).await, schema, "something was changed: {:?}", case.changes);
+        assert_eq!(
+            crate::harness::schema_dump(&database).await,
+            schema,
+            "something was changed: {:?}",
+            case.changes
+        );
         for mend in case.mends {
             let mend = mend.replace("$DB", &database.name);
-            database.admin.batch_execute(&mend).await.unwrap_or_else(|error| panic!("{mend}: {error:?}"));
+            database
+                .admin
+                .batch_execute(&mend)
+                .await
+                .unwrap_or_else(|error| panic!("{mend}: {error:?}"));
         }
         let applied = pgmorph(&url, &["apply", &path, "--yes", "--through", "contract"]).await;
         if applied.code != Some(0) {
             complaints.push(format!("{:?}: not mended: {}", case.changes, applied.stderr));
         }
-        database.admin.batch_execute("REVOKE other FROM clerk").await.unwrap();
+        database
+            .admin
+            .batch_execute("REVOKE other FROM clerk")
+            .await
+            .unwrap();
         database.drop().await;
     }
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
@@ -152,7 +234,12 @@ async fn it_is_told_by_plan_and_what_is_told_mends_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn questions_and_comparisons_read_too_and_a_saved_plan_is_asked_again() {
     let server = TestServer::start(&[]);
-    server.connect("postgres").await.batch_execute(ROLES).await.unwrap();
+    server
+        .connect("postgres")
+        .await
+        .batch_execute(ROLES)
+        .await
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name).display().to_string();
     let (path, saved) = (at("plan.yaml"), at("saved.json"));
@@ -172,35 +259,69 @@ async fn questions_and_comparisons_read_too_and_a_saved_plan_is_asked_again() {
     ] {
         assert!(refused.stderr.contains(part), "{part}: {}", refused.stderr);
     }
-    let json = pgmorph(&url, &["plan", &path, "--format", "json"]).await.expect(3).json();
-    assert_eq!(json["error"]["diagnostics"][0]["code"], "missing_privilege", "{json}");
+    let json = pgmorph(&url, &["plan", &path, "--format", "json"])
+        .await
+        .expect(3)
+        .json();
+    assert_eq!(
+        json["error"]["diagnostics"][0]["code"], "missing_privilege",
+        "{json}"
+    );
     // Saved by somebody who may, and taken away since.
     let grants = "GRANT SELECT ON TABLE app.customers, closed.hidden TO clerk; GRANT USAGE ON SCHEMA closed TO clerk; \
                   GRANT EXECUTE ON FUNCTION app.f() TO clerk";
     database.admin.batch_execute(grants).await.unwrap();
     pgmorph(&url, &["plan", &path, "-o", &saved]).await.expect(0);
-    database.admin.batch_execute("REVOKE SELECT ON TABLE app.customers FROM clerk").await.unwrap();
+    database
+        .admin
+        .batch_execute("REVOKE SELECT ON TABLE app.customers FROM clerk")
+        .await
+        .unwrap();
     let refused = pgmorph(&url, &["apply", &saved, "--yes"]).await.expect(3);
-    assert!(refused.stderr.contains("GRANT SELECT ON TABLE app.customers TO clerk"), "{}", refused.stderr);
-    database.admin.batch_execute("GRANT SELECT ON TABLE app.customers TO clerk").await.unwrap();
+    assert!(
+        refused
+            .stderr
+            .contains("GRANT SELECT ON TABLE app.customers TO clerk"),
+        "{}",
+        refused.stderr
+    );
+    database
+        .admin
+        .batch_execute("GRANT SELECT ON TABLE app.customers TO clerk")
+        .await
+        .unwrap();
     pgmorph(&url, &["apply", &saved, "--yes"]).await.expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_of_somebody_else_is_no_riddle() {
     let server = TestServer::start(&[]);
-    server.connect("postgres").await.batch_execute(ROLES).await.unwrap();
+    server
+        .connect("postgres")
+        .await
+        .batch_execute(ROLES)
+        .await
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("plan.yaml").display().to_string();
-    std::fs::write(&path, plan_file(&["set_default: {table: app.orders, column: version, default: \"1\"}"])).unwrap();
-    let database = Database::create(&server, &SETUP.replace("CREATE SCHEMA pgmorph AUTHORIZATION clerk;", "")).await;
+    std::fs::write(
+        &path,
+        plan_file(&["set_default: {table: app.orders, column: version, default: \"1\"}"]),
+    )
+    .unwrap();
+    let database = Database::create(
+        &server,
+        &SETUP.replace("CREATE SCHEMA pgmorph AUTHORIZATION clerk;", ""),
+    )
+    .await;
     let admin = server.url(&database.name, "postgres");
     pgmorph(&admin, &["apply", &path, "--yes"]).await.expect(0);
     let url = server.url(&database.name, "clerk");
     for arguments in [&["plan", &path][..], &["apply", &path, "--yes"], &["status"]] {
         let refused = pgmorph(&url, arguments).await.expect(3);
         assert!(
-            refused.stderr.contains("which belongs to postgres") && refused.stderr.contains("GRANT postgres TO clerk"),
+            refused.stderr.contains("which belongs to postgres")
+                && refused.stderr.contains("GRANT postgres TO clerk"),
             "{arguments:?}: {}",
             refused.stderr
         );

@@ -28,14 +28,20 @@ const MANAGED: Owner = Owner {
     made: |major| {
         let role = "CREATE ROLE managed_admin LOGIN CREATEROLE CREATEDB BYPASSRLS; \
                     GRANT pg_monitor, pg_signal_backend TO managed_admin";
-        let parameter = if major >= 15 { "; GRANT SET ON PARAMETER session_replication_role TO managed_admin" } else { "" };
+        let parameter = if major >= 15 {
+            "; GRANT SET ON PARAMETER session_replication_role TO managed_admin"
+        } else {
+            ""
+        };
         format!("{role}{parameter}")
     },
     sample: 1,
 };
 
 fn directories(path: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut found: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
     found.sort();
     found
@@ -97,16 +103,27 @@ async fn live(server: &TestServer, owner: &str, case: &Path) -> Verdict {
         if let Err(error) = database.rollback(&plan).await {
             panic!("rollback: {error:#?}");
         }
-        assert_eq!(schema_dump(&database).await, schema, "the rollback does not restore before.sql");
+        assert_eq!(
+            schema_dump(&database).await,
+            schema,
+            "the rollback does not restore before.sql"
+        );
         let plan = database.planned(&source).await;
         apply(&database, &plan, Phase::Cutover).await;
     }
     database.time_passes().await;
     apply(&database, &plan, Phase::Contract).await;
-    assert_eq!(database.differences(&plan.after, &plan.before).await, Vec::<String>::new());
+    assert_eq!(
+        database.differences(&plan.after, &plan.before).await,
+        Vec::<String>::new()
+    );
     assert_eq!(database.leftovers().await, Vec::<String>::new());
     database.drop().await;
-    if goes_back { Verdict::ThereAndBack } else { Verdict::There }
+    if goes_back {
+        Verdict::ThereAndBack
+    } else {
+        Verdict::There
+    }
 }
 
 async fn walk(owner: &'static Owner) {
@@ -144,9 +161,16 @@ async fn walk(owner: &'static Owner) {
             refused.push(format!("no case of {operation:?} ran"));
         }
     }
-    println!("{ran} cases of {operations} operations as {}; refused: {refused:#?}", owner.name);
+    println!(
+        "{ran} cases of {operations} operations as {}; refused: {refused:#?}",
+        owner.name
+    );
     assert!(failed.is_empty(), "these fail: {failed:?}");
-    assert!(operations >= 30, "{operations} operations were run as {}", owner.name);
+    assert!(
+        operations >= 30,
+        "{operations} operations were run as {}",
+        owner.name
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
