@@ -205,7 +205,7 @@ impl Apply {
         let mut text = format!(
             "{verb} plan {} on {}: {}\n\n{}\n",
             style::name(&task.plan.name),
-            settings.redacted(),
+            settings,
             units::counted(due.len(), "step"),
             plan_human::overview(&task.plan),
         );

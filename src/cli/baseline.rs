@@ -185,7 +185,7 @@ fn question(found: &[Found], settings: &ConnectionSettings) -> String {
     let plans = units::counted(found.len(), "plan");
     let mut text = format!(
         "Record {plans} as applied on {}, without running anything\n\n",
-        settings.redacted()
+        settings
     );
     for found in found {
         let seen = match found.is_there() {

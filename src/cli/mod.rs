@@ -23,6 +23,7 @@ mod input;
 mod interrupts;
 mod lint;
 mod new;
+mod permit;
 mod plan;
 mod resolve;
 mod rollback;
@@ -60,6 +61,9 @@ pub struct Global {
         value_name = "URL"
     )]
     pub url: Option<String>,
+    /// Act as this role in every session, as after SET ROLE: it owns what is made, and its privileges count
+    #[arg(long, global = true, env = "PGMORPH_ROLE", value_name = "ROLE")]
+    pub role: Option<String>,
     /// The URL stands on the command line: it is meant by this very call.
     #[arg(skip)]
     pub url_given: bool,
@@ -264,11 +268,13 @@ impl Global {
 
     fn settings(&self) -> Result<ConnectionSettings, Error> {
         let env = |name: &str| std::env::var(name).ok();
-        Ok(ConnectionSettings::resolve(self.url.as_deref(), &env)?)
+        let role = self.role.as_deref().filter(|role| !role.is_empty());
+        Ok(ConnectionSettings::resolve(self.url.as_deref(), &env)?.acting_as(role))
     }
 
     /// A session that only looks: nothing it does may wait for long.
     async fn observer(&self, settings: &ConnectionSettings) -> Result<Session, Error> {
+        patiently(|| Box::pin(settings.refuse_transaction_pooling())).await?;
         let bounds = Bounds {
             statement: Duration::from_secs(60),
             lock: Duration::from_secs(1),
@@ -337,7 +343,14 @@ impl Global {
 
 /// The plan is invalid, unless it is only the server or the role that does not fit it.
 fn kind_of(diagnostics: &[Diagnostic]) -> ErrorKind {
-    const ABOUT_THE_SERVER: [&str; 2] = ["not_owner", "server_too_old"];
+    const ABOUT_THE_SERVER: [&str; 6] = [
+        "not_owner",
+        "server_too_old",
+        "may_not_create",
+        "schema_denied",
+        "missing_privilege",
+        "not_grantable",
+    ];
     if diagnostics
         .iter()
         .all(|diagnostic| ABOUT_THE_SERVER.contains(&diagnostic.code))

@@ -4,9 +4,11 @@
 use super::Failure;
 use super::history::History;
 use super::input::{Input, PlanFile};
+use super::permit;
 use crate::catalog::{load, probe};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{self, PlanRelation, Run, RunState};
+use crate::executor::privileges;
 use crate::plan::{ExecutionPlan, Expectation, PlannedChange, Waiting};
 use crate::planner::{self, Numbers};
 use crate::sql::QualifiedName;
@@ -94,6 +96,10 @@ pub async fn begin(client: &Client, input: &Input, in_place: &Numbers) -> Result
         Input::Saved(plan) => {
             refuse_elsewhere(plan, in_place)?;
             refuse_moved(client, plan).await?;
+            let missing = privileges::missing(client, plan).await?;
+            if !missing.is_empty() {
+                return Err(privileges::refusal(&missing).into());
+            }
             Ok((**plan).clone())
         }
     }
@@ -106,7 +112,13 @@ async fn compile(client: &Client, file: &PlanFile, in_place: &Numbers) -> Result
     probe::ask_conditions(client, &mut catalog, &conditions).await?;
     let questions = |catalog: &_| planner::questions_from(&file.plan, catalog, in_place);
     probe::ask_all(client, &mut catalog, questions).await?;
-    planner::plan_from(&file.plan, &catalog, in_place).map_err(|diagnostics| file.refused(diagnostics))
+    match planner::plan_from(&file.plan, &catalog, in_place) {
+        Ok(plan) => match permit::missing(client, file, &plan).await? {
+            missing if missing.is_empty() => Ok(plan),
+            missing => Err(file.refused(missing)),
+        },
+        Err(complaints) => Err(file.refused(permit::named(client, file, complaints).await?)),
+    }
 }
 
 /// A saved plan has steps for what was not in place when it was made, and for nothing else.

@@ -189,7 +189,7 @@ fn question(undoing: &Undoing, settings: &ConnectionSettings, loss: Loss) -> Str
         if ids.len() == 1 { "run" } else { "runs" },
         ids.join(", then "),
         style::name(name),
-        settings.redacted(),
+        settings,
         units::counted(steps, "step"),
     );
     if loss == Loss::Accepted {

@@ -30,6 +30,7 @@ mod lock_order;
 mod locks;
 pub mod matching;
 mod orphans;
+pub mod privileges;
 mod retry;
 mod session;
 mod stall;
@@ -200,7 +201,7 @@ impl Executor {
         setup.push(here.clone());
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
-        let observers = settings.pool(
+        let observers = observing(settings, &lock).await?.pool(
             "pgmorph observer",
             POOL_SIZE,
             vec![orphans::OBSERVER_BOUNDS.sql(), here],
@@ -738,6 +739,21 @@ fn worker_setup() -> Vec<String> {
         // Without it every batch of a backfill would read the whole table.
         "SET enable_tidscan = on".to_owned(),
     ]
+}
+
+/// Who looks on does so as the login itself: our sessions are its own, so that it sees and may cancel them, and it may be
+/// allowed more, like `pg_monitor`. Unless it does not inherit what its role may see.
+async fn observing(settings: &ConnectionSettings, lock: &Session) -> Result<ConnectionSettings, Error> {
+    let sql = "SELECT pg_has_role(session_user, current_user, 'USAGE')";
+    let row = lock.client.query_one(sql, &[]).await;
+    let inherits: bool = row
+        .map_err(|error| Error::postgres(ErrorKind::Connection, "asking what the login inherits", error))?
+        .get(0);
+    Ok(if inherits {
+        settings.acting_as(None)
+    } else {
+        settings.clone()
+    })
 }
 
 async fn refuse_read_only(lock: &Session) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use crate::postgres::settings::{Bounds, Session};
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio_postgres::SimpleQueryMessage;
 
 /// How often the session of the run lock is used, if only to show that somebody is there.
 const PING_EVERY: Duration = Duration::from_secs(5);
@@ -96,16 +97,17 @@ impl Runner {
 /// Returns when there is no such session of ours any more.
 async fn end(client: &tokio_postgres::Client, pid: i32) -> Result<(), Error> {
     let failed = |error| Error::postgres(ErrorKind::StepFailed, "ending a lost session", error);
-    let sql = "SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
-               WHERE l.pid = $1 AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
-                AND (l.classid::bigint << 32 | l.objid::bigint) = $2 \
-                AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())";
+    // Our sessions are those of the login, whatever role they act as.
+    let sql = format!(
+        "SET LOCAL ROLE NONE; SELECT pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l \
+         WHERE l.pid = {pid} AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 \
+          AND (l.classid::bigint << 32 | l.objid::bigint) = {} \
+          AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
+        locks::WORKERS_LOCK
+    );
     loop {
-        let ended = client
-            .query_opt(sql, &[&pid, &locks::WORKERS_LOCK])
-            .await
-            .map_err(failed)?;
-        if ended.is_none() {
+        let ended = client.simple_query(&sql).await.map_err(failed)?;
+        if !ended.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -146,8 +148,8 @@ pub(super) async fn end_workers(lock: &Session) -> Result<(), Error> {
         }
         for pid in left.iter().filter_map(|holder| holder.pid) {
             // Refused for a session of another role.
-            let sql = "SELECT pg_terminate_backend($1)";
-            let _ = lock.client.query_one(sql, &[&pid]).await;
+            let sql = format!("SET LOCAL ROLE NONE; SELECT pg_terminate_backend({pid})");
+            let _ = lock.client.simple_query(&sql).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -372,7 +372,11 @@ impl AddColumn {
             );
             return Err(Diagnostic::new("may_not_create", message)
                 .at(self.column.span)
-                .help(format!("GRANT CREATE ON SCHEMA {} TO it", ident(&name.schema))));
+                .help(format!(
+                    "GRANT CREATE ON SCHEMA {} TO {}",
+                    ident(&name.schema),
+                    ident(&context.now.role.name)
+                )));
         }
         let trigger = own_name(&[&name.name, column], "pgmorph_fill");
         Ok(Fill {

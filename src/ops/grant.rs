@@ -305,7 +305,54 @@ impl Grant {
             };
             (!found).then(|| self.unknown(context, object))
         };
-        self.objects.iter().filter_map(missing).collect()
+        let found = self.objects.iter().filter_map(missing);
+        found.chain(self.grantor_complaints(context)).collect()
+    }
+
+    /// Who neither owns a table or view nor was given its privileges to pass on has nothing to grant.
+    fn grantor_complaints(&self, context: &Context<'_>) -> Vec<Diagnostic> {
+        let (catalog, role) = (context.catalog, &context.now.role);
+        let wanted = self.wanted(context.major());
+        let complaint = |object: &Located<String>| {
+            let name = object.value.parse::<QualifiedName>().ok()?;
+            let (owner, grants) = match (catalog.tables.get(&name), catalog.views.get(&name)) {
+                (Some(table), _) => (&table.owner, &table.grants),
+                (None, Some(view)) => (&view.owner, &view.grants),
+                (None, None) => return None,
+            };
+            let given = |privilege: &String| {
+                grants
+                    .iter()
+                    .any(|it| it.grantable && it.privilege == *privilege && role.acts_as(&it.grantee))
+            };
+            let lacks: Vec<&str> = wanted
+                .iter()
+                .filter(|it| !given(it))
+                .map(String::as_str)
+                .collect();
+            if role.acts_as(owner) || lacks.is_empty() || catalog.schemas.is_empty() {
+                return None;
+            }
+            let message = format!(
+                "{name} belongs to {owner}, and {} may not pass on {}",
+                role.name,
+                lacks.join(", ")
+            );
+            let mend = format!(
+                "GRANT {} ON {name} TO {} WITH GRANT OPTION",
+                lacks.join(", "),
+                ident(&role.name)
+            );
+            Some(
+                Diagnostic::new("not_grantable", message)
+                    .at(object.span)
+                    .help(mend),
+            )
+        };
+        match self.kind {
+            Kind::Table => self.objects.iter().filter_map(complaint).collect(),
+            _ => Vec::new(),
+        }
     }
 
     fn unknown(&self, context: &Context<'_>, object: &Located<String>) -> Diagnostic {

@@ -189,9 +189,12 @@ impl<'a> Context<'a> {
                 "{} belongs to {}, not to {}",
                 name.value, table.owner, self.now.role.name
             );
-            return Err(Diagnostic::new("not_owner", message)
-                .at(name.span)
-                .help(format!("connect as {}, or as a member of that role", table.owner)));
+            return Err(Diagnostic::new("not_owner", message).at(name.span).help(format!(
+                "connect as {0}, or as a member of that role: GRANT {1} TO {2}",
+                table.owner,
+                crate::sql::ident(&table.owner),
+                crate::sql::ident(&self.now.role.name)
+            )));
         }
         Ok(table)
     }
@@ -298,6 +301,8 @@ impl<'a> Context<'a> {
 /// A label was used in the transaction that adds it; this SQLSTATE says nothing else.
 const UNSAFE_NEW_ENUM_VALUE_USAGE: &str = "55P04";
 
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 fn accepted<'a, T>(
     answer: Option<Result<&'a T, &ProbeError>>,
     span: Span,
@@ -317,7 +322,12 @@ fn accepted<'a, T>(
                 "PostgreSQL does not accept this: {} (SQLSTATE {})",
                 error.message, error.sqlstate
             );
-            let diagnostic = Diagnostic::new("refused_by_server", message).at(span);
+            let code = if error.sqlstate == INSUFFICIENT_PRIVILEGE {
+                "missing_privilege"
+            } else {
+                "refused_by_server"
+            };
+            let diagnostic = Diagnostic::new(code, message).at(span);
             Err(match &error.hint {
                 Some(hint) => diagnostic.help(hint.clone()),
                 None => diagnostic,

@@ -14,38 +14,44 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use pgmorph::postgres::embedded::Installation;
 use pgmorph::postgres::settings::{ConnectError, ConnectErrorKind, ConnectionSettings, Session};
 use tempfile::TempDir;
 use tokio_postgres::error::SqlState;
 
 /// A throw-away server with certificates, stopped when dropped.
-struct Cluster {
+pub struct Cluster {
     directory: TempDir,
-    port: u16,
+    pub port: u16,
     postmaster: Child,
 }
 
 const HBA: &str = "\
-local     all all                     trust
+local     all,replication all         trust
 hostssl   all tls_only   127.0.0.1/32 scram-sha-256
 hostnossl all plain_only 127.0.0.1/32 scram-sha-256
 hostssl   all certified  127.0.0.1/32 cert
 host      all tls_only,plain_only,certified 127.0.0.1/32 reject
+host      all old        127.0.0.1/32 md5
+host      all plain      127.0.0.1/32 password
+host      all free       127.0.0.1/32 trust
 host      all all        127.0.0.1/32 scram-sha-256
 ";
 
 const ROLES: &str = "\
-SET password_encryption = 'scram-sha-256';
 CREATE ROLE secret LOGIN PASSWORD 'hush';
 CREATE ROLE tls_only LOGIN PASSWORD 'hush';
 CREATE ROLE plain_only LOGIN PASSWORD 'hush';
 CREATE ROLE certified LOGIN;
 CREATE ROLE crowded LOGIN CONNECTION LIMIT 0;
+SET password_encryption = 'md5'; CREATE ROLE old LOGIN PASSWORD 'hush';
+CREATE ROLE plain LOGIN PASSWORD 'hush';
+CREATE ROLE free LOGIN;
 ";
 
 impl Cluster {
     /// One server for all tests that run at the same time.
-    async fn shared() -> Arc<Self> {
+    pub async fn shared() -> Arc<Self> {
         static RUNNING: tokio::sync::Mutex<Weak<Cluster>> = tokio::sync::Mutex::const_new(Weak::new());
         let mut running = RUNNING.lock().await;
         if let Some(cluster) = running.upgrade() {
@@ -56,7 +62,7 @@ impl Cluster {
         cluster
     }
 
-    async fn start(certificate: &str) -> Self {
+    pub async fn start(certificate: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
@@ -79,10 +85,11 @@ impl Cluster {
             .port();
         fs::write(data.join("pg_hba.conf"), HBA).unwrap();
         let settings = format!(
-            "port={port}\nunix_socket_directories='{dir}'\nlisten_addresses='127.0.0.1'\nfsync=off\nssl=on\n\
+            "port={port}\nunix_socket_directories='{sockets}'\nlisten_addresses='127.0.0.1'\nfsync=off\nssl=on\n\
              ssl_cert_file='{dir}/{certificate}.crt'\nssl_key_file='{dir}/{certificate}.key'\n\
              ssl_ca_file='{dir}/ca.crt'\n",
-            dir = at.display()
+            dir = at.display(),
+            sockets = sockets(at, port)
         );
         fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
         let log = fs::File::create(at.join("log")).unwrap();
@@ -117,11 +124,11 @@ impl Cluster {
         }
     }
 
-    async fn admin(&self) -> Session {
+    pub async fn admin(&self) -> Session {
         self.over_socket("postgres").connect("admin").await.unwrap()
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -152,20 +159,22 @@ impl Drop for Cluster {
     }
 }
 
+/// A file's, and on Linux one of an abstract name.
+fn sockets(at: &Path, port: u16) -> String {
+    let abstract_name = if cfg!(target_os = "linux") {
+        format!(", @pgmorph-{port}")
+    } else {
+        String::new()
+    };
+    format!("{}{abstract_name}", at.display())
+}
+
 fn bin(program: &str) -> PathBuf {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .map(|entries| {
-            entries
-                .map(|entry| entry.unwrap().path().join("bin").join(program))
-                .collect()
-        })
-        .unwrap_or_default();
-    found.sort();
-    found.pop().expect("a server in /usr/lib/postgresql")
+    Installation::find(None).unwrap().bindir.join(program)
 }
 
 /// As root the server's programs run as postgres, since they refuse root.
-fn server_command(program: &str, directory: &Path) -> Command {
+pub fn server_command(program: &str, directory: &Path) -> Command {
     let mut command = Command::new(bin(program));
     command
         .current_dir(directory)
@@ -177,7 +186,7 @@ fn server_command(program: &str, directory: &Path) -> Command {
     command
 }
 
-fn server_user() -> Option<(u32, u32)> {
+pub fn server_user() -> Option<(u32, u32)> {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         return None;
     }
@@ -190,13 +199,13 @@ fn server_user() -> Option<(u32, u32)> {
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
-fn own(path: &Path) {
+pub fn own(path: &Path) {
     if let Some((uid, gid)) = server_user() {
         chown(path, Some(uid), Some(gid)).unwrap();
     }
 }
 
-fn run(command: &mut Command) {
+pub fn run(command: &mut Command) {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -239,7 +248,7 @@ fn certificates(at: &Path) {
     }
 }
 
-fn resolve(url: &str) -> ConnectionSettings {
+pub fn resolve(url: &str) -> ConnectionSettings {
     ConnectionSettings::resolve(Some(url), &|_| None).unwrap()
 }
 

@@ -159,7 +159,7 @@ fn question(apply: &Apply, task: &Task, due: &[&Standing], settings: &Connection
         "Apply {} of {} on {}, one after the other, through {}\n\n",
         units::counted(due.len(), "plan"),
         apply.plan,
-        settings.redacted(),
+        settings,
         Phase::from(apply.through),
     );
     for (number, standing) in due.iter().enumerate() {

@@ -117,7 +117,7 @@ fn question(rollback: &Rollback, due: &Due<'_>, settings: &ConnectionSettings) -
         "Roll back {} of {} on {}, the last first\n\n",
         units::counted(due.units.len(), "run"),
         rollback.plan,
-        settings.redacted()
+        settings
     );
     for (number, Unit { plan, run }) in due.units.iter().enumerate() {
         let _ = writeln!(

@@ -4,6 +4,7 @@
 use super::{LEDGER_VERSION, StepRecord, damaged};
 use crate::error::{Error, ErrorKind};
 use crate::plan::ExecutionPlan;
+use crate::sql::ident;
 use std::collections::BTreeSet;
 use tokio_postgres::GenericClient;
 
@@ -39,7 +40,9 @@ const NULLABLE: [&str; 11] = [
 
 /// The version of the ledger that is there, if one is.
 pub(super) async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
-    let sql = "SELECT to_regclass('pgmorph.ledger') IS NOT NULL, to_regclass('pgmorph.runs') IS NOT NULL";
+    let sql = "SELECT coalesce(bool_or(c.relname = 'ledger'), false), coalesce(bool_or(c.relname = 'runs'), false) \
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = 'pgmorph' AND c.relname IN ('ledger', 'runs')";
     let row = client
         .query_one(sql, &[])
         .await
@@ -50,6 +53,7 @@ pub(super) async fn version(client: &impl GenericClient) -> Result<Option<i32>, 
         (true, false) => return Err(damaged("table pgmorph.runs is missing".into())),
         (false, true) => return Err(damaged("table pgmorph.ledger is missing".into())),
     }
+    readable(client).await?;
     let rows = client
         .query("SELECT max(version) FROM pgmorph.ledger", &[])
         .await
@@ -66,6 +70,27 @@ pub(super) async fn version(client: &impl GenericClient) -> Result<Option<i32>, 
         Some(version) => Ok(Some(version)),
         None => Err(damaged("table pgmorph.ledger has no version".into())),
     }
+}
+
+/// Another role may have made it.
+async fn readable(client: &impl GenericClient) -> Result<(), Error> {
+    let sql = "SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), true), \
+                min(pg_get_userbyid(c.relowner)::text), current_user::text \
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE n.nspname = 'pgmorph' AND c.relname IN ('ledger', 'runs')";
+    let row = client
+        .query_one(sql, &[])
+        .await
+        .map_err(failed("looking for the ledger"))?;
+    if row.get(0) {
+        return Ok(());
+    }
+    let (owner, role): (String, String) = (row.get(1), row.get(2));
+    let message = format!("{role} may not read the ledger, schema pgmorph, which belongs to {owner}");
+    let (granted, to) = (ident(&owner), ident(&role));
+    Err(Error::new(ErrorKind::Precondition, message).help(format!(
+        "GRANT {granted} TO {to}, and act as that role: --role {owner}"
+    )))
 }
 
 async fn whole(client: &impl GenericClient) -> Result<(), Error> {

@@ -296,17 +296,18 @@ impl Runner {
 
     /// By an observing session, or by that of the run lock where those give no answer.
     pub(in crate::executor) async fn cancel(&self, pid: i32) {
-        const SQL: &str = "SELECT pg_cancel_backend($1)";
+        // Our sessions are those of the login, whatever role they act as.
+        let sql = format!("SET LOCAL ROLE NONE; SELECT pg_cancel_backend({pid})");
         let observer = timeout(CANCEL_WITHIN, self.observers.get()).await;
         if let Ok(Ok(observer)) = observer {
-            match timeout(CANCEL_WITHIN, observer.execute(SQL, &[&pid])).await {
-                Ok(Ok(_)) => return,
+            match timeout(CANCEL_WITHIN, observer.batch_execute(&sql)).await {
+                Ok(Ok(())) => return,
                 Ok(Err(_)) => {}
                 // Whatever has become of it, nobody is to wait for its answer.
                 Err(_) => drop(Object::take(observer)),
             }
         }
-        let _ = timeout(CANCEL_WITHIN, self.lock.client.execute(SQL, &[&pid])).await;
+        let _ = timeout(CANCEL_WITHIN, self.lock.client.batch_execute(&sql)).await;
     }
 }
 

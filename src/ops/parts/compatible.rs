@@ -158,7 +158,11 @@ pub fn unfit(context: &Context<'_>, name: &Located<QualifiedName>, table: &Table
                 context.now.role.name,
                 ident(&name.value.schema)
             ),
-            "GRANT CREATE ON SCHEMA … TO it",
+            &format!(
+                "GRANT CREATE ON SCHEMA {} TO {}",
+                ident(&name.value.schema),
+                ident(&context.now.role.name)
+            ),
         );
     }
     complaints

@@ -97,8 +97,9 @@ impl Planner<'_> {
                 Diagnostic::new("may_not_create", message)
                     .at(self.span)
                     .help(format!(
-                        "GRANT CREATE ON SCHEMA {} TO it",
-                        ident(&table_name.schema)
+                        "GRANT CREATE ON SCHEMA {} TO {}",
+                        ident(&table_name.schema),
+                        ident(&self.context.now.role.name)
                     )),
             );
         }

@@ -3,7 +3,7 @@
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Hazard, Lock, Phase, Settings, Undo};
-use crate::sql::{QualifiedName, literal};
+use crate::sql::{QualifiedName, ident, literal};
 
 use super::brief;
 
@@ -57,10 +57,10 @@ impl Making {
 pub fn schema_complaint(context: &Context<'_>, schema: &str, span: Span) -> Option<Diagnostic> {
     match context.catalog.schemas.get(schema) {
         Some(schema) if schema.may_create => None,
-        Some(found) => {
+        Some(_) => {
             let role = &context.now.role.name;
             let message = format!("{role} may not create anything in schema `{schema}`");
-            let help = format!("GRANT CREATE ON SCHEMA … TO {role}, by {}", found.owner);
+            let help = format!("GRANT CREATE ON SCHEMA {} TO {}", ident(schema), ident(role));
             Some(Diagnostic::new("schema_denied", message).at(span).help(help))
         }
         None => {

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::CancelToken;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -15,6 +14,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use super::connect::{Address, within};
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
+use super::socket::{Socket, TcpOptions};
 
 /// Asks the server to cancel what one session runs, by the address and TLS mode of that session.
 #[derive(Clone)]
@@ -22,6 +22,7 @@ pub struct CancelHandle {
     token: CancelToken,
     tls: MakeRustlsConnect,
     address: Address,
+    tcp: TcpOptions,
     timeout: Option<Duration>,
     target: String,
 }
@@ -39,6 +40,7 @@ impl CancelHandle {
         token: CancelToken,
         tls: MakeRustlsConnect,
         address: Address,
+        tcp: TcpOptions,
         timeout: Option<Duration>,
         target: &str,
     ) -> Self {
@@ -46,6 +48,7 @@ impl CancelHandle {
             token,
             tls,
             address,
+            tcp,
             timeout,
             target: target.to_owned(),
         }
@@ -69,17 +72,12 @@ impl CancelHandle {
     async fn request(&self) -> Result<(), ConnectError> {
         let unreachable =
             |error: io::Error| ConnectError::new(ConnectErrorKind::Unreachable, &self.target, reason(&error));
-        match &self.address {
-            Address::Tcp { name, address, port } => {
-                let stream = TcpStream::connect((*address, *port)).await.map_err(unreachable)?;
-                self.send(stream, name).await
-            }
-            Address::Unix { directory, port } => {
-                let path = directory.join(format!(".s.PGSQL.{port}"));
-                let stream = UnixStream::connect(path).await.map_err(unreachable)?;
-                self.send(stream, "localhost").await
-            }
-        }
+        let socket = Socket::open(&self.address, self.tcp).await.map_err(unreachable)?;
+        let name = match &self.address {
+            Address::Tcp { name, .. } => name,
+            Address::Unix { .. } => "localhost",
+        };
+        self.send(socket, name).await
     }
 
     async fn send<S>(&self, stream: S, name: &str) -> Result<(), ConnectError>

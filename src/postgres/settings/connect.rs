@@ -8,22 +8,23 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_postgres::config::SslMode as Negotiated;
+use tokio_postgres::config::{SslMode as Negotiated, SslNegotiation};
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::tls::{MakeTlsConnect, TlsStream};
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::arrival::{self, Role};
+use super::auth::{Guard, Guarded, Inside};
 use super::cancel::CancelHandle;
 use super::doctor;
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
-use super::line::{Encrypt, Line, Socket, Wire};
+use super::line::{Encrypt, Line, Watched};
 use super::pool::backend;
+use super::socket::Socket;
 use super::{ConnectionSettings, Endpoint, Host, SslMode, Wanted};
 use crate::release::{self, Standing};
 use crate::units;
@@ -130,6 +131,31 @@ impl Connector {
     }
 
     pub(super) async fn open(&self) -> Result<Opened, ConnectError> {
+        let opened = self.found().await?;
+        let client = &opened.session.client;
+        let target = self.settings.redacted();
+        let asked = async {
+            if let Some(options) = &self.settings.startup_options {
+                arrival::refuse_lost_options(client, options, &target).await?;
+            }
+            match &self.settings.role {
+                Some(role) => arrival::act_as(client, role, &target).await,
+                None => Ok(()),
+            }
+        };
+        within(self.settings.connect_timeout, asked)
+            .await
+            .unwrap_or_else(|| {
+                Err(ConnectError::new(
+                    ConnectErrorKind::Unreachable,
+                    &target,
+                    "timed out",
+                ))
+            })?;
+        Ok(opened)
+    }
+
+    async fn found(&self) -> Result<Opened, ConnectError> {
         let mut endpoints = self.settings.endpoints.clone();
         if self.settings.shuffled {
             endpoints.shuffle(&mut rand::rng());
@@ -179,7 +205,7 @@ impl Connector {
         let target = self.settings.redacted_for(std::slice::from_ref(endpoint));
         let mut last = None;
         for address in self.addresses(endpoint, &target).await? {
-            match self.negotiated(&address, endpoint, &target).await {
+            match self.negotiated(&address, endpoint, &target, wanted).await {
                 Ok((opened, role)) if role.is(wanted) => return Ok(opened),
                 Ok((_, role)) => {
                     last = Some(ConnectError::new(
@@ -246,6 +272,7 @@ impl Connector {
         address: &Address,
         endpoint: &Endpoint,
         target: &str,
+        wanted: Wanted,
     ) -> Result<(Opened, Role), ConnectError> {
         let (first, second) = match (address, self.settings.tls.mode) {
             (Address::Unix { .. }, _) | (_, SslMode::Disable) => (Negotiated::Disable, None),
@@ -253,7 +280,7 @@ impl Connector {
             (_, SslMode::Prefer) => (Negotiated::Prefer, Some(Negotiated::Disable)),
             _ => (Negotiated::Require, None),
         };
-        let error = match self.attempt(address, endpoint, first, target).await {
+        let error = match self.attempt(address, endpoint, first, target, wanted).await {
             Ok(opened) => return Ok(opened),
             Err(error) => error,
         };
@@ -265,7 +292,7 @@ impl Connector {
         };
         match second {
             Some(second) if other_way_may_help => self
-                .attempt(address, endpoint, second, target)
+                .attempt(address, endpoint, second, target, wanted)
                 .await
                 .map_err(|_| error),
             _ => Err(error),
@@ -278,6 +305,7 @@ impl Connector {
         endpoint: &Endpoint,
         mode: Negotiated,
         target: &str,
+        wanted: Wanted,
     ) -> Result<(Opened, Role), ConnectError> {
         let route = Route {
             connector: self.clone(),
@@ -285,6 +313,7 @@ impl Connector {
             endpoint: endpoint.clone(),
             mode,
             target: target.to_owned(),
+            wanted,
         };
         // A server, database or role may allow a session less time than it takes to say that it needs more.
         for _ in 1..OPENED_AGAIN {
@@ -296,17 +325,24 @@ impl Connector {
         route.open().await
     }
 
-    fn config(&self, address: &Address, endpoint: &Endpoint, mode: Negotiated) -> Config {
+    /// `requirepeer`: over a Unix socket, whose process it is that listens.
+    fn refuse_other_peer(&self, socket: &Socket, target: &str) -> Result<(), ConnectError> {
+        let (Some(wanted), Some(found)) = (&self.settings.required_peer, socket.peer()) else {
+            return Ok(());
+        };
+        let refused = |detail| Err(ConnectError::new(ConnectErrorKind::LoginRefused, target, detail));
+        match found {
+            Ok(name) if name == *wanted => Ok(()),
+            Ok(name) => refused(format!(
+                "the server runs as {name}, but requirepeer={wanted} was given"
+            )),
+            Err(error) => refused(format!("who the server runs as is not known: {}", reason(&error))),
+        }
+    }
+
+    fn config(&self, endpoint: &Endpoint, mode: Negotiated) -> Config {
         let settings = &*self.settings;
         let mut config = Config::new();
-        match address {
-            Address::Tcp { name, address, port } => {
-                config.host(name).hostaddr(*address).port(*port);
-            }
-            Address::Unix { directory, port } => {
-                config.host_path(directory).port(*port);
-            }
-        }
         config
             .user(&settings.user)
             .dbname(&settings.dbname)
@@ -338,10 +374,13 @@ pub(super) struct Route {
     endpoint: Endpoint,
     mode: Negotiated,
     target: String,
+    wanted: Wanted,
 }
 
-type Spoken = Connection<Socket, <Encrypt<Tls> as tokio_postgres::tls::TlsConnect<Socket>>::Stream>;
-type Tls = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+/// What is said goes through a guard of the login, and is counted below it.
+type Way = Guarded<Watched>;
+type Tls = Inside<Encrypt<<MakeRustlsConnect as MakeTlsConnect<Way>>::TlsConnect>>;
+type Spoken = Connection<Way, <Tls as TlsConnect<Way>>::Stream>;
 
 impl Route {
     async fn open(&self) -> Result<(Opened, Role), ConnectError> {
@@ -354,6 +393,7 @@ impl Route {
             client.cancel_token(),
             self.connector.tls.clone(),
             self.address.clone(),
+            self.connector.settings.tcp,
             timeout,
             &self.target,
         );
@@ -368,6 +408,10 @@ impl Route {
             .ok_or_else(timed_out)?
             .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
         let _ = tell.send(pid);
+        let role = within(timeout, role.completed(&client, self.wanted))
+            .await
+            .ok_or_else(timed_out)?
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
         let session = Session {
             client,
             cancel,
@@ -385,21 +429,29 @@ impl Route {
 
     async fn dial(&self) -> Result<(Client, Spoken, Line), ConnectError> {
         let refused = |kind, why: String| ConnectError::new(kind, &self.target, why);
-        let stream = self
-            .wire()
+        let settings = &self.connector.settings;
+        let socket = Socket::open(&self.address, settings.tcp)
             .await
             .map_err(|error| refused(ConnectErrorKind::Unreachable, reason(&error)))?;
+        self.connector.refuse_other_peer(&socket, &self.target)?;
         let mut tls = self.connector.tls.clone();
-        let tls = MakeTlsConnect::<Socket>::make_tls_connect(&mut tls, self.name())
+        let tls = MakeTlsConnect::<Way>::make_tls_connect(&mut tls, self.name())
             .map_err(|error| refused(ConnectErrorKind::Tls, error.to_string()))?;
-        let line = Line::new(self.mode != Negotiated::Disable);
+        let negotiates =
+            self.mode != Negotiated::Disable && settings.tls.negotiation == SslNegotiation::Postgres;
+        let line = Line::new(negotiates);
         let encrypt = Encrypt {
             tls,
             line: line.clone(),
         };
-        let config = self.connector.config(&self.address, &self.endpoint, self.mode);
+        let allowed = settings.allowed.as_ref();
+        let guard = allowed.map(|allowed| Guard::new(allowed, &self.target, negotiates));
+        let config = self.connector.config(&self.endpoint, self.mode);
         let (client, connection) = config
-            .connect_raw(Socket::plain(stream, line.clone()), encrypt)
+            .connect_raw(
+                Guarded::new(Watched::plain(socket, line.clone()), guard),
+                Inside(encrypt),
+            )
             .await
             .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
         line.logged_in();
@@ -411,33 +463,6 @@ impl Route {
             Address::Tcp { name, .. } => name,
             // Never spoken over TLS.
             Address::Unix { .. } => "localhost",
-        }
-    }
-
-    async fn wire(&self) -> std::io::Result<Wire> {
-        match &self.address {
-            Address::Tcp { address, port, .. } => {
-                let stream = TcpStream::connect((*address, *port)).await?;
-                stream.set_nodelay(true)?;
-                let settings = &self.connector.settings;
-                let socket = SockRef::from(&stream);
-                #[cfg(target_os = "linux")]
-                if let Some(timeout) = settings.tcp_user_timeout {
-                    socket.set_tcp_user_timeout(Some(timeout))?;
-                }
-                if let Some(keepalives) = settings.keepalives {
-                    let keepalive = TcpKeepalive::new()
-                        .with_time(keepalives.idle)
-                        .with_interval(keepalives.interval)
-                        .with_retries(keepalives.count);
-                    socket.set_tcp_keepalive(&keepalive)?;
-                }
-                Ok(Wire::Tcp(stream))
-            }
-            Address::Unix { directory, port } => {
-                let path = directory.join(format!(".s.PGSQL.{port}"));
-                Ok(Wire::Unix(UnixStream::connect(path).await?))
-            }
         }
     }
 }
@@ -452,10 +477,7 @@ pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
 
 /// Looks at the release that the server reported at login. Of one that is newer than what we know there is a word in the
 /// log, once.
-fn supported<T: TlsStream + Unpin>(
-    connection: &Connection<Socket, T>,
-    target: &str,
-) -> Result<(), ConnectError> {
+fn supported(connection: &Spoken, target: &str) -> Result<(), ConnectError> {
     static TOLD: Once = Once::new();
     let reported = connection.parameter("server_version");
     let Some(number) = reported.and_then(release::version_num) else {
@@ -478,46 +500,6 @@ fn supported<T: TlsStream + Unpin>(
         }
     }
     Ok(())
-}
-
-/// What the server reported about itself at login (PostgreSQL 14 and later do).
-struct Role {
-    standby: Option<bool>,
-    read_only: Option<bool>,
-}
-
-impl Role {
-    fn of<T: TlsStream + Unpin>(connection: &Connection<Socket, T>) -> Self {
-        let flag = |name| connection.parameter(name).map(|value| value == "on");
-        Self {
-            standby: flag("in_hot_standby"),
-            read_only: flag("default_transaction_read_only"),
-        }
-    }
-
-    fn is(&self, wanted: Wanted) -> bool {
-        let writable = match (self.standby, self.read_only) {
-            (Some(true), _) | (_, Some(true)) => Some(false),
-            (Some(false), Some(false)) => Some(true),
-            _ => None,
-        };
-        match wanted {
-            Wanted::Any | Wanted::PreferStandby => true,
-            Wanted::ReadWrite => writable == Some(true),
-            Wanted::ReadOnly => writable == Some(false),
-            Wanted::Primary => self.standby == Some(false),
-            Wanted::Standby => self.standby == Some(true),
-        }
-    }
-
-    fn mismatch(&self) -> &'static str {
-        match (self.standby, self.read_only) {
-            (None, _) => "it does not say whether it is a standby, which target_session_attrs asks for",
-            (Some(true), _) => "it is a standby, not what target_session_attrs asks for",
-            (_, Some(true)) => "it is read only by default, not what target_session_attrs asks for",
-            _ => "it is a primary, not what target_session_attrs asks for",
-        }
-    }
 }
 
 /// Drives the connection until it ends, or is found to be lost. That it ended reaches whoever waits for an answer of

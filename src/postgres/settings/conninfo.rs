@@ -13,7 +13,10 @@ pub(super) fn parse(text: &str) -> Result<Options, SettingsError> {
     {
         return uri(rest);
     }
-    if text.contains("://") {
+    if text
+        .split_once("://")
+        .is_some_and(|(scheme, _)| !scheme.contains('='))
+    {
         return Err(SettingsError::syntax(
             "the connection URI must start with postgresql:// or postgres://",
         ));

@@ -113,6 +113,10 @@ pub enum ConnectErrorKind {
     UnsupportedRelease,
     /// A proxy that gives each transaction another server session.
     TransactionPooling,
+    /// The login may not act as the role that was asked for.
+    RoleRefused,
+    /// A proxy kept startup options to itself.
+    OptionsLost,
     /// The server refused for another reason; the SQLSTATE tells which.
     Refused,
 }
@@ -132,6 +136,9 @@ enum CertificateTrouble {
     UnknownIssuer,
     WrongName,
     Expired,
+    Revoked,
+    /// No list, or an outdated one, tells whether it is revoked.
+    Unrevokable,
     Unusable,
 }
 
@@ -176,6 +183,10 @@ impl ConnectError {
         Self::new(kind, target, detail)
     }
 
+    pub(super) fn of_kind(self, kind: ConnectErrorKind) -> Self {
+        Self { kind, ..self }
+    }
+
     /// The `ConnectError` behind an error of [`super::ConnectionSettings::pool`]'s pool, if that is its cause.
     pub fn in_chain<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a ConnectError> {
         let mut next = Some(error);
@@ -217,6 +228,11 @@ impl ConnectError {
         &self.detail
     }
 
+    /// A server does not speak of protocol violations at login; a proxy does.
+    fn is_startup_refusal(&self) -> bool {
+        self.sqlstate() == Some(SqlState::PROTOCOL_VIOLATION.code())
+    }
+
     /// What to do next.
     pub fn help(&self) -> &'static str {
         use CertificateTrouble as Trouble;
@@ -241,6 +257,12 @@ impl ConnectError {
                     "connect by a name that the certificate lists, or use sslmode=verify-ca to check only who \
                      issued it"
                 }
+                Some(Trouble::Revoked) => {
+                    "give the server a new certificate; do not connect until you know why this one was revoked"
+                }
+                Some(Trouble::Unrevokable) => {
+                    "bring the lists of sslcrl or sslcrldir up to date: one of each authority in the chain"
+                }
                 Some(Trouble::Expired) => "renew the server's certificate, and check this machine's clock",
                 Some(Trouble::Unusable) => {
                     "issue the server a certificate of X.509 version 3 with a subjectAltName"
@@ -256,6 +278,18 @@ impl ConnectError {
             }
             ConnectErrorKind::UnsupportedRelease => {
                 "upgrade the server first, by pg_upgrade or logical replication; nothing was changed"
+            }
+            ConnectErrorKind::RoleRefused => {
+                "name a role that the login is a member of (--role, PGMORPH_ROLE), or let an administrator run: GRANT \
+                 <role> TO <login> (from PostgreSQL 16 on WITH SET TRUE, which is the default)"
+            }
+            ConnectErrorKind::OptionsLost => {
+                "leave them out (PGOPTIONS, options=…), or set them for the role (ALTER ROLE … SET), or connect to \
+                 PostgreSQL directly; PgBouncer drops what stands in ignore_startup_parameters"
+            }
+            ConnectErrorKind::Refused if self.is_startup_refusal() => {
+                "a proxy such as PgBouncer does not take every startup parameter: leave out PGOPTIONS or options=…, or \
+                 connect to PostgreSQL directly"
             }
             ConnectErrorKind::Refused => "the server's log may say more",
         }
@@ -274,6 +308,8 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::WrongServer => "no suitable server",
             ConnectErrorKind::UnsupportedRelease => "the server is too old",
             ConnectErrorKind::TransactionPooling => "a transaction-pooling proxy stands before the server",
+            ConnectErrorKind::RoleRefused => "the login may not act as the role",
+            ConnectErrorKind::OptionsLost => "the connection is not as it was asked for",
             ConnectErrorKind::Refused => "the server refused the connection",
         };
         write!(f, "{what} at {}: {}", self.target, self.detail)
@@ -328,6 +364,10 @@ fn certificate_trouble(error: &rustls::Error) -> Option<CertificateTrouble> {
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => CertificateTrouble::Expired,
+        CertificateError::Revoked => CertificateTrouble::Revoked,
+        CertificateError::UnknownRevocationStatus
+        | CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => CertificateTrouble::Unrevokable,
         _ => CertificateTrouble::Unusable,
     })
 }
@@ -340,6 +380,10 @@ fn tls_detail(error: &rustls::Error) -> String {
         Some(CertificateTrouble::WrongName) => "the server's certificate is for another name".to_owned(),
         Some(CertificateTrouble::Expired) => {
             "the server's certificate has expired or is not valid yet".to_owned()
+        }
+        Some(CertificateTrouble::Revoked) => "the server's certificate has been revoked".to_owned(),
+        Some(CertificateTrouble::Unrevokable) => {
+            "no current revocation list tells whether the server's certificate is revoked".to_owned()
         }
         Some(CertificateTrouble::Unusable) => format!("the server's certificate cannot be used ({error})"),
         None => error.to_string(),

@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
+
+use super::socket::Socket;
 
 /// What has passed on one connection, and what has not.
 #[derive(Debug, Clone, Default)]
@@ -122,49 +123,6 @@ impl Frames {
     }
 }
 
-/// A socket of either family.
-#[derive(Debug)]
-pub(super) enum Wire {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(context),
-            Self::Unix(stream) => Pin::new(stream).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Unix(stream) => Pin::new(stream).poll_shutdown(context),
-        }
-    }
-}
-
 /// A stream whose messages are counted, unless those of another layer are.
 pub(super) struct Counted<S> {
     stream: S,
@@ -172,11 +130,11 @@ pub(super) struct Counted<S> {
     encrypted: bool,
 }
 
-/// What a session speaks through.
-pub(super) type Socket = Counted<Wire>;
+/// A socket on which messages are counted as long as nothing is encrypted.
+pub(super) type Watched = Counted<Socket>;
 
-impl Socket {
-    pub(super) fn plain(stream: Wire, line: Line) -> Self {
+impl Watched {
+    pub(super) fn plain(stream: Socket, line: Line) -> Self {
         Self {
             stream,
             line,
@@ -232,9 +190,9 @@ pub(super) struct Encrypt<C> {
     pub(super) line: Line,
 }
 
-impl<C> TlsConnect<Socket> for Encrypt<C>
+impl<S, C> TlsConnect<S> for Encrypt<C>
 where
-    C: TlsConnect<Socket>,
+    C: TlsConnect<S>,
     C::Future: Send + 'static,
     C::Stream: Send + 'static,
 {
@@ -242,7 +200,7 @@ where
     type Error = C::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
 
-    fn connect(self, stream: Socket) -> Self::Future {
+    fn connect(self, stream: S) -> Self::Future {
         {
             let account = &mut *self.line.account();
             account.encrypted = true;

@@ -3,9 +3,11 @@
 //! Sources, strongest first: the `--url` text or `DATABASE_URL`, the service file, the PG* variables, defaults;
 //! the password file fills in a missing password. Deviations from libpq, each on purpose: `connect_timeout`
 //! is 10 s when unset, TCP keepalives start after a minute (a network that forgets quiet connections must not
-//! cut an hour's index build), and an option whose neglect would weaken a promise (`require_auth`, `sslcrl`,
-//! `gssencmode=require`, …) is refused instead of ignored.
+//! cut an hour's index build), a revocation list that is named must be there, and an option whose neglect would
+//! weaken a promise (`gssencmode=require`, `sslcertmode=require`, …) is refused instead of ignored.
 
+mod arrival;
+mod auth;
 mod cancel;
 mod connect;
 mod conninfo;
@@ -16,11 +18,15 @@ mod line;
 mod options;
 mod patience;
 mod pool;
+mod revocation;
+mod socket;
 mod tls;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio_postgres::config::ChannelBinding;
@@ -31,8 +37,10 @@ pub use error::{ConnectError, ConnectErrorKind, SettingsError};
 pub use patience::{Bounds, patiently};
 pub use tls::SslMode;
 
+use auth::Allowed;
 use files::{Login, PasswordFile};
 use options::Options;
+use socket::TcpOptions;
 use tls::TlsSettings;
 
 const DEFAULT_PORT: u16 = 5432;
@@ -90,9 +98,16 @@ pub struct ConnectionSettings {
     wanted: Wanted,
     shuffled: bool,
     connect_timeout: Option<Duration>,
-    tcp_user_timeout: Option<Duration>,
-    keepalives: Option<Keepalives>,
+    tcp: TcpOptions,
     tls: TlsSettings,
+    /// `require_auth`: what the server may ask for.
+    allowed: Option<Allowed>,
+    /// `requirepeer`: who must listen on a Unix socket.
+    required_peer: Option<String>,
+    /// Every session acts as this role.
+    role: Option<String>,
+    /// No proxy of transactions stands in between; asked once.
+    keeps_sessions: Arc<AtomicBool>,
     warnings: Vec<String>,
 }
 
@@ -148,13 +163,19 @@ impl ConnectionSettings {
                 .word("load_balance_hosts", &[("disable", false), ("random", true)])?
                 .unwrap_or(false),
             connect_timeout: connect_timeout(&options)?,
-            tcp_user_timeout: options
-                .integer("tcp_user_timeout")?
-                .and_then(|millis| u64::try_from(millis).ok())
-                .filter(|millis| *millis > 0)
-                .map(Duration::from_millis),
-            keepalives: keepalives(&options)?,
+            tcp: TcpOptions {
+                keepalives: keepalives(&options)?,
+                user_timeout: options
+                    .integer("tcp_user_timeout")?
+                    .and_then(|millis| u64::try_from(millis).ok())
+                    .filter(|millis| *millis > 0)
+                    .map(Duration::from_millis),
+            },
             tls,
+            allowed: options.get("require_auth").map(Allowed::parse).transpose()?,
+            required_peer: options.get("requirepeer").map(str::to_owned),
+            role: None,
+            keeps_sessions: Arc::default(),
             warnings,
         })
     }
@@ -164,8 +185,23 @@ impl ConnectionSettings {
     pub fn with_dbname(&self, dbname: &str) -> Self {
         Self {
             dbname: dbname.to_owned(),
+            keeps_sessions: Arc::default(),
             ..self.clone()
         }
+    }
+
+    /// The same, with every session acting as this role, as after SET ROLE; `None` is the login itself.
+    #[must_use]
+    pub fn acting_as(&self, role: Option<&str>) -> Self {
+        Self {
+            role: role.map(str::to_owned),
+            ..self.clone()
+        }
+    }
+
+    /// The role that every session acts as, where it is not the login's own.
+    pub fn role(&self) -> Option<&str> {
+        self.role.as_deref()
     }
 
     pub fn user(&self) -> &str {
@@ -213,7 +249,11 @@ impl ConnectionSettings {
 
 impl fmt::Display for ConnectionSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.redacted())
+        f.write_str(&self.redacted())?;
+        match &self.role {
+            Some(role) => write!(f, " as role {role}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -224,7 +264,8 @@ impl fmt::Debug for ConnectionSettings {
             .field("tls", &self.tls)
             .field("wanted", &self.wanted)
             .field("connect_timeout", &self.connect_timeout)
-            .field("keepalives", &self.keepalives)
+            .field("tcp", &self.tcp)
+            .field("role", &self.role)
             .finish_non_exhaustive()
     }
 }
@@ -301,14 +342,14 @@ fn endpoints(options: &Options) -> Result<Vec<Endpoint>, SettingsError> {
                     address: Some(address),
                 },
                 ("", None) => default_host(port),
-                (name, address) if !name.starts_with('/') => Host::Tcp {
+                (name, address) if !socket::is_unix(name) => Host::Tcp {
                     name: name.to_owned(),
                     address,
                 },
                 (name, None) => Host::Unix(PathBuf::from(name)),
                 (name, Some(address)) => {
                     return Err(SettingsError::Conflict(format!(
-                        "host {name} is a socket directory, but hostaddr {address} is given for it"
+                        "host {name} is a Unix socket, but hostaddr {address} is given for it"
                     )));
                 }
             };
@@ -323,17 +364,13 @@ fn endpoints(options: &Options) -> Result<Vec<Endpoint>, SettingsError> {
 
 /// The socket directory in which a server of that port listens, or else the usual one.
 fn default_host(port: u16) -> Host {
-    let directories = || SOCKET_DIRECTORIES.iter().map(Path::new);
-    directories()
-        .find(|directory| directory.join(format!(".s.PGSQL.{port}")).exists())
-        .or_else(|| directories().find(|directory| directory.is_dir()))
-        .map_or_else(
-            || Host::Tcp {
-                name: "localhost".to_owned(),
-                address: None,
-            },
-            |directory| Host::Unix(directory.to_owned()),
-        )
+    socket::usual_directory(port).map_or_else(
+        || Host::Tcp {
+            name: "localhost".to_owned(),
+            address: None,
+        },
+        Host::Unix,
+    )
 }
 
 fn passwords(

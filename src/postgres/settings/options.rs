@@ -72,7 +72,11 @@ const KNOWN: &[Known] = &[
     used("sslrootcert", "PGSSLROOTCERT"),
     used("sslcert", "PGSSLCERT"),
     used("sslkey", "PGSSLKEY"),
+    used("sslcrl", "PGSSLCRL"),
+    used("sslcrldir", "PGSSLCRLDIR"),
     used("sslsni", "PGSSLSNI"),
+    used("require_auth", "PGREQUIREAUTH"),
+    used("requirepeer", "PGREQUIREPEER"),
     used("ssl_min_protocol_version", "PGSSLMINPROTOCOLVERSION"),
     used("ssl_max_protocol_version", "PGSSLMAXPROTOCOLVERSION"),
     unexported("keepalives"),
@@ -86,7 +90,6 @@ const KNOWN: &[Known] = &[
     ignored("gsslib"),
     ignored("krbsrvname"),
     ignored("max_protocol_version"),
-    ignored("min_protocol_version"),
     ignored("sslcompression"),
     ignored("sslkeylogfile"),
     ignored("sslpassword"),
@@ -94,14 +97,15 @@ const KNOWN: &[Known] = &[
     ignored("authtype"),
     only("gssencmode", Some("PGGSSENCMODE"), &["disable", "prefer"]),
     only("replication", None, &["false", "off", "no", "0"]),
-    only("require_auth", Some("PGREQUIREAUTH"), &[]),
-    only("requirepeer", Some("PGREQUIREPEER"), &[]),
     only("requiressl", Some("PGREQUIRESSL"), &["0"]),
     only("scram_client_key", None, &[]),
     only("scram_server_key", None, &[]),
-    only("sslcertmode", Some("PGSSLCERTMODE"), &["allow"]),
-    only("sslcrl", Some("PGSSLCRL"), &[]),
-    only("sslcrldir", Some("PGSSLCRLDIR"), &[]),
+    only("sslcertmode", Some("PGSSLCERTMODE"), &["allow", "disable"]),
+    only("min_protocol_version", Some("PGMINPROTOCOLVERSION"), &["3.0"]),
+    only("oauth_issuer", None, &[]),
+    only("oauth_client_id", None, &[]),
+    only("oauth_client_secret", None, &[]),
+    only("oauth_scope", None, &[]),
 ];
 
 fn find(name: &str) -> Option<&'static Known> {
@@ -240,14 +244,14 @@ mod tests {
             ("gssencmode", "prefer"),
             ("sslcompression", "1"),
             ("krbsrvname", "x"),
-            ("sslcrl", ""),
+            ("oauth_issuer", ""),
         ] {
             options.set(name, value).unwrap();
         }
         for (name, value) in [
             ("gssencmode", "require"),
-            ("sslcrl", "/crl"),
-            ("require_auth", "scram-sha-256"),
+            ("sslcertmode", "require"),
+            ("oauth_issuer", "https://example.org"),
         ] {
             assert!(
                 matches!(options.set(name, value), Err(SettingsError::Unsupported { .. })),

@@ -4,22 +4,28 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use deadpool_postgres::{Connect, Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::JoinHandle;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::ConnectionSettings;
+use super::arrival::role_sql;
 use super::connect::{Connector, within};
 use super::error::{ConnectError, ConnectErrorKind};
 
 /// Run on a session that returns to the pool. `RecyclingMethod::Fast` would leave behind an open transaction,
 /// advisory locks and whatever SET the last user ran; `Clean` forgets the open transaction. The leading
 /// ROLLBACK mends both and an aborted transaction too. Prepared statements stay, as the pool caches them.
+///
+/// `SET SESSION AUTHORIZATION` forgets the role, also one that the login has by itself (`ALTER ROLE … SET role`), and
+/// RESET ALL does not bring it back: it follows by itself.
 const RECYCLE: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; \
-                       SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES";
+                       SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; ";
 
 impl ConnectionSettings {
     /// A pool of up to `size` sessions. Each runs the statements of `setup`, as one text, when it is opened and, since
@@ -34,7 +40,10 @@ impl ConnectionSettings {
         // One text: over a long way every statement by itself would take as long as a batch of rows.
         let setup = setup.join("; ");
         let config = ManagerConfig {
-            recycling_method: RecyclingMethod::Custom(format!("{RECYCLE}; {setup}")),
+            recycling_method: RecyclingMethod::Custom(format!(
+                "{RECYCLE}{}; {setup}",
+                role_sql(self.role.as_deref())
+            )),
         };
         let manager = Manager::from_connect(Config::new(), PoolConnect(connector), config);
         Pool::builder(manager)
@@ -46,10 +55,14 @@ impl ConnectionSettings {
             })
     }
 
-    /// Fails when a proxy hands transactions to changing server sessions: advisory locks and settings would
-    /// then land in sessions of others. Opens two sessions and looks whether each keeps its process.
+    /// Fails when a proxy hands transactions or statements to changing server sessions: advisory locks and settings would
+    /// then land in sessions of others. Opens two sessions and looks whether each keeps its process; asks once.
     pub async fn refuse_transaction_pooling(&self) -> Result<(), ConnectError> {
-        let connector = Connector::new(self, env!("CARGO_PKG_NAME"))?;
+        if self.keeps_sessions.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        // Nothing is set in a session that may be somebody else's next.
+        let connector = Connector::new(&self.acting_as(None), env!("CARGO_PKG_NAME"))?;
         let sessions = [
             connector.open().await?.session.client,
             connector.open().await?.session.client,
@@ -65,6 +78,7 @@ impl ConnectionSettings {
             })?
             .map_err(|error| ConnectError::from_postgres(&error, &self.redacted()))?;
         if kept {
+            self.keeps_sessions.store(true, Ordering::Relaxed);
             return Ok(());
         }
         Err(failed(
@@ -81,7 +95,11 @@ async fn keep_their_backends(sessions: &[Client; 2]) -> Result<bool, tokio_postg
         return Ok(false);
     }
     for (holder, other) in [(0, 1), (1, 0)] {
-        sessions[holder].batch_execute("BEGIN READ ONLY").await?;
+        match sessions[holder].batch_execute("BEGIN READ ONLY").await {
+            // A pooler of statements says so by itself.
+            Err(error) if error.code() == Some(&SqlState::PROTOCOL_VIOLATION) => return Ok(false),
+            result => result?,
+        }
         let held = backend(&sessions[holder]).await?;
         let free = backend(&sessions[other]).await?;
         sessions[holder].batch_execute("ROLLBACK").await?;

@@ -190,6 +190,7 @@ fn times() {
     assert!(resolve("host=h connect_timeout=soon", &[]).is_err());
     let keepalives = resolve("host=h keepalives_idle=5", &[])
         .unwrap()
+        .tcp
         .keepalives
         .unwrap();
     assert_eq!(
@@ -200,7 +201,13 @@ fn times() {
         ),
         (5, 10, 6)
     );
-    assert!(resolve("host=h keepalives=0", &[]).unwrap().keepalives.is_none());
+    assert!(
+        resolve("host=h keepalives=0", &[])
+            .unwrap()
+            .tcp
+            .keepalives
+            .is_none()
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{WebPkiServerVerifier, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -18,6 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::SettingsError;
 use super::options::Options;
+use super::revocation::Revocation;
 
 /// libpq's `sslmode`, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,6 +54,7 @@ pub(super) struct TlsSettings {
     pub(super) mode: SslMode,
     pub(super) negotiation: SslNegotiation,
     roots: Roots,
+    revocation: Revocation,
     /// Certificate and key, checked to exist only if they were named.
     identity: Option<(PathBuf, PathBuf)>,
     server_name_sent: bool,
@@ -96,13 +98,16 @@ impl TlsSettings {
         let certificate = options.get("sslcert").map(PathBuf::from);
         let key = options.get("sslkey").map(PathBuf::from);
         // Only a named certificate must exist; the usual one is taken when it is there.
+        let shown = options.get("sslcertmode") != Some("disable");
         let identity = certificate
             .or_else(|| usual("postgresql.crt").filter(|path| path.exists()))
-            .and_then(|certificate| Some((certificate, key.or_else(|| usual("postgresql.key"))?)));
+            .and_then(|certificate| Some((certificate, key.or_else(|| usual("postgresql.key"))?)))
+            .filter(|_| shown);
         Ok(Self {
             mode,
             negotiation,
             roots,
+            revocation: Revocation::resolve(options, usual("root.crl")),
             identity,
             server_name_sent: options.get("sslsni") != Some("0"),
             versions,
@@ -164,6 +169,7 @@ impl TlsSettings {
             mode: SslMode::Disable,
             negotiation: SslNegotiation::Postgres,
             roots: Roots::None,
+            revocation: Revocation::default(),
             identity: None,
             server_name_sent: true,
             versions: (2, 3),
@@ -190,8 +196,8 @@ impl TlsSettings {
             Some((certificate, key)) => {
                 refuse_exposed_key(key)?;
                 let chain = read_certificates(certificate)?;
-                let secret = PrivateKeyDer::from_pem_file(key)
-                    .map_err(|error| format!("client key {}: {error}", key.display()))?;
+                let secret =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable_key(key, &error))?;
                 builder.with_client_auth_cert(chain, secret).map_err(|error| {
                     format!(
                         "client certificate {} and its key: {error}",
@@ -233,10 +239,14 @@ impl TlsSettings {
                 }
             }
         }
-        let name = self.mode == SslMode::VerifyFull;
         Ok(Verifier {
             provider: Arc::clone(provider),
-            check: Check::Chain { roots, trusted, name },
+            check: Check::Chain {
+                revoked: self.revocation.verifier(&roots, provider)?,
+                roots,
+                trusted,
+                name: self.mode == SslMode::VerifyFull,
+            },
         })
     }
 }
@@ -273,6 +283,8 @@ enum Check {
     Chain {
         roots: RootCertStore,
         trusted: Vec<CertificateDer<'static>>,
+        /// Asks the revocation lists as well.
+        revoked: Option<Arc<WebPkiServerVerifier>>,
         name: bool,
     },
 }
@@ -291,10 +303,16 @@ impl ServerCertVerifier for Verifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Check::Chain { roots, trusted, name } = &self.check else {
+        let Check::Chain {
+            roots,
+            trusted,
+            revoked,
+            name,
+        } = &self.check
+        else {
             return Ok(ServerCertVerified::assertion());
         };
         let certificate = ParsedCertificate::try_from(end_entity)?;
@@ -307,6 +325,15 @@ impl ServerCertVerifier for Verifier {
             let pinned = trusted.iter().any(|root| root == end_entity);
             if !pinned || outdated(&error) {
                 return Err(error);
+            }
+        }
+        if let Some(revoked) = revoked {
+            let asked =
+                revoked.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+            match asked {
+                // It is looked at last, and below.
+                Err(error) if is_about_name(&error) => {}
+                asked => drop(asked?),
             }
         }
         if *name {
@@ -340,6 +367,26 @@ impl ServerCertVerifier for Verifier {
             .signature_verification_algorithms
             .supported_schemes()
     }
+}
+
+fn unreadable_key(path: &Path, error: &rustls::pki_types::pem::Error) -> String {
+    let encrypted = std::fs::read_to_string(path).is_ok_and(|text| text.contains("ENCRYPTED"));
+    let why = if encrypted {
+        "it is encrypted, which is not supported; decrypt it with openssl pkey, and keep it to yourself"
+            .to_owned()
+    } else {
+        error.to_string()
+    };
+    format!("client key {}: {why}", path.display())
+}
+
+fn is_about_name(error: &rustls::Error) -> bool {
+    matches!(
+        error,
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+        )
+    )
 }
 
 fn outdated(error: &rustls::Error) -> bool {
