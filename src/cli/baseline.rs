@@ -183,10 +183,7 @@ fn differences(verification: &Verification) -> Vec<String> {
 
 fn question(found: &[Found], settings: &ConnectionSettings) -> String {
     let plans = units::counted(found.len(), "plan");
-    let mut text = format!(
-        "Record {plans} as applied on {}, without running anything\n\n",
-        settings
-    );
+    let mut text = format!("Record {plans} as applied on {settings}, without running anything\n\n");
     for found in found {
         let seen = match found.is_there() {
             true => style::good("its changes are there"),

@@ -239,7 +239,8 @@ async fn a_pool_of_sessions_is_as_good_as_the_server() {
     done(&apply).await;
     done(&["verify", &build]).await;
 
-    // Killed in a backfill.
+    // Killed in a backfill, which waits for a row.
+    done(&["apply", &plan, "--yes", "--through", "expand"]).await;
     let holder = server.connect(&database.name).await;
     holder
         .batch_execute("BEGIN; SELECT FROM orders WHERE id = 1 FOR NO KEY UPDATE")

@@ -330,10 +330,11 @@ impl ServerCertVerifier for Verifier {
         if let Some(revoked) = revoked {
             let asked =
                 revoked.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
-            match asked {
-                // It is looked at last, and below.
-                Err(error) if is_about_name(&error) => {}
-                asked => drop(asked?),
+            // The name is looked at last there, and below.
+            if let Err(error) = asked
+                && !is_about_name(&error)
+            {
+                return Err(error);
             }
         }
         if *name {

@@ -331,7 +331,10 @@ const SERVERS: &[(&str, &[Short])] = &[
     (
         "self",
         &[
-            ("sslmode=verify-full sslrootcert=$DIR/ca.crt", UNTRUSTED),
+            (
+                "sslmode=verify-full sslrootcert=$DIR/ca.crt",
+                Err("certificate cannot be used"),
+            ),
             ("sslmode=verify-full sslrootcert=$DIR/self.crt", TLS),
             ("sslmode=require", TLS),
         ],
