@@ -106,7 +106,8 @@ impl Runner {
 
     /// A reading that fails is none: the last one gets old.
     pub(super) async fn look_around(&self, walk: &Walk<'_>) {
-        let Ok((signals, asked)) = self.sample(walk).await else {
+        // Five questions at once take room.
+        let Ok((signals, asked)) = Box::pin(self.sample(walk)).await else {
             return;
         };
         let who = signals.oldest.as_ref().map(|oldest| oldest.who.clone());
