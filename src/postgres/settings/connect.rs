@@ -317,12 +317,13 @@ impl Connector {
         };
         // A server, database or role may allow a session less time than it takes to say that it needs more.
         for _ in 1..OPENED_AGAIN {
-            match route.open().await {
-                Err(error) if error.sqlstate().is_some_and(|code| OUT_OF_TIME.contains(&code)) => {}
+            let mut logged_in = false;
+            match route.open(&mut logged_in).await {
+                Err(error) if logged_in && is_out_of_time(&error) => {}
                 result => return result,
             }
         }
-        route.open().await
+        route.open(&mut false).await
     }
 
     /// `requirepeer`: over a Unix socket, whose process it is that listens.
@@ -361,10 +362,18 @@ impl Connector {
 }
 
 /// How often a session is opened that the server ends at once.
-const OPENED_AGAIN: u32 = 5;
+pub(super) const OPENED_AGAIN: u32 = 10;
 
 /// `query_canceled`, `idle_session_timeout`, `idle_in_transaction_session_timeout`, `transaction_timeout`.
 const OUT_OF_TIME: [&str; 4] = ["57014", "57P05", "25P03", "25P04"];
+
+/// The server has ended a session that it had opened. It does not say why when nothing was asked at that moment.
+pub(super) fn is_out_of_time(error: &ConnectError) -> bool {
+    match error.sqlstate() {
+        Some(code) => OUT_OF_TIME.contains(&code),
+        None => error.kind() == ConnectErrorKind::Unreachable,
+    }
+}
 
 /// The way to one server, on which a session was opened and another one may be.
 #[derive(Clone)]
@@ -383,12 +392,14 @@ type Tls = Inside<Encrypt<<MakeRustlsConnect as MakeTlsConnect<Way>>::TlsConnect
 type Spoken = Connection<Way, <Tls as TlsConnect<Way>>::Stream>;
 
 impl Route {
-    async fn open(&self) -> Result<(Opened, Role), ConnectError> {
+    /// Tells whether it got as far as the login.
+    async fn open(&self, logged_in: &mut bool) -> Result<(Opened, Role), ConnectError> {
         let timeout = self.connector.settings.connect_timeout;
         let timed_out = || ConnectError::new(ConnectErrorKind::Unreachable, &self.target, "timed out");
         let (client, connection, line) = within(timeout, Box::pin(self.dial()))
             .await
             .ok_or_else(timed_out)??;
+        *logged_in = true;
         let cancel = CancelHandle::new(
             client.cancel_token(),
             self.connector.tls.clone(),
@@ -405,7 +416,10 @@ impl Route {
         // A pooler of sessions says another process number at login than the server has.
         let pid = within(timeout, backend(&client))
             .await
-            .ok_or_else(timed_out)?
+            .ok_or_else(|| {
+                *logged_in = false;
+                timed_out()
+            })?
             .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
         let _ = tell.send(pid);
         let role = within(timeout, role.completed(&client, self.wanted))

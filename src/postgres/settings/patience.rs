@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::connect::Session;
+use super::connect::{OPENED_AGAIN, Session, is_out_of_time};
 use super::error::{ConnectError, ConnectErrorKind};
 use super::{ConnectionSettings, DEFAULT_CONNECT_TIMEOUT};
 
@@ -47,16 +47,28 @@ impl Bounds {
 impl ConnectionSettings {
     /// As [`ConnectionSettings::connect`], with these bounds.
     pub async fn bounded(&self, application_name: &str, bounds: Bounds) -> Result<Session, ConnectError> {
-        let session = self.connect(application_name).await?;
         let limit = self.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT);
-        match tokio::time::timeout(limit, session.client.batch_execute(&bounds.sql())).await {
-            Ok(Ok(())) => Ok(session),
-            Ok(Err(error)) => Err(ConnectError::from_postgres(&error, &self.redacted())),
-            Err(_) => Err(ConnectError::new(
-                ConnectErrorKind::Unreachable,
-                &self.redacted(),
-                "timed out setting up the session",
-            )),
+        let sql = bounds.sql();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let session = self.connect(application_name).await?;
+            match tokio::time::timeout(limit, session.client.batch_execute(&sql)).await {
+                Ok(Ok(())) => return Ok(session),
+                Ok(Err(error)) => {
+                    let error = ConnectError::from_postgres(&error, &self.redacted());
+                    if tries == OPENED_AGAIN || !is_out_of_time(&error) {
+                        return Err(error);
+                    }
+                }
+                Err(_) => {
+                    return Err(ConnectError::new(
+                        ConnectErrorKind::Unreachable,
+                        &self.redacted(),
+                        "timed out setting up the session",
+                    ));
+                }
+            }
         }
     }
 }
@@ -87,10 +99,9 @@ where
     }
 }
 
-/// `too_many_connections`, which is also what a CONNECTION LIMIT gives; `cannot_connect_now`; and what a server that has no
-/// time for a session ends it with before it could say that it needs more.
+/// `too_many_connections`, which is also what a CONNECTION LIMIT gives, and `cannot_connect_now`.
 fn passes(error: &ConnectError) -> bool {
     error
         .sqlstate()
-        .is_some_and(|code| ["53300", "57P03", "57014", "57P05", "25P03", "25P04"].contains(&code))
+        .is_some_and(|code| ["53300", "57P03"].contains(&code))
 }

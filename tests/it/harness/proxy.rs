@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
@@ -59,6 +59,7 @@ pub const WORKER: &str = "worker";
 struct State {
     strike: Mutex<Option<Strike>>,
     struck: AtomicU32,
+    struck_at: Mutex<Option<Instant>>,
     /// For connections that come later.
     general: Mutex<Option<Fault>>,
     open: Mutex<Vec<watch::Sender<Option<Fault>>>>,
@@ -105,6 +106,12 @@ impl Proxy {
         self.state.struck.load(Ordering::Relaxed)
     }
 
+    /// How long ago the last strike was.
+    pub fn struck_for(&self) -> Duration {
+        let at = *self.state.struck_at.lock().unwrap();
+        at.unwrap().elapsed()
+    }
+
     pub fn strike(&self, fault: Fault, whose: Whose) {
         self.state.strike(fault, whose);
     }
@@ -142,6 +149,7 @@ impl State {
         };
         drop(armed);
         self.struck.fetch_add(1, Ordering::Relaxed);
+        *self.struck_at.lock().unwrap() = Some(Instant::now());
         if strike.whose == Whose::This {
             own.send_replace(Some(strike.fault));
         } else {
