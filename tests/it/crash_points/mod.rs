@@ -69,7 +69,7 @@ impl Share {
         let lots = hash(&stage.name);
         let ways = match (stage.goes_back(), self) {
             (false, _) => vec![Way::There],
-            (true, Self::Few) if lots % 3 > 0 => vec![Way::There],
+            (true, Self::Few) if !lots.is_multiple_of(3) => vec![Way::There],
             (true, Self::Few) => vec![Way::Back],
             (true, _) => vec![Way::There, Way::Back],
         };
