@@ -135,7 +135,7 @@ fn every_change_is_refused() {
     }
     let mut changes = 0;
     for (class, pointers) in &classes {
-        for pointer in pointers.last() {
+        if let Some(pointer) = pointers.last() {
             for other in others(plan.pointer(pointer).unwrap()) {
                 let mut tampered = plan.clone();
                 *tampered.pointer_mut(pointer).unwrap() = other.clone();
