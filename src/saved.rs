@@ -5,7 +5,7 @@ use crate::catalog::model::{CatalogSnapshot, SNAPSHOT_FORMAT};
 use crate::error::{Error, ErrorKind};
 use crate::plan::{ExecutionPlan, PLAN_FORMAT};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::{Map, Value};
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
@@ -51,9 +51,13 @@ pub fn bounded(source: impl Read, limit: u64) -> io::Result<String> {
 /// # Errors
 /// It is one, but of another format, or anything in it was changed, added, left out or doubled since it was saved.
 pub fn execution_plan(path: &str, source: &str) -> Result<Option<ExecutionPlan>, Error> {
-    let mut values = serde_json::Deserializer::from_str(source).into_iter::<Value>();
-    let Some(Ok(mut value)) = values.next() else {
-        return Ok(None);
+    let (mut value, mistake) = match serde_json::from_str::<Strict>(source) {
+        Ok(Strict(value)) => (value, None),
+        // It may still be one that somebody added to.
+        Err(error) => match serde_json::Deserializer::from_str(source).into_iter().next() {
+            Some(Ok(value)) => (value, Some(error)),
+            _ => return Ok(None),
+        },
     };
     // `plan --format json` wraps the plan that `plan -o` writes; both can be applied.
     let wrapped = value.get("format").is_none() && value.get("plan").is_some();
@@ -80,8 +84,8 @@ pub fn execution_plan(path: &str, source: &str) -> Result<Option<ExecutionPlan>,
         .help("make the plan again with this pgmorph: pgmorph plan … -o FILE"));
     }
     // Which of two equal keys counts is not for a parser to decide, and neither is what follows the end.
-    if let Err(error) = serde_json::from_str::<Strict>(source) {
-        return Err(changed(path, &error.to_string()));
+    if let Some(mistake) = mistake {
+        return Err(changed(path, &mistake.to_string()));
     }
     let plan = ExecutionPlan::deserialize(&value).map_err(|error| {
         Error::new(
@@ -90,13 +94,13 @@ pub fn execution_plan(path: &str, source: &str) -> Result<Option<ExecutionPlan>,
         )
         .help("make it again: pgmorph plan … -o FILE")
     })?;
+    if plan.digest != plan.computed_digest() {
+        return Err(changed(path, "its digest is another one"));
+    }
     // What the reading passed over is not in the digest.
     let read = serde_json::to_value(&plan).unwrap_or_default();
     if let Some(place) = difference(&value, &read, "") {
         return Err(changed(path, &format!("`{place}` is not as it was written")));
-    }
-    if plan.digest != plan.computed_digest() {
-        return Err(changed(path, "its digest is another one"));
     }
     Ok(Some(plan))
 }
@@ -170,28 +174,18 @@ struct Head {
     format: Option<Value>,
 }
 
-/// Any value, as long as no key stands twice in a map.
-struct Strict;
+/// Any value in which no key stands twice in a map.
+struct Strict(Value);
 
 impl<'de> Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Keys).map(|_: Value| Self)
+        deserializer.deserialize_any(StrictVisitor).map(Self)
     }
 }
 
-struct Keys;
+struct StrictVisitor;
 
-struct Nested;
-
-impl<'de> serde::de::DeserializeSeed<'de> for Nested {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(Keys)
-    }
-}
-
-impl<'de> Visitor<'de> for Keys {
+impl<'de> Visitor<'de> for StrictVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,41 +196,43 @@ impl<'de> Visitor<'de> for Keys {
         Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::Number(Number::from(value)))
+        Ok(value.into())
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Value, E> {
-        Ok(Value::Null)
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        while access.next_element_seed(Nested)?.is_some() {}
-        Ok(Value::Null)
+        let mut items = Vec::new();
+        while let Some(Strict(item)) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut seen = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            access.next_value_seed(Nested)?;
-            if seen.contains_key(&key) {
+        let mut fields = Map::new();
+        while let Some((key, Strict(value))) = access.next_entry::<String, Strict>()? {
+            if fields.contains_key(&key) {
                 return Err(A::Error::custom(format!("the key {key:?} stands twice")));
             }
-            seen.insert(key, Value::Null);
+            fields.insert(key, value);
         }
-        Ok(Value::Null)
+        Ok(Value::Object(fields))
     }
 }
 

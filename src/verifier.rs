@@ -263,6 +263,17 @@ pub fn structure(table: &Table) -> Value {
                 trigger.remove("function_owned");
             }
         }
+        // They are told in the order of the table, whose columns move.
+        for index in fields
+            .get_mut("indexes")
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if let Some(Value::Array(columns)) = index.get_mut("expression_columns") {
+                columns.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
+            }
+        }
         // Whose NOT NULL it is changes without anybody's doing, as when a partition gets its key from an index.
         for column in fields
             .get_mut("columns")

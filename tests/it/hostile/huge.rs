@@ -125,7 +125,7 @@ fn plans() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         (
             "a column thousands of times",
             format!("{HEAD}  - create_index: {{table: orders, columns: [{twice}]}}\n").into_bytes(),
-            "stands twice",
+            "at most 32 columns",
         ),
         (
             "digits",

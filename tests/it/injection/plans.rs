@@ -89,7 +89,7 @@ changes:
   - add_foreign_key: {{table: {other}, name: {key}, columns: [{number}], references: {{table: {table}, columns: [id]}}}}
   - drop_column: {{table: {table}, column: {gone}}}
   - create_view: {{name: {view}, select: {query}}}
-  - sql: {{summary: {summary}, run: SELECT 1, no_undo: {summary}, phase: expand}}
+  - sql: {{summary: {summary}, run: SELECT 1, no_undo: {summary}, phase: expand, lock: {{}}}}
 after:
   - {{name: {summary}, query: SELECT 1 WHERE false}}
 ",
