@@ -54,6 +54,9 @@ pub mod planner;
 /// Many plans: their order, and what they need of each other.
 pub mod plan_set;
 
+/// Raw SQL: what its statements do, and what is safer.
+pub mod sql_lint;
+
 /// Does a fact hold; what differs?
 pub mod verifier;
 

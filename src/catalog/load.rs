@@ -19,7 +19,7 @@ use super::model::{
 use crate::sql::QualifiedName;
 use reader::{Reader, complete, load_shape, load_tables, qualified};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
@@ -178,6 +178,7 @@ struct Database {
     database: String,
     server: Server,
     role: Role,
+    not_volatile: BTreeSet<QualifiedName>,
 }
 
 async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
@@ -236,7 +237,8 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         types,
         publications,
         functions,
-        unpredicted: std::collections::BTreeSet::new(),
+        not_volatile: database.not_volatile,
+        unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),
         conditions: BTreeMap::new(),

@@ -42,6 +42,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
         functions: BTreeMap::new(),
+        not_volatile: BTreeSet::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),

@@ -1,0 +1,9 @@
+//! Raw SQL, judged before it runs: what every statement locks, rewrites and reads, and what takes its place.
+
+pub mod effects;
+pub mod parse;
+pub mod statement;
+pub mod world;
+
+pub use effects::{Effects, Refusal, effects};
+pub use world::World;
