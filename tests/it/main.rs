@@ -32,6 +32,7 @@ mod seeds;
 mod server_log;
 mod settings;
 mod soak;
+mod sql_lint;
 mod tidy;
 mod together;
 mod tune;

@@ -262,7 +262,10 @@ impl Judge<'_> {
     /// Scans the table unless the column is known to hold no NULL.
     pub(super) fn prove_not_null(&mut self, altered: &Altered, table: &QualifiedName, column: &str) {
         let Some(found) = self.column(table, column).cloned() else {
-            if !self.world.is_made(table) {
+            if self.has_proof(altered, table, column) {
+                return;
+            }
+            if !self.world.is_made(table) && !self.world.complete {
                 self.depends(format!("whether a validated CHECK proves that {column} is never NULL"));
             }
             return self.scan(table);
@@ -272,6 +275,14 @@ impl Judge<'_> {
         if found.not_null && validated {
             return;
         }
+        if is_virtual || !self.has_proof(altered, table, column) {
+            self.scan(table);
+        }
+    }
+}
+
+impl Judge<'_> {
+    fn has_proof(&self, altered: &Altered, table: &QualifiedName, column: &str) -> bool {
         let dropped: Vec<&String> = altered
             .actions
             .iter()
@@ -281,15 +292,12 @@ impl Judge<'_> {
             })
             .collect();
         let checks = self.constraints(table, ConstraintKind::Check);
-        let proof = checks.iter().any(|(name, check)| {
+        checks.iter().any(|(name, check)| {
             check.validated
                 && !check.definition.ends_with("NOT ENFORCED")
                 && !dropped.contains(&name)
                 && proves_not_null(&check.definition, column)
-        });
-        if !proof || is_virtual {
-            self.scan(table);
-        }
+        })
     }
 }
 
@@ -314,7 +322,8 @@ pub(super) fn mentions(expression: &str, column: &str) -> bool {
 fn proves_not_null(definition: &str, column: &str) -> bool {
     let inner = definition.strip_prefix("CHECK ").unwrap_or(definition);
     let bare: String = inner.chars().filter(|c| !matches!(c, '(' | ')')).collect();
-    let quoted = crate::sql::ident(column).to_string();
+    let bare = bare.to_uppercase();
+    let quoted = crate::sql::ident(column).to_string().to_uppercase();
     bare.split(" AND ").any(|part| {
         let part = part.trim().trim_end_matches(" NO INHERIT");
         let is = |text: String| part == text;

@@ -197,7 +197,7 @@ impl Judge<'_> {
     }
 
     fn index_names(&self, table: &QualifiedName) -> Vec<QualifiedName> {
-        let of_table = self.table(table).map(|table| &table.indexes);
+        let of_table = self.world.table(table).map(|table| &table.indexes);
         let of_view = self.world.catalog.views.get(table).map(|view| &view.indexes);
         let indexes = of_table.or(of_view);
         indexes
@@ -216,7 +216,7 @@ impl Judge<'_> {
     }
 
     fn constraints(&self, table: &QualifiedName, kind: ConstraintKind) -> Vec<(String, Constraint)> {
-        let found = self.table(table).map(|found| &found.constraints);
+        let found = self.world.table(table).map(|found| &found.constraints);
         found
             .map(|constraints| {
                 constraints

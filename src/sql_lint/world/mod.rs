@@ -1,5 +1,7 @@
 //! What is known while a file is read: the catalog that was given, and what the files made since.
 
+mod apply;
+
 use super::statement::Name;
 use crate::catalog::model::{
     CatalogSnapshot, Persistence, ReplicaIdentity, Role, SNAPSHOT_FORMAT, Server, Table, TableKind, TableSize,
@@ -20,6 +22,8 @@ pub struct World {
     pub search_path: Vec<String>,
     /// Relations and types that the files made: nobody uses them yet.
     pub made: BTreeSet<QualifiedName>,
+    /// What is known of tables that no catalog shows: what the files added to them.
+    pub partial: BTreeMap<QualifiedName, Table>,
     /// Labels added to enums in the transaction that is open, with the type.
     pub fresh_labels: Vec<(QualifiedName, String)>,
     /// Types made in the transaction that is open.
@@ -47,6 +51,7 @@ impl World {
             version,
             search_path: vec!["public".into()],
             made: BTreeSet::new(),
+            partial: BTreeMap::new(),
             fresh_labels: Vec::new(),
             fresh_types: BTreeSet::new(),
             pending: BTreeSet::new(),
@@ -82,13 +87,32 @@ impl World {
         }
         let mut views = self.catalog.views.iter();
         let owner = views.find(|(name, view)| name.schema == index.schema && view.indexes.contains_key(&index.name));
+        if let Some((name, _)) = owner {
+            return Some(name.clone());
+        }
+        let mut partial = self.partial.iter();
+        let owner = partial.find(|(name, table)| name.schema == index.schema && table.indexes.contains_key(&index.name));
         owner.map(|(name, _)| name.clone())
+    }
+
+    /// The table, or what is known of it.
+    pub fn table(&self, name: &QualifiedName) -> Option<&Table> {
+        self.catalog.tables.get(name).or_else(|| self.partial.get(name))
     }
 
     /// Not a relation of users: the system's own, and functions in FROM.
     pub fn is_foreign_name(&self, name: &QualifiedName) -> bool {
         matches!(name.schema.as_str(), "pg_catalog" | "information_schema")
             || (name.name.starts_with("pg_") && !self.has_relation(name))
+    }
+
+    /// The next file has a session of its own.
+    pub fn end_of_file(&mut self) {
+        self.in_transaction = false;
+        self.search_path = vec!["public".into()];
+        self.fresh_labels.clear();
+        self.fresh_types.clear();
+        self.pending.clear();
     }
 
     pub fn is_made(&self, name: &QualifiedName) -> bool {

@@ -1,0 +1,3 @@
+//! The lint of raw SQL: its effects against what was measured, its rules against migrations, its command.
+
+mod matrix;
