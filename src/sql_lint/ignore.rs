@@ -6,7 +6,12 @@ use super::statement::Statement;
 use crate::diagnostic::line_and_column;
 
 /// Takes the findings that are ignored out of the lists (one per statement), and adds what is wrong with the ignores.
-pub fn settle(source: &str, comments: &[Comment], statements: &[Statement], findings: &mut [Vec<Finding>]) -> Vec<Finding> {
+pub fn settle(
+    source: &str,
+    comments: &[Comment],
+    statements: &[Statement],
+    findings: &mut [Vec<Finding>],
+) -> Vec<Finding> {
     let mut own = Vec::new();
     for comment in comments {
         let Some(rest) = comment.text.strip_prefix("pgmorph:ignore") else {
@@ -19,7 +24,11 @@ pub fn settle(source: &str, comments: &[Comment], statements: &[Statement], find
         let target = target(source, comment, statements);
         for id in ids.split([',', ' ']).map(str::trim).filter(|id| !id.is_empty()) {
             if rules::rule(id).is_none() {
-                own.push(Finding::new("ignore-unknown-rule", format!("there is no rule `{id}`"), comment.span));
+                own.push(Finding::new(
+                    "ignore-unknown-rule",
+                    format!("there is no rule `{id}`"),
+                    comment.span,
+                ));
                 continue;
             }
             if reason.is_empty() {
@@ -52,5 +61,9 @@ fn target(source: &str, comment: &Comment, statements: &[Statement]) -> Option<u
         let last = line_and_column(source, statement.span.end).0;
         (statement.line..=last).contains(&line)
     });
-    on_line.or_else(|| statements.iter().position(|statement| statement.span.start > comment.span.start))
+    on_line.or_else(|| {
+        statements
+            .iter()
+            .position(|statement| statement.span.start > comment.span.start)
+    })
 }

@@ -59,7 +59,12 @@ pub fn lint(world: &mut World, path: &str, source: &str, in_transaction: bool) -
         .iter()
         .map(|(span, message)| Finding::new("syntax", message.clone(), *span))
         .collect();
-    own.extend(ignore::settle(source, &script.comments, &script.statements, &mut findings));
+    own.extend(ignore::settle(
+        source,
+        &script.comments,
+        &script.statements,
+        &mut findings,
+    ));
     let parts = script.statements.into_iter().zip(judged).zip(findings);
     Report {
         path: path.to_owned(),

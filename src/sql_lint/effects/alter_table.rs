@@ -62,12 +62,14 @@ impl Judge<'_> {
 
     /// `ALTER TABLE` of a view, an index or a sequence is accepted.
     fn other_relation(&mut self, name: &QualifiedName, actions: &[Action]) -> bool {
-        if let Some(owner) = self.world.index_owner(name) {
+        if self.world.index_owner(name).is_some() {
             self.lock(name, AccessExclusive);
-            if actions.iter().any(|action| matches!(action, Action::SetTablespace)) {
+            if actions
+                .iter()
+                .any(|action| matches!(action, Action::SetTablespace))
+            {
                 self.effects.rebuilds_indexes.insert(name.clone());
             }
-            let _ = owner;
             return true;
         }
         let is_other =
@@ -97,7 +99,9 @@ impl Judge<'_> {
                 }
             }
             Action::Attach { .. } => ShareUpdateExclusive,
-            Action::Detach { concurrently: true, .. } => ShareUpdateExclusive,
+            Action::Detach {
+                concurrently: true, ..
+            } => ShareUpdateExclusive,
             _ => AccessExclusive,
         }
     }
@@ -127,7 +131,10 @@ impl Judge<'_> {
 
     fn action(&mut self, altered: &Altered, action: &Action) {
         match action {
-            Action::AddColumn { column, if_not_exists } => self.add_column(altered, column, *if_not_exists),
+            Action::AddColumn {
+                column,
+                if_not_exists,
+            } => self.add_column(altered, column, *if_not_exists),
             Action::DropColumn { column, cascade, .. } => self.drop_column(altered, column, *cascade),
             Action::SetType { .. } => {}
             Action::SetDefault { column, default } => {
@@ -154,7 +161,10 @@ impl Judge<'_> {
             Action::SetLogged(_) => self.set_logged(altered),
             Action::SetOptions(_) if self.is_partitioned(&altered.table) => {
                 let state = if self.version() >= 16 { "42809" } else { "22023" };
-                self.fail(state, "a partitioned table has no storage parameters; its partitions do");
+                self.fail(
+                    state,
+                    "a partitioned table has no storage parameters; its partitions do",
+                );
             }
             Action::ClusterOn(index) => self.lock(&altered.table.sibling(index), ShareUpdateExclusive),
             Action::Attach { partition, bound } => self.attach(altered, partition, bound),
@@ -178,7 +188,10 @@ impl Judge<'_> {
     /// Deferred checks of rows that this transaction wrote.
     fn pending(&mut self, altered: &Altered) {
         if self.world.pending.contains(&altered.table) {
-            let message = format!("{} has deferred checks to come in this transaction", altered.table);
+            let message = format!(
+                "{} has deferred checks to come in this transaction",
+                altered.table
+            );
             self.fail("55006", message);
         }
     }
@@ -232,7 +245,10 @@ impl Judge<'_> {
     fn set_access_method(&mut self, altered: &Altered, method: &str) {
         if self.is_partitioned(&altered.table) {
             if self.version() < 17 {
-                self.fail("42809", "the access method of a partitioned table cannot be changed");
+                self.fail(
+                    "42809",
+                    "the access method of a partitioned table cannot be changed",
+                );
             }
             return;
         }
@@ -243,7 +259,10 @@ impl Judge<'_> {
     }
 
     fn set_logged(&mut self, altered: &Altered) {
-        if self.table(&altered.table).is_some_and(|table| table.kind == TableKind::Partitioned) {
+        if self
+            .table(&altered.table)
+            .is_some_and(|table| table.kind == TableKind::Partitioned)
+        {
             if self.version() >= 18 {
                 self.fail("42809", "a partitioned table is neither logged nor unlogged");
             }
@@ -254,9 +273,17 @@ impl Judge<'_> {
             self.lock(&sequence, AccessExclusive);
         }
         // Whether the tables at the other end are logged is looked up in the catalog while they are open.
-        let mut others: Vec<QualifiedName> = self.incoming(&altered.table).into_iter().map(|(from, _)| from).collect();
+        let mut others: Vec<QualifiedName> = self
+            .incoming(&altered.table)
+            .into_iter()
+            .map(|(from, _)| from)
+            .collect();
         let outgoing = self.constraints(&altered.table, ConstraintKind::ForeignKey);
-        others.extend(outgoing.into_iter().filter_map(|(_, key)| key.references.map(|to| to.table)));
+        others.extend(
+            outgoing
+                .into_iter()
+                .filter_map(|(_, key)| key.references.map(|to| to.table)),
+        );
         for other in others {
             if other != altered.table {
                 self.lock(&other, AccessShare);

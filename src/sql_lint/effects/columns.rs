@@ -21,16 +21,22 @@ impl Judge<'_> {
         let family = self.family(&altered.table);
         let used = family.iter().find_map(|member| {
             let table = self.table(member)?;
-            table.row_type_used_by.first().map(|user| (member.clone(), user.clone()))
+            table
+                .row_type_used_by
+                .first()
+                .map(|user| (member.clone(), user.clone()))
         });
-        let default = self.later_default(altered, column);
+        let default = self.differs_by_row(column);
         if let Some((member, user)) = used
             && (default || column.identity.is_some() || column.default.is_some())
         {
             self.fail("0A000", format!("{user} stores rows of {member}"));
         }
         if column.identity.is_some() && family.len() > 1 && self.version() < 17 {
-            self.fail("42P16", "an identity column cannot be added to a table that has children");
+            self.fail(
+                "42P16",
+                "an identity column cannot be added to a table that has children",
+            );
         }
         self.fresh_label(column.default.iter().flat_map(|default| &default.strings));
         let serial = matches!(
@@ -38,10 +44,13 @@ impl Judge<'_> {
             "serial" | "bigserial" | "smallserial" | "serial2" | "serial4" | "serial8"
         );
         let domain = types::resolve(self.world, &column.data_type).constrained && self.version() < 19;
-        let stored = column.generated.as_ref().is_some_and(|generated| match generated.stored {
-            Some(stored) => stored,
-            None => self.version() < 18,
-        });
+        let stored = column
+            .generated
+            .as_ref()
+            .is_some_and(|generated| match generated.stored {
+                Some(stored) => stored,
+                None => self.version() < 18,
+            });
         if serial || domain || stored || default || column.identity.is_some() {
             for member in &family {
                 self.rewrite(member);
@@ -62,8 +71,7 @@ impl Judge<'_> {
     }
 
     /// Whether the rows that are there would each get a value of their own.
-    fn later_default(&mut self, altered: &Altered, column: &ColumnDefinition) -> bool {
-        let _ = altered;
+    fn differs_by_row(&mut self, column: &ColumnDefinition) -> bool {
         let Some(default) = &column.default else {
             return false;
         };
@@ -104,7 +112,11 @@ impl Judge<'_> {
                 self.lock(&table.sibling(name), AccessExclusive);
             }
         }
-        for constraint in found.constraints.values().filter(|constraint| hit(&constraint.columns)) {
+        for constraint in found
+            .constraints
+            .values()
+            .filter(|constraint| hit(&constraint.columns))
+        {
             if let Some(to) = &constraint.references {
                 let family = self.family(&to.table);
                 self.lock_all(&family, AccessExclusive);
@@ -117,12 +129,16 @@ impl Judge<'_> {
             }
             match cascade {
                 true => self.lock(&from, AccessExclusive),
-                false => self.fail("2BP01", format!("a foreign key of {from} depends on the column {column}")),
+                false => self.fail(
+                    "2BP01",
+                    format!("a foreign key of {from} depends on the column {column}"),
+                ),
             }
         }
-        let owned = self.world.catalog.sequences.iter().filter(|(_, sequence)| {
-            sequence.owned_by.as_ref() == Some(&(table.clone(), column.to_owned()))
-        });
+        let owned =
+            self.world.catalog.sequences.iter().filter(|(_, sequence)| {
+                sequence.owned_by.as_ref() == Some(&(table.clone(), column.to_owned()))
+            });
         let owned: Vec<QualifiedName> = owned.map(|(name, _)| name.clone()).collect();
         self.lock_all(&owned, AccessExclusive);
         self.column_dependents(table, column, cascade);
@@ -136,12 +152,16 @@ impl Judge<'_> {
         };
         let generated = found.columns.iter().any(|other| {
             let names = |expression: &str| mentions(expression, column);
-            let expression = other.generated.as_ref().map(|generated| generated.expression.as_str());
+            let expression = other
+                .generated
+                .as_ref()
+                .map(|generated| generated.expression.as_str());
             other.name != column && expression.is_some_and(names)
         });
         let of_column = |kind: &str| {
             let mut dependents = found.dependents.iter();
-            dependents.any(|dependent| dependent.column.as_deref() == Some(column) && dependent.kind.contains(kind))
+            dependents
+                .any(|dependent| dependent.column.as_deref() == Some(column) && dependent.kind.contains(kind))
         };
         let mentioned = found.policies.values().any(|policy| {
             let texts = [&policy.using, &policy.with_check];
@@ -151,7 +171,8 @@ impl Judge<'_> {
             .triggers
             .values()
             .any(|trigger| trigger.columns.iter().any(|name| name == column));
-        let others = mentioned || in_trigger || of_column("policy") || of_column("trigger") || of_column("function");
+        let others =
+            mentioned || in_trigger || of_column("policy") || of_column("trigger") || of_column("function");
         if cascade {
             self.lock_all(&views, AccessExclusive);
             return;
@@ -163,12 +184,18 @@ impl Judge<'_> {
             self.fail("2BP01", format!("other objects depend on the column {column}"));
         }
         if generated && self.version() >= 15 {
-            self.fail("2BP01", format!("a generated column depends on the column {column}"));
+            self.fail(
+                "2BP01",
+                format!("a generated column depends on the column {column}"),
+            );
         }
     }
 
     pub(super) fn rename_column(&mut self, altered: &Altered, column: &str) {
-        if self.column(&altered.table, column).is_some_and(|found| found.inherited) {
+        if self
+            .column(&altered.table, column)
+            .is_some_and(|found| found.inherited)
+        {
             self.fail("42P16", format!("the column {column} is inherited"));
         }
     }
@@ -180,19 +207,28 @@ impl Judge<'_> {
 
     pub(super) fn drop_not_null(&mut self, altered: &Altered, column: &str) {
         let keys = self.constraints(&altered.table, ConstraintKind::PrimaryKey);
-        if keys.iter().any(|(_, key)| key.columns.iter().any(|name| name == column)) {
+        if keys
+            .iter()
+            .any(|(_, key)| key.columns.iter().any(|name| name == column))
+        {
             return self.fail("42P16", format!("the column {column} is in a primary key"));
         }
-        let parent = self.table(&altered.table).and_then(|table| table.partition_of.clone());
+        let parent = self
+            .table(&altered.table)
+            .and_then(|table| table.partition_of.clone());
         let of_parent = parent.and_then(|parent| self.column(&parent, column).cloned());
         if of_parent.is_some_and(|column| column.not_null) {
-            self.fail("42P16", format!("the column {column} is NOT NULL in the parent table"));
+            self.fail(
+                "42P16",
+                format!("the column {column} is NOT NULL in the parent table"),
+            );
         }
     }
 
     pub(super) fn identity_sequence(&mut self, altered: &Altered, column: &str, mode: LockMode) {
         let found = self.column(&altered.table, column);
-        let sequence = found.and_then(|found| found.identity.as_ref().map(|identity| identity.sequence.clone()));
+        let sequence =
+            found.and_then(|found| found.identity.as_ref().map(|identity| identity.sequence.clone()));
         if let Some(sequence) = sequence {
             self.lock(&sequence, mode.max(ShareRowExclusive));
         }
@@ -229,8 +265,16 @@ impl Judge<'_> {
 
     pub(super) fn drop_expression(&mut self, altered: &Altered, column: &str) {
         let found = self.column(&altered.table, column);
-        if found.is_some_and(|found| found.generated.as_ref().is_some_and(|generated| !generated.stored)) {
-            self.fail("0A000", format!("the column {column} is a virtual generated column"));
+        if found.is_some_and(|found| {
+            found
+                .generated
+                .as_ref()
+                .is_some_and(|generated| !generated.stored)
+        }) {
+            self.fail(
+                "0A000",
+                format!("the column {column} is a virtual generated column"),
+            );
         }
     }
 
@@ -246,14 +290,18 @@ impl Judge<'_> {
     fn set_not_null(&mut self, altered: &Altered, column: &str) {
         let family = self.family(&altered.table);
         if altered.only && family.len() > 1 && self.is_partitioned(&altered.table) {
-            let all = family[1..].iter().all(|member| {
-                self.column(member, column).is_some_and(|column| column.not_null)
-            });
+            let all = family[1..]
+                .iter()
+                .all(|member| self.column(member, column).is_some_and(|column| column.not_null));
             if !all {
                 return self.fail("42P16", "the partitions need NOT NULL as well");
             }
         }
-        let members = if altered.only { vec![altered.table.clone()] } else { family };
+        let members = if altered.only {
+            vec![altered.table.clone()]
+        } else {
+            family
+        };
         for member in members {
             self.prove_not_null(altered, &member, column);
         }
@@ -266,12 +314,20 @@ impl Judge<'_> {
                 return;
             }
             if !self.world.is_made(table) && !self.world.complete {
-                self.depends(format!("whether a validated CHECK proves that {column} is never NULL"));
+                self.depends(format!(
+                    "whether a validated CHECK proves that {column} is never NULL"
+                ));
             }
             return self.scan(table);
         };
-        let validated = found.not_null_constraint.as_ref().is_none_or(|named| named.validated);
-        let is_virtual = found.generated.as_ref().is_some_and(|generated| !generated.stored);
+        let validated = found
+            .not_null_constraint
+            .as_ref()
+            .is_none_or(|named| named.validated);
+        let is_virtual = found
+            .generated
+            .as_ref()
+            .is_some_and(|generated| !generated.stored);
         if found.not_null && validated {
             return;
         }

@@ -27,10 +27,10 @@ impl Judge<'_> {
             }
             ConstraintRule::Unique(columns) => self.add_key(altered, columns, false),
             ConstraintRule::PrimaryKey(columns) => self.add_key(altered, columns, true),
-            ConstraintRule::Exclude { columns } => self.add_exclusion(altered, columns),
+            ConstraintRule::Exclude { .. } => self.add_exclusion(altered),
             ConstraintRule::UsingIndex { index, primary } => self.use_index(altered, index, *primary),
-            ConstraintRule::ForeignKey { table, columns, to, .. } => {
-                self.add_foreign_key(altered, table, columns, to, constraint, checked);
+            ConstraintRule::ForeignKey { table, to, .. } => {
+                self.add_foreign_key(altered, table, to, constraint, checked);
             }
         }
     }
@@ -46,7 +46,8 @@ impl Judge<'_> {
             let has_it = member != altered.table
                 && constraint.name.as_ref().is_some_and(|name| {
                     let table = self.table(&member);
-                    table.is_some_and(|table| table.constraints.get(name).is_some_and(|found| found.validated))
+                    table
+                        .is_some_and(|table| table.constraints.get(name).is_some_and(|found| found.validated))
                 });
             if checked && !has_it {
                 self.scan(&member);
@@ -69,15 +70,25 @@ impl Judge<'_> {
             self.effects.builds_on.insert(table.clone());
             return;
         }
-        let partition_key = self.table(table).map(|found| found.partition_key_columns.clone()).unwrap_or_default();
+        let partition_key = self
+            .table(table)
+            .map(|found| found.partition_key_columns.clone())
+            .unwrap_or_default();
         if let Some(missing) = partition_key.iter().find(|key| !columns.contains(key)) {
-            return self.fail("0A000", format!("the key lacks the column {missing} of the partition key"));
+            return self.fail(
+                "0A000",
+                format!("the key lacks the column {missing} of the partition key"),
+            );
         }
         if altered.only {
             self.only_key(altered, columns, primary);
             return;
         }
-        let mode = if self.version() >= 18 { AccessExclusive } else { Share };
+        let mode = if self.version() >= 18 {
+            AccessExclusive
+        } else {
+            Share
+        };
         for member in self.family(table).into_iter().skip(1) {
             self.lock(&member, mode);
             let fits = |index: &Index| index.constraint.is_some() && is_plain_key(index, columns);
@@ -95,10 +106,19 @@ impl Judge<'_> {
     fn only_key(&mut self, altered: &Altered, columns: &[String], primary: bool) {
         let nullable = |table: &QualifiedName, column: &String| {
             let table = self.table(table);
-            table.is_some_and(|table| table.columns.iter().any(|found| found.name == *column && !found.not_null))
+            table.is_some_and(|table| {
+                table
+                    .columns
+                    .iter()
+                    .any(|found| found.name == *column && !found.not_null)
+            })
         };
         let family = self.family(&altered.table);
-        let lacks = primary && family.iter().skip(1).any(|leaf| columns.iter().any(|column| nullable(leaf, column)));
+        let lacks = primary
+            && family
+                .iter()
+                .skip(1)
+                .any(|leaf| columns.iter().any(|column| nullable(leaf, column)));
         if lacks {
             let state = if self.version() >= 18 { "XX000" } else { "42P16" };
             self.fail(state, "a column of the key may be NULL in a partition");
@@ -116,7 +136,7 @@ impl Judge<'_> {
         Some(table.sibling(name))
     }
 
-    fn add_exclusion(&mut self, altered: &Altered, _columns: &[String]) {
+    fn add_exclusion(&mut self, altered: &Altered) {
         if !self.is_partitioned(&altered.table) {
             self.scan(&altered.table);
             self.effects.builds_on.insert(altered.table.clone());
@@ -125,7 +145,11 @@ impl Judge<'_> {
         if self.version() < 17 {
             return self.fail("0A000", "a partitioned table takes no exclusion constraint");
         }
-        let mode = if self.version() >= 18 { AccessExclusive } else { Share };
+        let mode = if self.version() >= 18 {
+            AccessExclusive
+        } else {
+            Share
+        };
         for member in self.family(&altered.table).into_iter().skip(1) {
             self.lock(&member, mode);
             self.scan(&member);
@@ -139,7 +163,11 @@ impl Judge<'_> {
         if self.is_partitioned(&altered.table) {
             return self.fail("0A000", "a partitioned table takes no constraint USING INDEX");
         }
-        let Some(found) = self.table(&altered.table).and_then(|table| table.indexes.get(index)).cloned() else {
+        let Some(found) = self
+            .table(&altered.table)
+            .and_then(|table| table.indexes.get(index))
+            .cloned()
+        else {
             if primary {
                 self.depends("whether the columns of the key are NOT NULL");
                 self.scan(&altered.table);
@@ -153,7 +181,10 @@ impl Judge<'_> {
             key.column.is_none() || key.descending || key.opclass.is_some() || key.collation.is_some()
         });
         if special || found.predicate.is_some() {
-            return self.fail("42809", format!("the index {index} is not a plain one: no constraint can use it"));
+            return self.fail(
+                "42809",
+                format!("the index {index} is not a plain one: no constraint can use it"),
+            );
         }
         if primary {
             for column in found.keys.iter().filter_map(|key| key.column.clone()) {
@@ -166,7 +197,6 @@ impl Judge<'_> {
         &mut self,
         altered: &Altered,
         to: &Name,
-        columns: &[String],
         to_columns: &[String],
         constraint: &TableConstraint,
         checked: bool,
@@ -178,13 +208,15 @@ impl Judge<'_> {
         let referenced = self.family(&target);
         self.lock_all(&referenced, ShareRowExclusive);
         if constraint.not_valid && family.len() > 1 && self.version() < 18 {
-            let message = format!("{} is partitioned: its foreign keys cannot be NOT VALID", altered.table);
+            let message = format!(
+                "{} is partitioned: its foreign keys cannot be NOT VALID",
+                altered.table
+            );
             return self.fail("42809", message);
         }
         if !self.may_be_referenced(&target, to_columns) {
             return self.fail("42830", format!("{target} has no unique key on the columns"));
         }
-        let _ = columns;
         if checked {
             self.scan_family(&altered.table);
             self.scan_family(&target);
@@ -209,7 +241,11 @@ impl Judge<'_> {
     }
 
     pub(super) fn drop_constraint(&mut self, altered: &Altered, name: &str, cascade: bool) {
-        let Some(found) = self.table(&altered.table).and_then(|table| table.constraints.get(name)).cloned() else {
+        let Some(found) = self
+            .table(&altered.table)
+            .and_then(|table| table.constraints.get(name))
+            .cloned()
+        else {
             let family = self.family(&altered.table);
             return self.lock_all(&family, altered.mode);
         };
@@ -256,11 +292,19 @@ impl Judge<'_> {
                 named.is_some_and(|named| named.name == name && !named.validated)
             })
         });
-        let Some(found) = self.table(&altered.table).and_then(|table| table.constraints.get(name)).cloned() else {
+        let Some(found) = self
+            .table(&altered.table)
+            .and_then(|table| table.constraints.get(name))
+            .cloned()
+        else {
             let family = self.family(&altered.table);
             self.lock_all(&family, altered.mode);
-            if !not_null && !self.adds(altered, name) && !self.world.complete {
-                self.depends(format!("what {name} is: a foreign key locks the referenced table too, ROW SHARE"));
+            if let Some(to) = self.added_reference(altered, name) {
+                self.scan_family(&to);
+            } else if !not_null && !self.adds(altered, name) && !self.world.complete {
+                self.depends(format!(
+                    "what {name} is: a foreign key locks the referenced table too, ROW SHARE"
+                ));
             }
             for member in family {
                 self.scan(&member);
@@ -274,9 +318,13 @@ impl Judge<'_> {
             return;
         }
         let family = self.family(&altered.table);
-        let left: Vec<QualifiedName> = family.into_iter().filter(|member| self.is_left(altered, member, name)).collect();
+        let left: Vec<QualifiedName> = family
+            .into_iter()
+            .filter(|member| self.is_left(altered, member, name))
+            .collect();
         let is_key = found.kind == ConstraintKind::ForeignKey;
-        if is_key && left.iter().all(|member| *member == altered.table) && self.is_partitioned(&altered.table) {
+        if is_key && left.iter().all(|member| *member == altered.table) && self.is_partitioned(&altered.table)
+        {
             return;
         }
         if !is_key {
@@ -304,13 +352,34 @@ impl Judge<'_> {
         let Some(table) = self.table(member) else {
             return true;
         };
-        let parent = self.table(&altered.table).and_then(|table| table.constraints.get(name));
+        let parent = self
+            .table(&altered.table)
+            .and_then(|table| table.constraints.get(name));
         let same = table.constraints.get(name).or_else(|| {
             // The copies of a foreign key have names of their own.
             let mut copies = table.constraints.values();
-            copies.find(|copy| parent.is_some_and(|parent| copy.inherited && copy.columns == parent.columns && copy.kind == parent.kind))
+            copies.find(|copy| {
+                parent.is_some_and(|parent| {
+                    copy.inherited && copy.columns == parent.columns && copy.kind == parent.kind
+                })
+            })
         });
         same.is_none_or(|copy| !copy.validated)
+    }
+
+    /// What the foreign key references that the same statement adds.
+    fn added_reference(&self, altered: &Altered, name: &str) -> Option<QualifiedName> {
+        altered.actions.iter().find_map(|action| match action {
+            crate::sql_lint::statement::Action::AddConstraint(constraint)
+                if constraint.name.as_deref() == Some(name) =>
+            {
+                match &constraint.rule {
+                    ConstraintRule::ForeignKey { table, .. } => Some(self.resolve(table)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        })
     }
 
     /// Whether the same statement adds the constraint.
@@ -324,7 +393,11 @@ impl Judge<'_> {
     }
 
     pub(super) fn alter_constraint(&mut self, altered: &Altered, name: &str, enforced: Option<bool>) {
-        let Some(found) = self.table(&altered.table).and_then(|table| table.constraints.get(name)).cloned() else {
+        let Some(found) = self
+            .table(&altered.table)
+            .and_then(|table| table.constraints.get(name))
+            .cloned()
+        else {
             return;
         };
         let Some(enforced) = enforced else {
@@ -347,7 +420,10 @@ impl Judge<'_> {
     }
 
     pub(super) fn rename_constraint(&mut self, altered: &Altered, name: &str) {
-        let found = self.table(&altered.table).and_then(|table| table.constraints.get(name)).cloned();
+        let found = self
+            .table(&altered.table)
+            .and_then(|table| table.constraints.get(name))
+            .cloned();
         match found.map(|found| found.kind) {
             Some(ConstraintKind::Check) | None => {
                 let family = self.family(&altered.table);

@@ -112,21 +112,29 @@ impl Judge<'_> {
             let Some((table, found)) = self.world.catalog.index(&index) else {
                 self.lock(&index, AccessExclusive);
                 if !self.world.complete {
-                    let mode = if drop.concurrently { ShareUpdateExclusive } else { AccessExclusive };
+                    let mode = if drop.concurrently {
+                        ShareUpdateExclusive
+                    } else {
+                        AccessExclusive
+                    };
                     self.depends(format!("the table of {index}, locked {mode} as well"));
                 }
                 continue;
             };
             let (table, found) = (table.clone(), found.clone());
             if found.parent.is_some() {
-                return self.fail("2BP01", format!("{index} is a part of the index of its parent table"));
+                return self.fail(
+                    "2BP01",
+                    format!("{index} is a part of the index of its parent table"),
+                );
             }
             if found.constraint.is_some() {
                 return self.fail("2BP01", format!("a constraint of {table} needs {index}"));
             }
-            let referenced = self.incoming(&table).into_iter().any(|(from, key)| {
-                key.index.as_deref() == Some(&index.name) && from != table
-            });
+            let referenced = self
+                .incoming(&table)
+                .into_iter()
+                .any(|(from, key)| key.index.as_deref() == Some(&index.name) && from != table);
             if referenced && !drop.cascade {
                 return self.fail("2BP01", format!("a foreign key depends on {index}"));
             }
@@ -135,7 +143,10 @@ impl Judge<'_> {
                 continue;
             }
             if self.is_partitioned(&table) {
-                return self.fail("0A000", format!("{index} is partitioned: it cannot be dropped concurrently"));
+                return self.fail(
+                    "0A000",
+                    format!("{index} is partitioned: it cannot be dropped concurrently"),
+                );
             }
             self.lock(&table, ShareUpdateExclusive);
             self.lock(&index, AccessExclusive);

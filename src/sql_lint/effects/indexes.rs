@@ -16,10 +16,16 @@ impl Judge<'_> {
         };
         self.lock(&table, mode);
         if self.world.pending.contains(&table) {
-            return self.fail("55006", format!("{table} has deferred checks to come in this transaction"));
+            return self.fail(
+                "55006",
+                format!("{table} has deferred checks to come in this transaction"),
+            );
         }
         if create.concurrently && self.is_partitioned(&table) && !create.only {
-            return self.fail("0A000", format!("{table} is partitioned: its index cannot be built concurrently"));
+            return self.fail(
+                "0A000",
+                format!("{table} is partitioned: its index cannot be built concurrently"),
+            );
         }
         if let Some(column) = self.virtual_column(&table, create) {
             return self.fail("0A000", format!("the column {column} is virtual"));
@@ -60,7 +66,11 @@ impl Judge<'_> {
         keys.find(|key| {
             let mut columns = table.columns.iter();
             columns.any(|column| {
-                column.name == **key && column.generated.as_ref().is_some_and(|generated| !generated.stored)
+                column.name == **key
+                    && column
+                        .generated
+                        .as_ref()
+                        .is_some_and(|generated| !generated.stored)
             })
         })
         .cloned()
@@ -95,7 +105,8 @@ impl Judge<'_> {
             ReindexTarget::Schema(schema) => {
                 self.effects.transaction = false;
                 let inside = |name: &&QualifiedName| name.schema == *schema;
-                let tables: Vec<QualifiedName> = self.world.catalog.tables.keys().filter(inside).cloned().collect();
+                let tables: Vec<QualifiedName> =
+                    self.world.catalog.tables.keys().filter(inside).cloned().collect();
                 for table in tables {
                     if !self.is_partitioned(&table) {
                         self.reindex_table(&table, mode);
@@ -140,7 +151,10 @@ impl Judge<'_> {
                     found.map(|(_, index)| index.constraint.is_some())
                 };
                 if definition(&index) == Some(true) && definition(&part) == Some(false) {
-                    self.fail("42P17", format!("{index} belongs to a constraint, {part} to none"));
+                    self.fail(
+                        "42P17",
+                        format!("{index} belongs to a constraint, {part} to none"),
+                    );
                 }
             }
             IndexAction::Rename(_) | IndexAction::SetStatistics | IndexAction::SetOptions => {
@@ -182,7 +196,10 @@ impl Judge<'_> {
 fn is_same(index: &Index, create: &CreateIndex) -> bool {
     let keys = index.keys.iter().map(|key| key.column.as_ref());
     let wanted = create.keys.iter().map(|key| key.column.as_ref());
-    let plain = create.keys.iter().all(|key| key.column.is_some() && !key.qualified);
+    let plain = create
+        .keys
+        .iter()
+        .all(|key| key.column.is_some() && !key.qualified);
     plain
         && keys.eq(wanted)
         && index.unique == create.unique

@@ -144,7 +144,8 @@ impl Judge<'_> {
     }
 
     fn is_partitioned(&self, name: &QualifiedName) -> bool {
-        self.table(name).is_some_and(|table| table.kind == TableKind::Partitioned)
+        self.table(name)
+            .is_some_and(|table| table.kind == TableKind::Partitioned)
     }
 
     /// The table with all that inherit from it, itself first.
@@ -251,7 +252,14 @@ impl Judge<'_> {
         }
         for member in self.family(relation) {
             self.lock(&member, LockMode::AccessShare);
-            if whole && !self.world.catalog.views.get(&member).is_some_and(|view| !view.materialized) {
+            if whole
+                && !self
+                    .world
+                    .catalog
+                    .views
+                    .get(&member)
+                    .is_some_and(|view| !view.materialized)
+            {
                 self.scan(&member);
             }
         }

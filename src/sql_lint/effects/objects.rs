@@ -1,9 +1,10 @@
 //! Maintenance, views, triggers, types, sequences, privileges and plain queries.
 
 use super::Judge;
-use crate::catalog::model::{ConstraintKind, TableKind};
+use crate::catalog::model::ConstraintKind;
 use crate::plan::LockMode::{
-    AccessExclusive, AccessShare, Exclusive, RowExclusive, RowShare, Share, ShareRowExclusive, ShareUpdateExclusive,
+    AccessExclusive, AccessShare, Exclusive, RowExclusive, RowShare, Share, ShareRowExclusive,
+    ShareUpdateExclusive,
 };
 use crate::sql::QualifiedName;
 use crate::sql_lint::statement::{Kind, Name, Write};
@@ -47,7 +48,10 @@ impl Judge<'_> {
     fn named_object(&mut self, kind: &Kind) {
         match kind {
             Kind::CreateTrigger {
-                table, from, each_row, ..
+                table,
+                from,
+                each_row,
+                ..
             } => {
                 let table = self.resolve(table);
                 self.lock(&table, ShareRowExclusive);
@@ -90,10 +94,20 @@ impl Judge<'_> {
                 let name = self.resolve(name);
                 let light = actions.iter().all(|action| {
                     use crate::sql_lint::statement::Action;
-                    matches!(action, Action::SetStatistics(_) | Action::ClusterOn(_) | Action::SetWithoutCluster)
+                    matches!(
+                        action,
+                        Action::SetStatistics(_) | Action::ClusterOn(_) | Action::SetWithoutCluster
+                    )
                 });
                 let quiet = *materialized && !actions.is_empty() && light;
-                self.lock(&name, if quiet { ShareUpdateExclusive } else { AccessExclusive });
+                self.lock(
+                    &name,
+                    if quiet {
+                        ShareUpdateExclusive
+                    } else {
+                        AccessExclusive
+                    },
+                );
             }
             Kind::CreateFunction { reads, .. } => self.read_catalog(reads),
             Kind::DropFunction { names, cascade } => self.drop_functions(names, *cascade),
@@ -103,7 +117,9 @@ impl Judge<'_> {
                 retypes,
             } => self.alter_composite(name, *cascade, *retypes),
             Kind::AlterDomain { name, validates, .. } => self.alter_domain(name, *validates),
-            Kind::CreateSequence { owner: Some(owner), .. } => {
+            Kind::CreateSequence {
+                owner: Some(owner), ..
+            } => {
                 let owner = self.resolve(owner);
                 self.lock(&owner, AccessShare);
             }
@@ -114,7 +130,11 @@ impl Judge<'_> {
                 other,
             } => {
                 let name = self.resolve(name);
-                let mode = if *rename || *other { AccessExclusive } else { ShareRowExclusive };
+                let mode = if *rename || *other {
+                    AccessExclusive
+                } else {
+                    ShareRowExclusive
+                };
                 self.lock(&name, mode);
                 if let Some(owner) = owner {
                     let owner = self.resolve(owner);
@@ -135,7 +155,11 @@ impl Judge<'_> {
                 for table in tables {
                     let table = self.resolve(table);
                     let family = self.family(&table);
-                    let members = if self.is_partitioned(&table) { vec![table] } else { family };
+                    let members = if self.is_partitioned(&table) {
+                        vec![table]
+                    } else {
+                        family
+                    };
                     self.lock_all(&members, ShareUpdateExclusive);
                 }
             }
@@ -208,7 +232,8 @@ impl Judge<'_> {
             }
             return;
         };
-        let unique = |index: &crate::catalog::model::Index| index.unique && index.predicate.is_none() && index.valid;
+        let unique =
+            |index: &crate::catalog::model::Index| index.unique && index.predicate.is_none() && index.valid;
         if concurrently && !view.indexes.values().any(unique) {
             return self.fail("55000", format!("{name} has no unique index on all rows"));
         }
@@ -238,9 +263,9 @@ impl Judge<'_> {
     fn drop_trigger(&mut self, trigger: &str, table: &Name) {
         let table = self.resolve(table);
         for member in self.family(&table) {
-            let has = self.table(&member).is_some_and(|found| {
-                found.triggers.get(trigger).is_some_and(|found| found.cloned)
-            });
+            let has = self
+                .table(&member)
+                .is_some_and(|found| found.triggers.get(trigger).is_some_and(|found| found.cloned));
             if member == table || has {
                 self.lock(&member, AccessExclusive);
             }
@@ -254,7 +279,8 @@ impl Judge<'_> {
                 called.name == name.name && (name.schema.is_none() || called.schema == name.schema)
             };
             let tables = self.world.catalog.tables.iter();
-            let users = tables.filter(|(_, table)| table.triggers.values().any(|found| is_called(&found.function)));
+            let users =
+                tables.filter(|(_, table)| table.triggers.values().any(|found| is_called(&found.function)));
             let users: Vec<QualifiedName> = users.map(|(table, _)| table.clone()).collect();
             for table in users {
                 match cascade {
@@ -290,7 +316,9 @@ impl Judge<'_> {
         let name = self.resolve(name);
         let users = self.users_of_type(&name);
         if users.is_empty() && !self.world.complete {
-            self.depends(format!("the tables with columns of {name}: all are locked SHARE and read"));
+            self.depends(format!(
+                "the tables with columns of {name}: all are locked SHARE and read"
+            ));
         }
         for table in users {
             self.lock(&table, Share);
@@ -344,6 +372,5 @@ impl Judge<'_> {
                 self.lock_all(&indexes, RowShare);
             }
         }
-        let _ = TableKind::Table;
     }
 }

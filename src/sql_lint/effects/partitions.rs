@@ -11,7 +11,9 @@ impl Judge<'_> {
     pub(super) fn default_partition(&self, parent: &QualifiedName) -> Option<QualifiedName> {
         let children = self.table(parent)?.children.iter();
         let mut defaults = children.filter(|child| {
-            let bound = self.table(child).and_then(|table| table.partition_bound.as_deref());
+            let bound = self
+                .table(child)
+                .and_then(|table| table.partition_bound.as_deref());
             bound == Some("DEFAULT")
         });
         defaults.next().cloned()
@@ -68,7 +70,11 @@ impl Judge<'_> {
 
     /// A foreign key on the parent gets a part for the new partition.
     fn new_part_of_referenced(&mut self, parent: &QualifiedName) {
-        let mode = if self.version() >= 15 { ShareRowExclusive } else { AccessShare };
+        let mode = if self.version() >= 15 {
+            ShareRowExclusive
+        } else {
+            AccessShare
+        };
         for (from, _) in self.incoming(parent) {
             self.lock(&from, mode);
         }
@@ -103,7 +109,10 @@ impl Judge<'_> {
     fn refuse_part(&mut self, parent: &Table, part: &Table, name: &QualifiedName) {
         for column in &part.columns {
             if !parent.columns.iter().any(|found| found.name == column.name) {
-                return self.fail("42804", format!("{name} has the column {}, its parent does not", column.name));
+                return self.fail(
+                    "42804",
+                    format!("{name} has the column {}, its parent does not", column.name),
+                );
             }
         }
         for column in &parent.columns {
@@ -111,10 +120,16 @@ impl Judge<'_> {
                 return self.fail("42804", format!("{name} lacks the column {}", column.name));
             };
             if found.data_type != column.data_type {
-                return self.fail("42804", format!("the column {} of {name} has another type", column.name));
+                return self.fail(
+                    "42804",
+                    format!("the column {} of {name} has another type", column.name),
+                );
             }
             if column.not_null && !found.not_null {
-                return self.fail("42804", format!("the column {} of {name} is not NOT NULL", column.name));
+                return self.fail(
+                    "42804",
+                    format!("the column {} of {name} is not NOT NULL", column.name),
+                );
             }
         }
     }
@@ -136,7 +151,8 @@ impl Judge<'_> {
             let Some(to) = &key.references else {
                 continue;
             };
-            let same = |found: &Constraint| found.columns == key.columns && found.references == key.references;
+            let same =
+                |found: &Constraint| found.columns == key.columns && found.references == key.references;
             if own.iter().any(|(_, found)| same(found) && found.validated) {
                 self.lock(&to.table, AccessExclusive);
             } else {
@@ -194,7 +210,10 @@ impl Judge<'_> {
             Bound::In(values) => {
                 facts.not_null
                     && !facts.one_of.is_empty()
-                    && facts.one_of.iter().all(|known| values.iter().any(|value| same(known, value)))
+                    && facts
+                        .one_of
+                        .iter()
+                        .all(|known| values.iter().any(|value| same(known, value)))
             }
             Bound::Default | Bound::Hash => false,
         }
@@ -208,8 +227,12 @@ impl Judge<'_> {
         let Bound::From(from, to) = bound else {
             return false;
         };
-        let above = to.first().is_some_and(|to| facts.list.iter().any(|fact| fact.at_least(to)));
-        let below = from.first().is_some_and(|from| facts.list.iter().any(|fact| fact.below(from)));
+        let above = to
+            .first()
+            .is_some_and(|to| facts.list.iter().any(|fact| fact.at_least(to)));
+        let below = from
+            .first()
+            .is_some_and(|from| facts.list.iter().any(|fact| fact.below(from)));
         facts.not_null && (above || below)
     }
 
@@ -275,7 +298,8 @@ impl Facts {
     /// No bound on that side, or a fact that is as strong.
     fn implies(&self, bound: Option<&String>, holds: impl Fn(&Fact, &str) -> bool) -> bool {
         bound.is_none_or(|bound| {
-            matches!(bound.as_str(), "minvalue" | "maxvalue") || self.list.iter().any(|fact| holds(fact, bound))
+            matches!(bound.as_str(), "minvalue" | "maxvalue")
+                || self.list.iter().any(|fact| holds(fact, bound))
         })
     }
 }
@@ -300,7 +324,9 @@ impl Fact {
 fn constant(text: &str) -> String {
     let bare = text.trim_matches(|c| matches!(c, '(' | ')' | ' '));
     let bare = bare.split("::").next().unwrap_or(bare).trim_matches('\'');
-    bare.trim_end_matches("+00").trim_end_matches(" 00:00:00").to_owned()
+    bare.trim_end_matches("+00")
+        .trim_end_matches(" 00:00:00")
+        .to_owned()
 }
 
 fn same(one: &str, other: &str) -> bool {
@@ -323,7 +349,11 @@ fn compare(one: &str, other: &str) -> Option<std::cmp::Ordering> {
 /// An index of the partition that the parent's takes over.
 fn is_part_of(found: &Index, parent: &Index) -> bool {
     let keys = |index: &Index| -> Vec<(Option<String>, Option<String>)> {
-        index.keys.iter().map(|key| (key.column.clone(), key.expression.clone())).collect()
+        index
+            .keys
+            .iter()
+            .map(|key| (key.column.clone(), key.expression.clone()))
+            .collect()
     };
     keys(found) == keys(parent)
         && found.unique == parent.unique

@@ -18,7 +18,15 @@ struct Retype<'a> {
 }
 
 /// Functions whose result depends on the session's clock where a timestamp has a zone.
-const ZONE_DEPENDENT: &[&str] = &["date_trunc", "date_part", "EXTRACT", "to_char", "::date", "::text", "::time"];
+const ZONE_DEPENDENT: &[&str] = &[
+    "date_trunc",
+    "date_part",
+    "EXTRACT",
+    "to_char",
+    "::date",
+    "::text",
+    "::time",
+];
 
 impl Judge<'_> {
     pub(super) fn retype(&mut self, altered: &Altered) {
@@ -65,7 +73,10 @@ impl Judge<'_> {
             self.refuse(altered, name, &table, column);
             let how = self.how(column, change);
             if how == Change::Refused {
-                let message = format!("{} is not cast to {} by itself: say USING", column.data_type, change.data_type);
+                let message = format!(
+                    "{} is not cast to {} by itself: say USING",
+                    column.data_type, change.data_type
+                );
                 return self.fail("42804", message);
             }
             if how == Change::Unknown {
@@ -75,7 +86,10 @@ impl Judge<'_> {
             if let Some(identity) = &column.identity {
                 self.lock(&identity.sequence, ShareRowExclusive);
             }
-            let is_virtual = column.generated.as_ref().is_some_and(|generated| !generated.stored);
+            let is_virtual = column
+                .generated
+                .as_ref()
+                .is_some_and(|generated| !generated.stored);
             match how {
                 Change::Rewrite | Change::Unknown if !is_virtual => rewritten = true,
                 _ => {}
@@ -121,7 +135,8 @@ impl Judge<'_> {
             Some((column, cast)) => (column.trim(), Some(cast.trim())),
             None => (bare, None),
         };
-        let same = |text: &str| types::resolve(self.world, text) == types::resolve(self.world, change.data_type);
+        let same =
+            |text: &str| types::resolve(self.world, text) == types::resolve(self.world, change.data_type);
         crate::sql_lint::parse::dotted(column).name == change.column && cast.is_none_or(same)
     }
 
@@ -130,22 +145,34 @@ impl Judge<'_> {
             self.fail("42P16", format!("the column {} is inherited", column.name));
         }
         if table.partition_key_columns.contains(&column.name) {
-            self.fail("42P16", format!("the column {} is part of the partition key", column.name));
+            self.fail(
+                "42P16",
+                format!("the column {} is part of the partition key", column.name),
+            );
         }
         if let Some(user) = table.row_type_used_by.first() {
             self.fail("0A000", format!("{user} stores rows of {name}"));
         }
         let views = self.world.catalog.views.iter();
         let reads = |uses: &[(QualifiedName, String)]| uses.contains(&(name.clone(), column.name.clone()));
-        let mut shown = views.filter(|(_, view)| reads(&view.uses)).map(|(view, _)| view.clone());
+        let mut shown = views
+            .filter(|(_, view)| reads(&view.uses))
+            .map(|(view, _)| view.clone());
         if let Some(view) = shown.next() {
-            self.fail("0A000", format!("the view {view} shows the column {}", column.name));
+            self.fail(
+                "0A000",
+                format!("the view {view} shows the column {}", column.name),
+            );
         }
         let texts = |texts: [&Option<String>; 2]| {
             let mut texts = texts.into_iter().flatten();
             texts.any(|text| mentions(text, &column.name))
         };
-        if table.policies.values().any(|policy| texts([&policy.using, &policy.with_check])) {
+        if table
+            .policies
+            .values()
+            .any(|policy| texts([&policy.using, &policy.with_check]))
+        {
             self.fail("0A000", format!("a policy uses the column {}", column.name));
         }
         let in_trigger = |definition: &str, columns: &[String]| {
@@ -153,19 +180,36 @@ impl Judge<'_> {
             columns.contains(&column.name) || when.is_some_and(|when| mentions(when, &column.name))
         };
         let triggers = table.triggers.values();
-        if triggers.into_iter().any(|trigger| in_trigger(&trigger.definition, &trigger.columns)) {
+        if triggers
+            .into_iter()
+            .any(|trigger| in_trigger(&trigger.definition, &trigger.columns))
+        {
             self.fail("0A000", format!("a trigger uses the column {}", column.name));
         }
         for published in table.publications.values() {
-            if published.filter.as_ref().is_some_and(|filter| mentions(filter, &column.name)) {
-                self.fail("0A000", format!("a publication selects rows by the column {}", column.name));
+            if published
+                .filter
+                .as_ref()
+                .is_some_and(|filter| mentions(filter, &column.name))
+            {
+                self.fail(
+                    "0A000",
+                    format!("a publication selects rows by the column {}", column.name),
+                );
             }
         }
         for other in &table.columns {
             let uses = |expression: &str| other.name != column.name && mentions(expression, &column.name);
-            if other.generated.as_ref().is_some_and(|generated| uses(&generated.expression)) {
+            if other
+                .generated
+                .as_ref()
+                .is_some_and(|generated| uses(&generated.expression))
+            {
                 let state = if self.version() >= 15 { "0A000" } else { "42601" };
-                self.fail(state, format!("the generated column {} uses {}", other.name, column.name));
+                self.fail(
+                    state,
+                    format!("the generated column {} uses {}", other.name, column.name),
+                );
             }
         }
         let function = table.dependents.iter().find(|dependent| {
@@ -173,7 +217,10 @@ impl Judge<'_> {
                 && (dependent.kind.contains("function") || dependent.kind.contains("rule"))
         });
         if let Some(function) = function {
-            self.fail("0A000", format!("{} uses the column {}", function.name, column.name));
+            self.fail(
+                "0A000",
+                format!("{} uses the column {}", function.name, column.name),
+            );
         }
     }
 
@@ -182,17 +229,23 @@ impl Judge<'_> {
             let from_sequence = default.contains("nextval(");
             let own = types::change(self.world, &column.data_type, change.data_type, false);
             if own == Change::Refused && !from_sequence && default != "NULL" {
-                let message = format!("the default of {} is not cast to {} by itself", column.name, change.data_type);
+                let message = format!(
+                    "the default of {} is not cast to {} by itself",
+                    column.name, change.data_type
+                );
                 self.fail("42804", message);
             }
         }
         let to = types::resolve(self.world, change.data_type);
         let zoned = matches!(&to.base, types::Plain::BuiltIn(known) if known.to_string().ends_with("with time zone"))
-            && column.data_type.starts_with("timestamp") && column.data_type.ends_with("without time zone");
+            && column.data_type.starts_with("timestamp")
+            && column.data_type.ends_with("without time zone");
         let unstable = table.indexes.values().any(|index| {
             let expressions = index.keys.iter().filter_map(|key| key.expression.as_deref());
             let mut texts = expressions.chain(index.predicate.as_deref());
-            texts.any(|text| mentions(text, &column.name) && ZONE_DEPENDENT.iter().any(|word| text.contains(word)))
+            texts.any(|text| {
+                mentions(text, &column.name) && ZONE_DEPENDENT.iter().any(|word| text.contains(word))
+            })
         });
         if zoned && unstable {
             self.fail("42P17", "an index expression would not be immutable any more");
@@ -214,14 +267,18 @@ impl Judge<'_> {
             if !uses(definition, change.column) || self.is_partitioned(name) {
                 continue;
             }
-            let keys = definition.keys.iter().filter(|key| key.column.as_deref() == Some(change.column));
+            let keys = definition
+                .keys
+                .iter()
+                .filter(|key| key.column.as_deref() == Some(change.column));
             let mut in_key = false;
             let mut own_collation = true;
             for key in keys {
                 in_key = true;
                 own_collation &= key.collation.is_some();
             }
-            let computed = definition.predicate.is_some() || definition.keys.iter().any(|key| key.column.is_none());
+            let computed =
+                definition.predicate.is_some() || definition.keys.iter().any(|key| key.column.is_none());
             let reordered = in_key && (how == Change::Reindex || (recollated && !own_collation));
             if computed || reordered || definition.parent.is_some() {
                 self.effects.rebuilds_indexes.insert(name.sibling(index));
@@ -234,7 +291,13 @@ impl Judge<'_> {
     fn is_recollated(&self, table: &Table, change: &Retype) -> bool {
         let column = table.columns.iter().find(|column| column.name == change.column);
         let old = column.and_then(|column| column.collation.clone());
-        let bare = |text: &str| text.rsplit('.').next().unwrap_or(text).trim_matches('"').to_owned();
+        let bare = |text: &str| {
+            text.rsplit('.')
+                .next()
+                .unwrap_or(text)
+                .trim_matches('"')
+                .to_owned()
+        };
         let old = old.map(|text| bare(&text)).filter(|text| text != "default");
         let new = change.collation.map(bare).filter(|text| text != "default");
         old != new
@@ -255,7 +318,10 @@ impl Judge<'_> {
     /// Foreign keys on the column are dropped and made again, at both ends.
     fn references(&mut self, name: &QualifiedName, table: &Table, column: &str, changed: bool) {
         let has = |columns: &[String]| columns.iter().any(|name| name == column);
-        let out = table.constraints.values().filter(|constraint| has(&constraint.columns));
+        let out = table
+            .constraints
+            .values()
+            .filter(|constraint| has(&constraint.columns));
         let mut ends: Vec<(QualifiedName, &Constraint)> = Vec::new();
         ends.extend(out.filter_map(|constraint| {
             let to = constraint.references.as_ref()?;

@@ -108,7 +108,11 @@ pub fn change(world: &World, from: &str, to: &str, explicit: bool) -> Change {
 fn is_string(plain: &Plain) -> bool {
     match plain {
         Plain::BuiltIn(known) => {
-            !known.array && matches!(known.base, Base::VarChar(_) | Base::Char(_) | Base::Plain("text" | "name"))
+            !known.array
+                && matches!(
+                    known.base,
+                    Base::VarChar(_) | Base::Char(_) | Base::Plain("text" | "name")
+                )
         }
         Plain::CaseInsensitive => true,
         _ => false,
@@ -171,7 +175,9 @@ fn bases(world: &World, from: Base, to: Base) -> Change {
         (VarChar(_) | Plain("text"), Char(None)) => Change::Reindex,
         (Char(_), Char(None)) | (Plain("cidr"), Plain("inet")) => Change::Kept,
         (Numeric(_), Numeric(None)) => Change::Kept,
-        (Numeric(Some((old, scale))), Numeric(Some((new, new_scale)))) => kept(scale == new_scale && new >= old),
+        (Numeric(Some((old, scale))), Numeric(Some((new, new_scale)))) => {
+            kept(scale == new_scale && new >= old)
+        }
         (VarBit(_), VarBit(None)) => Change::Kept,
         (VarBit(old), VarBit(Some(new))) => kept(old.is_some_and(|old| old <= new)),
         (Bit(_), VarBit(None)) => Change::Reindex,
@@ -193,7 +199,9 @@ fn bases(world: &World, from: Base, to: Base) -> Change {
         {
             Change::Reindex
         }
-        (Plain("oid"), Plain(other)) | (Plain(other), Plain("oid")) if other.starts_with("reg") => Change::Kept,
+        (Plain("oid"), Plain(other)) | (Plain(other), Plain("oid")) if other.starts_with("reg") => {
+            Change::Kept
+        }
         (Plain("xml"), VarChar(None) | Plain("text")) => Change::Reindex,
         _ => Change::Rewrite,
     }
@@ -217,7 +225,8 @@ fn assigned(from: &DataType, to: &DataType) -> bool {
     if from.array != to.array {
         return !to.array && matches!(to.base, VarChar(_) | Char(_) | Plain("text"));
     }
-    let number = |base: Base| matches!(base, Numeric(_)) || matches!(base, Plain(name) if NUMBERS.contains(&name));
+    let number =
+        |base: Base| matches!(base, Numeric(_)) || matches!(base, Plain(name) if NUMBERS.contains(&name));
     let moment = |base: Base| matches!(base, Timestamp(_) | TimestampTz(_) | Plain("date"));
     let identifier = |base: Base| matches!(base, Plain(name) if name == "oid" || name.starts_with("reg"));
     match (from.base, to.base) {
@@ -324,7 +333,10 @@ pub fn is_volatile(world: &World, expression: &Expression) -> Option<bool> {
 }
 
 fn volatile_function(world: &World, function: &Name) -> Option<bool> {
-    let builtin = function.schema.as_deref().is_none_or(|schema| schema == "pg_catalog");
+    let builtin = function
+        .schema
+        .as_deref()
+        .is_none_or(|schema| schema == "pg_catalog");
     if builtin && STEADY.contains(&function.name.as_str()) {
         return Some(false);
     }

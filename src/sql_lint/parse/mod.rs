@@ -74,7 +74,9 @@ fn read(text: &str, statement: &Stmt) -> Statement {
 }
 
 fn comments(root: &squawk_syntax::SyntaxNode) -> Vec<Comment> {
-    let tokens = root.descendants_with_tokens().filter_map(|element| element.into_token());
+    let tokens = root
+        .descendants_with_tokens()
+        .filter_map(|element| element.into_token());
     tokens
         .filter(|token| token.kind() == squawk_syntax::SyntaxKind::COMMENT)
         .filter_map(|token| {
@@ -103,7 +105,13 @@ fn visible(source: &str) -> String {
         back |= WAYS_BACK.iter().any(|way| marker.starts_with(way));
         if back || data || bare.starts_with('\\') {
             data &= bare != "\\.";
-            text.extend(line.chars().map(|c| if c == '\n' { "\n".to_owned() } else { " ".repeat(c.len_utf8()) }));
+            text.extend(line.chars().map(|c| {
+                if c == '\n' {
+                    "\n".to_owned()
+                } else {
+                    " ".repeat(c.len_utf8())
+                }
+            }));
             continue;
         }
         data = lower.starts_with("copy ") && lower.contains("from stdin");

@@ -1,6 +1,8 @@
 //! All statements but those of tables.
 
-use super::table::{actions, alter_table, create_table, data_type, first_expression, relation_name, table_of_column};
+use super::table::{
+    actions, alter_table, create_table, data_type, first_expression, relation_name, table_of_column,
+};
 use super::tree::{
     below, child, children, expression, has, has_below, name, named, one_name, reads, string, text, words,
 };
@@ -30,7 +32,9 @@ pub fn kind(node: &SyntaxNode) -> Kind {
         DROP_DOMAIN => drop(node, Object::Type, DOMAIN_REF),
         TRUNCATE | VACUUM | ANALYZE | CLUSTER | REFRESH | LOCK => maintenance(node),
         CREATE_TRIGGER | DROP_TRIGGER | ALTER_TRIGGER => trigger(node),
-        CREATE_RULE | DROP_RULE | ALTER_RULE | CREATE_POLICY | DROP_POLICY | ALTER_POLICY => table_object(node),
+        CREATE_RULE | DROP_RULE | ALTER_RULE | CREATE_POLICY | DROP_POLICY | ALTER_POLICY => {
+            table_object(node)
+        }
         CREATE_VIEW | CREATE_MATERIALIZED_VIEW | ALTER_VIEW | ALTER_MATERIALIZED_VIEW => view(node),
         CREATE_TYPE | ALTER_TYPE | CREATE_DOMAIN | ALTER_DOMAIN => types(node),
         CREATE_SEQUENCE | ALTER_SEQUENCE => sequence(node),
@@ -38,7 +42,9 @@ pub fn kind(node: &SyntaxNode) -> Kind {
         INSERT | UPDATE | DELETE | MERGE | COPY => write(node),
         SET | RESET => set(node),
         BEGIN => Kind::Transaction(Transaction::Begin),
-        COMMIT_TRANSACTION | ROLLBACK_TRANSACTION | PREPARE_TRANSACTION => Kind::Transaction(Transaction::End),
+        COMMIT_TRANSACTION | ROLLBACK_TRANSACTION | PREPARE_TRANSACTION => {
+            Kind::Transaction(Transaction::End)
+        }
         SAVEPOINT_CREATE | ROLLBACK_TO_SAVEPOINT | RELEASE_SAVEPOINT => {
             Kind::Transaction(Transaction::Savepoint)
         }
@@ -64,16 +70,24 @@ fn others(node: &SyntaxNode) -> Kind {
             cascade: has(node, CASCADE),
         },
         COMMENT_ON => {
-            let of_column = below(node, QUALIFIED_COLUMN_NAME_REF).and_then(|column| table_of_column(&column));
+            let of_column =
+                below(node, QUALIFIED_COLUMN_NAME_REF).and_then(|column| table_of_column(&column));
             let of_table = || {
-                [OBJECT_TABLE, OBJECT_TRIGGER, OBJECT_CONSTRAINT, OBJECT_POLICY, OBJECT_RULE, OBJECT_VIEW]
-                    .into_iter()
-                    .find_map(|kind| child(node, kind))
-                    .and_then(|object| {
-                        named(&object, TABLE_NAME_REF)
-                            .or_else(|| named(&object, RELATION_NAME_REF))
-                            .or_else(|| named(&object, VIEW_REF))
-                    })
+                [
+                    OBJECT_TABLE,
+                    OBJECT_TRIGGER,
+                    OBJECT_CONSTRAINT,
+                    OBJECT_POLICY,
+                    OBJECT_RULE,
+                    OBJECT_VIEW,
+                ]
+                .into_iter()
+                .find_map(|kind| child(node, kind))
+                .and_then(|object| {
+                    named(&object, TABLE_NAME_REF)
+                        .or_else(|| named(&object, RELATION_NAME_REF))
+                        .or_else(|| named(&object, VIEW_REF))
+                })
             };
             Kind::Comment {
                 table: of_column.or_else(of_table),
@@ -115,7 +129,11 @@ fn table_as(node: &SyntaxNode) -> Kind {
 }
 
 fn create_index(node: &SyntaxNode) -> Kind {
-    let items = |list: SyntaxNode| children(&list, PARTITION_ITEM).map(|item| index_item(&item)).collect();
+    let items = |list: SyntaxNode| {
+        children(&list, PARTITION_ITEM)
+            .map(|item| index_item(&item))
+            .collect()
+    };
     let relation = child(node, TABLE_RELATION_NAME);
     Kind::CreateIndex(CreateIndex {
         name: child(node, INDEX).map(|index| name(&index)),
@@ -175,7 +193,9 @@ fn reindex(node: &SyntaxNode) -> Kind {
         ReindexTarget::Database
     };
     let tokens = node.descendants_with_tokens();
-    let concurrently = tokens.into_iter().any(|element| element.kind() == CONCURRENTLY_KW);
+    let concurrently = tokens
+        .into_iter()
+        .any(|element| element.kind() == CONCURRENTLY_KW);
     Kind::Reindex { target, concurrently }
 }
 
@@ -390,12 +410,24 @@ fn select(node: &SyntaxNode) -> Kind {
 fn write(node: &SyntaxNode) -> Kind {
     let (verb, table) = match node.kind() {
         INSERT => ("INSERT", named(node, RELATION_NAME_REF)),
-        UPDATE => ("UPDATE", child(node, RELATION_NAME).map(|found| relation_name(&found))),
-        DELETE => ("DELETE", child(node, RELATION_NAME).map(|found| relation_name(&found))),
-        MERGE => ("MERGE", child(node, TABLE_RELATION_NAME).map(|found| relation_name(&found))),
+        UPDATE => (
+            "UPDATE",
+            child(node, RELATION_NAME).map(|found| relation_name(&found)),
+        ),
+        DELETE => (
+            "DELETE",
+            child(node, RELATION_NAME).map(|found| relation_name(&found)),
+        ),
+        MERGE => (
+            "MERGE",
+            child(node, TABLE_RELATION_NAME).map(|found| relation_name(&found)),
+        ),
         _ if !has_below(node, COPY_FROM) => {
             return Kind::Select {
-                reads: all_names(node, TABLE_NAME_REF).into_iter().chain(reads(node)).collect(),
+                reads: all_names(node, TABLE_NAME_REF)
+                    .into_iter()
+                    .chain(reads(node))
+                    .collect(),
                 for_update: false,
                 whole: true,
             };

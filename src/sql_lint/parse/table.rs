@@ -1,12 +1,11 @@
 //! `CREATE TABLE`, `ALTER TABLE` and what stands in them.
 
 use super::tree::{
-    below, child, children, expression, has, has_below, identifier, name, named, one_name, parts, string, text,
-    words,
+    below, child, children, expression, has, has_below, name, named, one_name, parts, string, text, words,
 };
 use crate::sql_lint::statement::{
-    Action, AlterTable, Bound, ColumnDefinition, ConstraintRule, CreateTable, Expression, GeneratedColumn, Kind,
-    Name, TableConstraint,
+    Action, AlterTable, Bound, ColumnDefinition, ConstraintRule, CreateTable, Expression, GeneratedColumn,
+    Kind, Name, TableConstraint,
 };
 use squawk_syntax::SyntaxKind::{self, *};
 use squawk_syntax::SyntaxNode;
@@ -63,7 +62,9 @@ pub fn is_expression(node: &SyntaxNode) -> bool {
 }
 
 pub fn first_expression(node: &SyntaxNode) -> Option<Expression> {
-    node.children().find(is_expression).map(|found| expression(&found))
+    node.children()
+        .find(is_expression)
+        .map(|found| expression(&found))
 }
 
 pub fn alter_table(node: &SyntaxNode, foreign: bool) -> Kind {
@@ -170,7 +171,9 @@ fn action(node: &SyntaxNode) -> Action {
 }
 
 fn options(node: &SyntaxNode) -> Vec<String> {
-    let found = node.descendants().filter(|found| found.kind() == ATTRIBUTE_OPTION);
+    let found = node
+        .descendants()
+        .filter(|found| found.kind() == ATTRIBUTE_OPTION);
     found
         .map(|option| {
             let text = words(&option);
@@ -196,7 +199,10 @@ fn alter_column(node: &SyntaxNode) -> Action {
             column,
             default: first_expression(&option),
         },
-        DROP_DEFAULT => Action::SetDefault { column, default: None },
+        DROP_DEFAULT => Action::SetDefault {
+            column,
+            default: None,
+        },
         SET_NOT_NULL => Action::SetNotNull(column),
         DROP_NOT_NULL => Action::DropNotNull(column),
         SET_STATISTICS => Action::SetStatistics(column),
@@ -312,7 +318,11 @@ fn foreign_key(node: &SyntaxNode, own: Vec<String>) -> ConstraintRule {
         found.map(|column| name(&column).name).collect::<Vec<_>>()
     });
     let of_column = node.kind() == REFERENCES_CONSTRAINT;
-    let columns = if of_column { own } else { lists.next().unwrap_or_default() };
+    let columns = if of_column {
+        own
+    } else {
+        lists.next().unwrap_or_default()
+    };
     let to = match of_column {
         true => children(node, COLUMN_NAME_REF).map(|to| name(&to).name).collect(),
         false => lists.next().unwrap_or_default(),
@@ -373,7 +383,9 @@ pub fn create_table(node: &SyntaxNode) -> Kind {
         }
     }
     if let Some(inherits) = child(node, INHERITS) {
-        table.inherits = children(&inherits, TABLE_NAME_REF).map(|parent| name(&parent)).collect();
+        table.inherits = children(&inherits, TABLE_NAME_REF)
+            .map(|parent| name(&parent))
+            .collect();
     }
     if let Some(of) = child(node, PARTITION_OF) {
         table.partition_of = named(&of, TABLE_NAME_REF).map(|parent| (parent, bound(node)));
@@ -393,9 +405,4 @@ pub fn table_of_column(node: &SyntaxNode) -> Option<Name> {
         schema: parts.pop(),
         name,
     })
-}
-
-/// The text of the first name below, as an identifier.
-pub fn first_identifier(node: &SyntaxNode) -> String {
-    identifier(&text(node))
 }

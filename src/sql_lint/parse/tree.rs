@@ -140,7 +140,10 @@ pub fn expression(node: &SyntaxNode) -> Expression {
 }
 
 fn is_callee(node: &SyntaxNode) -> bool {
-    matches!(node.kind(), SyntaxKind::NAME_REF | SyntaxKind::FIELD_EXPR | SyntaxKind::PATH_REF)
+    matches!(
+        node.kind(),
+        SyntaxKind::NAME_REF | SyntaxKind::FIELD_EXPR | SyntaxKind::PATH_REF
+    )
 }
 
 fn in_callee(node: &SyntaxNode) -> bool {

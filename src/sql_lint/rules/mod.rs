@@ -76,7 +76,10 @@ impl Session {
                 };
             }
             Kind::Set { name, value, local } if name == "lock_timeout" => {
-                let set = !matches!(value.trim_matches('\''), "0" | "default" | "DEFAULT" | "0s" | "0ms");
+                let set = !matches!(
+                    value.trim_matches('\''),
+                    "0" | "default" | "DEFAULT" | "0s" | "0ms"
+                );
                 match local {
                     true => self.local_lock_timeout = Some(set),
                     false => {
@@ -88,7 +91,7 @@ impl Session {
             _ => {}
         }
         if self.in_transaction {
-            for (relation, mode) in blocking(world, effects) {
+            for (relation, mode) in blocking(world, statement, effects) {
                 if world.index_owner(&relation).is_none() {
                     self.held.insert(relation, mode);
                 }
@@ -107,7 +110,17 @@ impl Session {
 }
 
 /// Locks that keep reads or writes out of what others use.
-pub fn blocking(world: &World, effects: &Effects) -> Vec<(QualifiedName, LockMode)> {
+pub fn blocking(world: &World, statement: &Statement, effects: &Effects) -> Vec<(QualifiedName, LockMode)> {
+    if matches!(
+        statement.kind,
+        Kind::Refresh {
+            concurrently: true,
+            ..
+        }
+    ) {
+        // EXCLUSIVE on the view keeps nobody out but other refreshes: nobody writes to it.
+        return Vec::new();
+    }
     let locks = effects.locks.iter();
     locks
         .filter(|(relation, mode)| mode.blocks_writes() && !world.is_made(relation))
@@ -124,18 +137,25 @@ pub fn check(world: &World, session: &mut Session, statement: &Statement, effect
             "55P04" => "enum-value-in-transaction",
             _ => "statement-fails",
         };
-        let message = format!("PostgreSQL refuses this ({}): {}", refusal.sqlstate, refusal.message);
+        let message = format!(
+            "PostgreSQL refuses this ({}): {}",
+            refusal.sqlstate, refusal.message
+        );
         findings.push(Finding::new(rule, message, span));
     }
     if session.in_transaction && !effects.transaction {
         findings.push(
-            Finding::new("not-in-transaction", "this cannot run in a transaction block", span)
-                .help("run it before BEGIN or after COMMIT; a tool's own transaction per file counts as well"),
+            Finding::new(
+                "not-in-transaction",
+                "this cannot run in a transaction block",
+                span,
+            )
+            .help("run it before BEGIN or after COMMIT; a tool's own transaction per file counts as well"),
         );
     }
     findings.extend(statements::findings(world, statement, effects, span));
     findings.extend(held(world, session, statement, effects, span));
-    let blocking = blocking(world, effects);
+    let blocking = blocking(world, statement, effects);
     if !session.is_bounded()
         && !session.told_timeout
         && effects.transaction
@@ -150,7 +170,10 @@ pub fn check(world: &World, session: &mut Session, statement: &Statement, effect
     }
     for finding in &mut findings {
         if finding.help.is_none() && !effects.depends.is_empty() && finding.rule != "statement-fails" {
-            finding.help = Some(format!("it depends on {}: the worst is assumed", effects.depends.join("; ")));
+            finding.help = Some(format!(
+                "it depends on {}: the worst is assumed",
+                effects.depends.join("; ")
+            ));
         }
     }
     findings
@@ -174,16 +197,21 @@ fn held(
                 && session.unproven.contains(name)
             {
                 let message = format!("{name} is validated while the lock that added it is held");
-                findings.push(Finding::new("validate-with-add", message, span).help("COMMIT between the two"));
+                findings
+                    .push(Finding::new("validate-with-add", message, span).help("COMMIT between the two"));
             }
         }
     }
-    let tables: Vec<QualifiedName> = blocking(world, effects)
+    let tables: Vec<QualifiedName> = blocking(world, statement, effects)
         .into_iter()
         .map(|(relation, _)| relation)
         .filter(|relation| world.index_owner(relation).is_none())
         .collect();
-    let others: Vec<&QualifiedName> = session.held.keys().filter(|held| !tables.contains(held)).collect();
+    let others: Vec<&QualifiedName> = session
+        .held
+        .keys()
+        .filter(|held| !tables.contains(held))
+        .collect();
     let works = tables.iter().any(|table| !session.held.contains_key(table))
         || effects.scans.iter().any(|scanned| !world.is_made(scanned))
         || matches!(&statement.kind, Kind::Write(write) if !world.is_made(&world.resolve(&write.table)));

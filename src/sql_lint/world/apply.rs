@@ -2,13 +2,13 @@
 
 use super::{World, empty_table};
 use crate::catalog::model::{
-    Column, Constraint, ConstraintKind, Generated, Identity, Index, IndexKey, Reference, Sequence, Table, TableKind,
-    UserType, View,
+    Column, Constraint, ConstraintKind, Generated, Identity, Index, IndexKey, Reference, Sequence, Table,
+    TableKind, UserType, View,
 };
 use crate::sql::QualifiedName;
 use crate::sql_lint::statement::{
-    Action, AlterTable, ColumnDefinition, ConstraintRule, CreateIndex, CreateTable, Drop, IndexAction, Kind, Name,
-    Object, Statement, TableConstraint, Transaction,
+    Action, AlterTable, ColumnDefinition, ConstraintRule, CreateIndex, CreateTable, Drop, IndexAction, Kind,
+    Name, Object, Statement, TableConstraint, Transaction,
 };
 use std::collections::BTreeMap;
 
@@ -40,7 +40,10 @@ impl World {
                 let table = self.resolve(&write.table);
                 let found = self.catalog.tables.get(&table);
                 let deferred = found.is_some_and(|table| {
-                    table.constraints.values().any(|constraint| constraint.initially_deferred)
+                    table
+                        .constraints
+                        .values()
+                        .any(|constraint| constraint.initially_deferred)
                 });
                 if deferred && self.in_transaction {
                     self.pending.insert(table);
@@ -201,9 +204,15 @@ impl World {
     /// The table, or what is known of it where no catalog shows it.
     fn table_mut(&mut self, name: &QualifiedName) -> &mut Table {
         if self.catalog.tables.contains_key(name) {
-            return self.catalog.tables.entry(name.clone()).or_insert_with(|| empty_table(TableKind::Table));
+            return self
+                .catalog
+                .tables
+                .entry(name.clone())
+                .or_insert_with(|| empty_table(TableKind::Table));
         }
-        self.partial.entry(name.clone()).or_insert_with(|| empty_table(TableKind::Table))
+        self.partial
+            .entry(name.clone())
+            .or_insert_with(|| empty_table(TableKind::Table))
     }
 
     fn add_column(&mut self, table: &QualifiedName, column: &ColumnDefinition) {
@@ -213,7 +222,8 @@ impl World {
         });
         let found = self.table_mut(table);
         if !found.columns.iter().any(|known| known.name == column.name) {
-            let is_key = |constraint: &TableConstraint| matches!(constraint.rule, ConstraintRule::PrimaryKey(_));
+            let is_key =
+                |constraint: &TableConstraint| matches!(constraint.rule, ConstraintRule::PrimaryKey(_));
             found.columns.push(Column {
                 name: column.name.clone(),
                 data_type: column.data_type.clone(),
@@ -248,7 +258,9 @@ impl World {
             ConstraintRule::Unique(columns) => (ConstraintKind::Unique, columns.clone(), "key"),
             ConstraintRule::PrimaryKey(columns) => (ConstraintKind::PrimaryKey, columns.clone(), "pkey"),
             ConstraintRule::Exclude { columns } => (ConstraintKind::Exclusion, columns.clone(), "excl"),
-            ConstraintRule::ForeignKey { columns, .. } => (ConstraintKind::ForeignKey, columns.clone(), "fkey"),
+            ConstraintRule::ForeignKey { columns, .. } => {
+                (ConstraintKind::ForeignKey, columns.clone(), "fkey")
+            }
             ConstraintRule::UsingIndex { primary, .. } => match primary {
                 true => (ConstraintKind::PrimaryKey, Vec::new(), "pkey"),
                 false => (ConstraintKind::Unique, Vec::new(), "key"),
@@ -305,11 +317,15 @@ impl World {
         let found = self.table_mut(table);
         if let Some(column) = found.columns.iter_mut().find(|found| found.name == column) {
             column.not_null = true;
-            column.not_null_constraint = constraint.name.clone().map(|name| crate::catalog::model::NotNullConstraint {
-                name,
-                validated: valid,
-                local: true,
-            });
+            column.not_null_constraint =
+                constraint
+                    .name
+                    .clone()
+                    .map(|name| crate::catalog::model::NotNullConstraint {
+                        name,
+                        validated: valid,
+                        local: true,
+                    });
         } else if let Some(name) = &constraint.name {
             let made = Constraint {
                 kind: ConstraintKind::Check,
@@ -350,7 +366,11 @@ impl World {
         };
         let mut made = index(&keys, create.unique, None);
         made.predicate = create.predicate.as_ref().map(|predicate| predicate.sql.clone());
-        made.expression_columns = create.keys.iter().flat_map(|key| key.expression.columns.clone()).collect();
+        made.expression_columns = create
+            .keys
+            .iter()
+            .flat_map(|key| key.expression.columns.clone())
+            .collect();
         self.made.insert(table.sibling(&name));
         if let Some(view) = self.catalog.views.get_mut(&table) {
             view.indexes.insert(name, made);
@@ -373,7 +393,10 @@ impl World {
     }
 
     fn create_view(&mut self, name: &Name, reads: &[Name], materialized: bool) {
-        let uses = reads.iter().map(|read| (self.resolve(read), String::new())).collect();
+        let uses = reads
+            .iter()
+            .map(|read| (self.resolve(read), String::new()))
+            .collect();
         let name = self.new_name(name);
         if self.catalog.views.contains_key(&name) {
             return;
@@ -387,7 +410,11 @@ impl World {
             let name = self.resolve(name);
             match drop.object {
                 Object::Table => {
-                    if let Some(parent) = self.catalog.tables.get(&name).and_then(|table| table.partition_of.clone())
+                    if let Some(parent) = self
+                        .catalog
+                        .tables
+                        .get(&name)
+                        .and_then(|table| table.partition_of.clone())
                         && let Some(parent) = self.catalog.tables.get_mut(&parent)
                     {
                         parent.children.retain(|child| *child != name);

@@ -63,7 +63,10 @@ impl World {
         if let Some(schema) = &name.schema {
             return QualifiedName::new(schema, &name.name);
         }
-        let places = self.search_path.iter().map(|schema| QualifiedName::new(schema, &name.name));
+        let places = self
+            .search_path
+            .iter()
+            .map(|schema| QualifiedName::new(schema, &name.name));
         let mut places = places.peekable();
         let first = places.peek().cloned();
         let found = places.find(|place| self.has_relation(place) || self.catalog.types.contains_key(place));
@@ -86,12 +89,14 @@ impl World {
             return Some(table.clone());
         }
         let mut views = self.catalog.views.iter();
-        let owner = views.find(|(name, view)| name.schema == index.schema && view.indexes.contains_key(&index.name));
+        let owner =
+            views.find(|(name, view)| name.schema == index.schema && view.indexes.contains_key(&index.name));
         if let Some((name, _)) = owner {
             return Some(name.clone());
         }
         let mut partial = self.partial.iter();
-        let owner = partial.find(|(name, table)| name.schema == index.schema && table.indexes.contains_key(&index.name));
+        let owner = partial
+            .find(|(name, table)| name.schema == index.schema && table.indexes.contains_key(&index.name));
         owner.map(|(name, _)| name.clone())
     }
 
@@ -116,7 +121,10 @@ impl World {
     }
 
     pub fn is_made(&self, name: &QualifiedName) -> bool {
-        self.made.contains(name) || self.index_owner(name).is_some_and(|owner| self.made.contains(&owner))
+        self.made.contains(name)
+            || self
+                .index_owner(name)
+                .is_some_and(|owner| self.made.contains(&owner))
     }
 }
 

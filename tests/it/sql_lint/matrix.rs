@@ -6,7 +6,7 @@ use pgmorph::catalog::load;
 use pgmorph::catalog::model::CatalogSnapshot;
 use pgmorph::plan::LockMode;
 use pgmorph::sql::QualifiedName;
-use pgmorph::sql_lint::{Effects, World, effects, parse};
+use pgmorph::sql_lint::{Effects, Refusal, World, effects, parse};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
@@ -66,13 +66,29 @@ struct Expected {
 }
 
 /// Rows that nothing but the server can judge, and why.
-const UNKNOWABLE: &[(&str, &str)] = &[];
+const UNKNOWABLE: &[(&str, &str)] = &[
+    (
+        "create_unique_index_concurrently_dup",
+        "whether values repeat is in the rows",
+    ),
+    (
+        "vacuum_truncating_tail",
+        "whether the last pages are empty is in the rows",
+    ),
+    (
+        "attach_column_order_differs",
+        "the table was empty when it was measured: reading no rows does not show",
+    ),
+];
 
 #[tokio::test]
 async fn agrees_with_every_measured_row() {
     let server = TestServer::start(&[("fsync", "off"), ("max_locks_per_transaction", "2000")]);
     let major = server.major();
-    let rows: Vec<Row> = ROWS.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows: Vec<Row> = ROWS
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let measured = |row: &&Row| row.expect.iter().any(|expected| applies(expected, major));
     let rows: Vec<&Row> = rows.iter().filter(measured).collect();
     let admin = server.connect("postgres").await;
@@ -87,10 +103,17 @@ async fn agrees_with_every_measured_row() {
         }
         let catalog = load::snapshot(&admin).await.unwrap();
         for row in chunk {
-            let expected = row.expect.iter().find(|expected| applies(expected, major)).unwrap();
+            let expected = row
+                .expect
+                .iter()
+                .find(|expected| applies(expected, major))
+                .unwrap();
             let said = judge(&catalog, row);
             if let Some(difference) = difference(row, expected, &said) {
-                disagree.push((row.id.as_str(), format!("{}: {}\n    {difference}", row.id, row.sql)));
+                disagree.push((
+                    row.id.as_str(),
+                    format!("{}: {}\n    {difference}", row.id, row.sql),
+                ));
             }
         }
         for row in chunk {
@@ -105,8 +128,16 @@ async fn agrees_with_every_measured_row() {
         rows.len(),
         excused.len()
     );
+    for (id, reason) in UNKNOWABLE {
+        println!("  {id}: {reason}");
+    }
     let texts: Vec<String> = wrong.into_iter().map(|(_, text)| text).collect();
-    assert!(texts.is_empty(), "{} rows disagree:\n{}", texts.len(), texts.join("\n"));
+    assert!(
+        texts.is_empty(),
+        "{} rows disagree:\n{}",
+        texts.len(),
+        texts.join("\n")
+    );
 }
 
 fn applies(expected: &Expected, major: u32) -> bool {
@@ -121,10 +152,14 @@ fn schema(row: &Row) -> String {
 fn rename(sql: &str, row: &Row) -> String {
     let schema = schema(row);
     let words = sql.split_inclusive([' ', ';', '.']);
+    let mut before = "";
     let renamed = words.map(|word| {
         let bare = word.trim_end_matches([' ', ';', '.']);
         let tail = &word[bare.len()..];
+        let is_schema = tail.starts_with('.') || before.trim() == "SCHEMA";
+        before = word;
         match bare {
+            "s" if !is_schema => word.to_owned(),
             "s2" => format!("{schema}_s2{tail}"),
             "s" => format!("{schema}{tail}"),
             "s_new" => format!("{schema}_new{tail}"),
@@ -176,6 +211,16 @@ fn judge(catalog: &CatalogSnapshot, row: &Row) -> Effects {
         }
     }
     let script = parse::parse(&rename(&row.sql, row));
+    if let Some((_, message)) = script.errors.first() {
+        let refusal = Refusal {
+            sqlstate: "42601",
+            message: message.clone(),
+        };
+        return Effects {
+            fails: Some(refusal),
+            ..Effects::default()
+        };
+    }
     effects(&world, &script.statements[0])
 }
 
@@ -183,11 +228,17 @@ fn difference(row: &Row, expected: &Expected, said: &Effects) -> Option<String> 
     let schema = schema(row);
     let name = |name: &QualifiedName| match name.schema == schema {
         true => name.name.clone(),
-        false => format!("{}.{}", name.schema.replace(&format!("{schema}_s2"), "s2"), name.name),
+        false => format!(
+            "{}.{}",
+            name.schema.replace(&format!("{schema}_s2"), "s2"),
+            name.name
+        ),
     };
     let set = |names: &BTreeSet<QualifiedName>| names.iter().map(name).collect::<BTreeSet<String>>();
     let locks = said.locks.iter();
-    let locks: BTreeMap<String, String> = locks.map(|(relation, mode)| (name(relation), mode_of(*mode))).collect();
+    let locks: BTreeMap<String, String> = locks
+        .map(|(relation, mode)| (name(relation), mode_of(*mode)))
+        .collect();
     let mut different = Vec::new();
     let fails = said.fails.as_ref().map(|refusal| refusal.sqlstate.to_owned());
     if fails != expected.fails {
@@ -200,14 +251,21 @@ fn difference(row: &Row, expected: &Expected, said: &Effects) -> Option<String> 
         for (what, one, other) in [
             ("rewrites", set(&said.rewrites), &expected.rewrites),
             ("scans", set(&said.scans), &expected.scans),
-            ("rebuilds", set(&said.rebuilds_indexes), &expected.rebuilds_indexes),
+            (
+                "rebuilds",
+                set(&said.rebuilds_indexes),
+                &expected.rebuilds_indexes,
+            ),
         ] {
             if one != *other {
                 different.push(format!("{what} {one:?}, measured {other:?}"));
             }
         }
         if said.transaction != expected.transaction {
-            different.push(format!("transaction {}, measured {}", said.transaction, expected.transaction));
+            different.push(format!(
+                "transaction {}, measured {}",
+                said.transaction, expected.transaction
+            ));
         }
     }
     (!different.is_empty()).then(|| different.join("\n    "))
