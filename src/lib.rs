@@ -61,6 +61,9 @@ pub mod saved;
 /// Many plans: their order, and what they need of each other.
 pub mod plan_set;
 
+/// Raw SQL: what its statements do, and what is safer.
+pub mod sql_lint;
+
 /// Does a fact hold; what differs?
 pub mod verifier;
 

@@ -20,7 +20,7 @@ use crate::release;
 use crate::sql::QualifiedName;
 use reader::{Reader, complete, load_shape, load_tables, qualified};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
@@ -175,6 +175,7 @@ struct Database {
     database: String,
     server: Server,
     role: Role,
+    not_volatile: BTreeSet<QualifiedName>,
 }
 
 async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
@@ -244,7 +245,8 @@ async fn everything_of(client: &Client, major: u32) -> Result<CatalogSnapshot, L
             .map(|it| it.value)
             .unwrap_or_default(),
         functions,
-        unpredicted: std::collections::BTreeSet::new(),
+        not_volatile: database.not_volatile,
+        unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),
         conditions: BTreeMap::new(),

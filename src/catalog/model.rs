@@ -29,6 +29,9 @@ pub struct CatalogSnapshot {
     /// Functions and procedures whose bodies the server keeps parsed, by what `pg_describe_object` calls them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub functions: BTreeMap<String, ParsedFunction>,
+    /// Functions of users that are stable or immutable, whatever their arguments.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub not_volatile: BTreeSet<QualifiedName>,
     /// Tables of a predicted catalog that statements of the user's own change in ways nobody predicts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unpredicted: BTreeSet<QualifiedName>,
@@ -552,6 +555,9 @@ pub struct UserType {
     /// Whether a domain has constraints, which makes adding a column of it rewrite the table before PostgreSQL 19.
     #[serde(default, skip_serializing_if = "is_false")]
     pub constrained: bool,
+    /// What a domain is over, as `format_type` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -86,6 +86,10 @@ pub enum Format {
     Sql,
     /// For the review of a pull request (`plan` only)
     Markdown,
+    /// SARIF 2.1.0, for code scanning (`lint` of SQL only)
+    Sarif,
+    /// Annotations of a GitHub workflow (`lint` of SQL only)
+    Github,
 }
 
 #[derive(Debug, Subcommand)]
@@ -237,6 +241,13 @@ impl Command {
         if matches!(global.format, Format::Sql | Format::Markdown) && !matches!(self, Self::Plan(_)) {
             return Err(
                 Error::new(ErrorKind::Usage, "only `plan` has the formats sql and markdown")
+                    .help("use --format human or --format json")
+                    .into(),
+            );
+        }
+        if matches!(global.format, Format::Sarif | Format::Github) && !matches!(self, Self::Lint(_)) {
+            return Err(
+                Error::new(ErrorKind::Usage, "only `lint` has the formats sarif and github")
                     .help("use --format human or --format json")
                     .into(),
             );

@@ -40,7 +40,8 @@ impl Plan {
             input::write(path, &out::pretty(&plan))?;
         }
         match global.format {
-            Format::Human => out::result(&plan_human::plan(&plan))?,
+            // The last two are refused for this command before it runs.
+            Format::Human | Format::Sarif | Format::Github => out::result(&plan_human::plan(&plan))?,
             Format::Json => out::json(&json!({"plan": plan}))?,
             Format::Sql => out::script(&plan_sql::plan(&plan))?,
             Format::Markdown => out::result(&plan_markdown::plan(&plan))?,

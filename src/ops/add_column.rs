@@ -1073,6 +1073,7 @@ mod tests {
             kind: "domain".into(),
             labels: Vec::new(),
             constrained: true,
+            base: Some("text".into()),
         };
         catalog
             .types

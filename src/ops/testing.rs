@@ -43,6 +43,7 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         publications: BTreeMap::new(),
         functions: BTreeMap::new(),
         replication: Replication::default(),
+        not_volatile: BTreeSet::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),

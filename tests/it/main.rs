@@ -43,6 +43,7 @@ mod server_log;
 mod servers;
 mod settings;
 mod soak;
+mod sql_lint;
 mod tidy;
 mod together;
 mod tune;

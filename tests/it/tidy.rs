@@ -49,6 +49,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         "plan_set",
         &["catalog::model", "change_plan", "diagnostic", "ops", "sql"],
     ),
+    (
+        "sql_lint",
+        &["catalog::model", "catalog::types", "diagnostic", "plan", "sql"],
+    ),
     ("verifier", &["catalog::model", "plan", "sql"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres"]),

@@ -21,7 +21,12 @@ pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_
       WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'USAGE')),
     'may_create_schema', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
       OR coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmorph')::oid, 'CREATE'), false),
-    'may_set_replication_role', r.rolsuper OR {{replication_role}})
+    'may_set_replication_role', r.rolsuper OR {{replication_role}}),
+  'not_volatile', (SELECT coalesce(pg_catalog.json_agg(f.name), '[]'::pg_catalog.json) FROM (
+    SELECT pg_catalog.format('%I.%I', n.nspname, p.proname) AS name
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgmorph')
+    GROUP BY 1 HAVING pg_catalog.bool_and(p.provolatile <> 'v')) f)
 )::text AS body
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
@@ -128,7 +133,8 @@ pub const TYPES: &str = concat!(
       SELECT b.oid, b.typbasetype, b.typnotnull FROM base JOIN pg_type b ON b.oid = base.next
       WHERE b.typtype = 'd')
     SELECT FROM base
-    WHERE base.not_null OR EXISTS (SELECT FROM pg_constraint q WHERE q.contypid = base.oid))
+    WHERE base.not_null OR EXISTS (SELECT FROM pg_constraint q WHERE q.contypid = base.oid)),
+  'base', CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod) END
 )::text AS body
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_class k ON k.oid = t.typrelid
