@@ -835,6 +835,7 @@ impl CatalogSnapshot {
             types: BTreeMap::new(),
             publications: BTreeMap::new(),
             replication: Replication::default(),
+            not_volatile: BTreeSet::new(),
             functions: BTreeMap::new(),
             unpredicted: self.unpredicted.clone(),
             answers: Vec::new(),
