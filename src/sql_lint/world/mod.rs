@@ -4,7 +4,7 @@ mod apply;
 
 use super::statement::Name;
 use crate::catalog::model::{
-    CatalogSnapshot, Persistence, ReplicaIdentity, Role, SNAPSHOT_FORMAT, Server, Table, TableKind, TableSize,
+    CatalogSnapshot, Persistence, ReplicaIdentity, Replication, Role, SNAPSHOT_FORMAT, Server, Table, TableKind, TableSize,
 };
 use crate::sql::QualifiedName;
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,6 +153,7 @@ fn nothing(version: u32) -> CatalogSnapshot {
         sequences: BTreeMap::new(),
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
+        replication: Replication::default(),
         functions: BTreeMap::new(),
         not_volatile: BTreeSet::new(),
         unpredicted: BTreeSet::new(),
