@@ -117,7 +117,8 @@ impl Runner {
         // Polled all the time, also while a look is under way: looking must not hold up an answer.
         let mut statement = pin!(statement);
         let finished = {
-            let looking = pin!(self.look_on(key, pid, every, seen));
+            // Boxed, for it is larger than most of what it watches.
+            let looking = Box::pin(self.look_on(key, pid, every, seen));
             // The statement first: it is sent before anything can be cancelled.
             match select(statement.as_mut(), looking).await {
                 Either::Left((result, _)) => Ok(result),
@@ -130,7 +131,7 @@ impl Runner {
                 if let Some(guard) = &mut seen.guard {
                     guard.meter.cut = Some(cut);
                 }
-                self.give_up(pid, statement).await
+                Box::pin(self.give_up(pid, statement)).await
             }
         };
         if let Some(guard) = &mut seen.guard {
