@@ -1,7 +1,5 @@
 //! A server that is far away. `PGMORPH_FAR_MS` is the time that each way takes.
 
-#![expect(clippy::print_stdout, reason = "what was measured")]
-
 use super::proxy::Proxy;
 use crate::backfill::{database, number};
 use crate::harness::{TestServer, pgmorph};
