@@ -31,11 +31,11 @@ pub(super) const LOCK_BOUNDS: Bounds = Bounds {
 };
 
 /// Of the sessions that work; each work sets its own on top. Between the statements of a transaction nothing is
-/// thought about: one that waits for us has lost us.
+/// thought about: one that waits for us has lost us, and its locks keep the application waiting meanwhile.
 pub(super) const WORKER_BOUNDS: Bounds = Bounds {
     statement: Duration::from_secs(30),
     lock: Duration::ZERO,
-    idle_in_transaction: Duration::from_secs(5),
+    idle_in_transaction: Duration::from_secs(1),
     idle: Duration::ZERO,
 };
 

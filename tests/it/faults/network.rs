@@ -11,8 +11,8 @@ const NOTICED: Duration = Duration::from_secs(60);
 
 const AT_ONCE: usize = 3;
 
-/// A session that has lost us holds its locks for 5 s at most.
-const HELD: Duration = Duration::from_secs(7);
+/// A session that has lost us holds its locks for a second; the rest is the machine's.
+const HELD: Duration = Duration::from_secs(3);
 
 /// One phase, one fault, then the same command again or the way back.
 async fn struck(stage: &Stage, (phase, text): (&str, &str), fault: Fault, whose: Whose, back: bool) {
