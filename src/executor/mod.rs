@@ -433,7 +433,7 @@ impl Executor {
                     runner.forget(run.id, step).await?;
                     continue;
                 }
-                let unfinished = state(step) != StepState::Done && asks_the_user(step);
+                let unfinished = state(step) != StepState::Done && asks_the_user(&step.work);
                 runner.undo(run.id, step, undone, loss, unfinished).await?;
             }
             Ok::<(), Error>(())
@@ -572,7 +572,7 @@ impl Runner {
     /// another definition, or on another table, is somebody else's.
     async fn left_something(&self, step: &Step) -> Result<bool, Error> {
         // A question of the user's own tells whether all of it is done, not whether nothing is.
-        if step.work.expect.is_empty() || asks_the_user(step) {
+        if step.work.expect.is_empty() || asks_the_user(&step.work) {
             return Ok(true);
         }
         if self.left_an_index_half_dropped(&step.work.expect).await? {
@@ -646,7 +646,7 @@ impl Runner {
             match self.work(key, work).await {
                 // Nothing is tried where nothing was left to undo.
                 Ok(tries) => attempts += tries.saturating_sub(1),
-                Err(error) if unfinished && finds_nothing(&error) => {
+                Err(error) if unfinished && finds_nothing(error.sqlstate.as_deref()) => {
                     self.record(key).await?;
                     self.tell(Event::StepSkipped {
                         step: step.id.clone(),
@@ -709,19 +709,15 @@ impl Runner {
     }
 }
 
-/// Whether only the user knows what his statements make.
-fn asks_the_user(step: &Step) -> bool {
+/// Whether only the user knows what his statements make or remove.
+fn asks_the_user(work: &Work) -> bool {
     let asks = |expectation: &Expectation| matches!(expectation, Expectation::Query { .. });
-    step.work.expect.iter().any(asks)
+    work.expect.iter().any(asks)
 }
 
 /// Undefined table, object, column, function, or schema.
-fn finds_nothing(error: &Error) -> bool {
-    let nothing = ["42P01", "42704", "42703", "42883", "3F000"];
-    error
-        .sqlstate
-        .as_deref()
-        .is_some_and(|code| nothing.contains(&code))
+fn finds_nothing(sqlstate: Option<&str>) -> bool {
+    sqlstate.is_some_and(|code| ["42P01", "42704", "42703", "42883", "3F000"].contains(&code))
 }
 
 /// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows

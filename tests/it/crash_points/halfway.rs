@@ -1,6 +1,7 @@
 //! Statements that leave something behind when they are cut off in the middle: what they build or drop in several
 //! transactions of their own.
 
+use super::stage::gone;
 use crate::harness::{Database, TestServer, until};
 use pgmorph::plan::Phase;
 
@@ -33,6 +34,8 @@ async fn dies_when(database: &Database<'_>, plan: &pgmorph::plan::ExecutionPlan,
         result = database.apply(plan, Phase::Contract) => panic!("it ended: {result:?}"),
         () = holds => {}
     }
+    // The server looks now and then whether the client of a statement is still there.
+    gone(database).await;
     drop(holder);
 }
 

@@ -347,7 +347,7 @@ impl Stage {
 }
 
 /// Waits until the server has noticed that our sessions are gone.
-async fn gone(database: &Database<'_>) {
+pub async fn gone(database: &Database<'_>) {
     until("our sessions are gone", async || {
         let sql = "SELECT count(*) FROM pg_stat_activity \
                    WHERE datname = current_database() AND application_name LIKE 'pgmorph%'";
