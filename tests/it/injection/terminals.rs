@@ -33,7 +33,7 @@ async fn names_and_errors_are_spelled_out() {
     let changes = format!(
         "changes:\n  - widen_column: {{table: {name}, column: {column}, type: bigint}}\n  - set_not_null: {{table: {name}, column: other}}\n"
     );
-    let plan = file(&format!("name: p\ndescription: {column}\n{changes}"));
+    let plan = file(&format!("name: p\n{changes}"));
     let path = plan.path().to_str().unwrap();
     for format in ["human", "markdown", "json"] {
         let printed = pgmorph(&url, &["plan", path, "--format", format]).await.expect(0);
