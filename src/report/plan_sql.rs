@@ -33,6 +33,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         comment(&mut text, &waiting.to_string());
     }
     text.push_str("\n\\set ON_ERROR_STOP on\n");
+    if mentions_our_schema(plan) {
+        comment(
+            &mut text,
+            "Where the functions of its triggers stand; `pgmorph apply` has its ledger there.",
+        );
+        text.push_str("CREATE SCHEMA IF NOT EXISTS pgmorph;\n");
+    }
     for check in &plan.preconditions {
         question(&mut text, "Precondition", check);
     }
@@ -57,6 +64,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         question(&mut text, "Postcondition", check);
     }
     text
+}
+
+fn mentions_our_schema(plan: &ExecutionPlan) -> bool {
+    plan.steps.iter().any(|step| match &step.work.action {
+        Action::Sql(statements) => statements.iter().any(|statement| statement.contains(" pgmorph.")),
+        _ => false,
+    })
 }
 
 fn comment(text: &mut String, content: &str) {

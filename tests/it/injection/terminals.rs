@@ -1,6 +1,7 @@
 //! What the program prints cannot move a cursor, hide a line or begin one, whatever a name or the server says.
 
 use crate::harness::{Database, TestServer, pgmorph};
+use pgmorph::report::safe;
 use pgmorph::sql::ident;
 use std::io::Write;
 
@@ -26,23 +27,23 @@ async fn names_and_errors_are_spelled_out() {
     );
     let database = Database::create(&server, &setup).await;
     let url = server.url(&database.name, "postgres");
-    let name = serde_json::Value::from(format!("\"{HOSTILE}\"")).to_string();
-    let column = serde_json::Value::from(HOSTILE).to_string();
+    // YAML takes some control characters only when they are spelled out.
+    let yaml = |text: &str| safe::json(&serde_json::Value::from(text).to_string());
+    let (name, column) = (yaml(&format!("\"{HOSTILE}\"")), yaml(HOSTILE));
     let changes = format!(
         "changes:\n  - widen_column: {{table: {name}, column: {column}, type: bigint}}\n  - set_not_null: {{table: {name}, column: other}}\n"
     );
-    let plan = file(&format!("name: p\ndescription: {column}\n{changes}"));
+    let plan = file(&format!("name: p\n{changes}"));
     let path = plan.path().to_str().unwrap();
     for format in ["human", "markdown", "json"] {
         let printed = pgmorph(&url, &["plan", path, "--format", format]).await.expect(0);
         assert_eq!(control(&printed.stdout), None, "{format}: {}", printed.stdout);
         match format {
-            "json" => assert!(
-                printed
-                    .json()
-                    .to_string()
-                    .contains(HOSTILE.split('`').next().unwrap().split('\u{1b}').next().unwrap())
-            ),
+            "json" => {
+                let plan = printed.json();
+                let tables = plan["plan"]["after"]["tables"].as_object().unwrap();
+                assert!(tables.keys().any(|name| name.contains(HOSTILE)), "{tables:?}");
+            }
             _ => assert!(
                 printed.stdout.contains("o\\x1b]0;owned\\x07"),
                 "{}",

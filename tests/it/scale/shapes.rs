@@ -50,7 +50,10 @@ async fn a_table_with_all_columns_there_can_be() {
         columns.join(", ")
     );
     let database = Database::create(&server, &setup).await;
-    let change = |text: &str| format!("name: p\nsettings: {{small_table: 0}}\nchanges:\n  - {text}\n");
+    let change = |text: &str| {
+        let name = text.split(':').next().unwrap();
+        format!("name: {name}\nsettings: {{small_table: 0}}\nchanges:\n  - {text}\n")
+    };
     for addition in [
         "widen_column: {table: full_up, column: c7, type: bigint}",
         "add_column: {table: full_up, column: more, type: int}",
