@@ -93,7 +93,7 @@ fn render(report: &Report, finding: &Finding, judged: Option<&Judged>) -> String
             .path(&report.path)
             .annotation(AnnotationKind::Primary.span(start..end.max(start))),
     );
-    let locks = judged.map(|judged| described(judged)).unwrap_or_default();
+    let locks = judged.map(described).unwrap_or_default();
     if !locks.is_empty() {
         group = group.element(Level::NOTE.message(&locks));
     }

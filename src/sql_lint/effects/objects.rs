@@ -109,6 +109,12 @@ impl Judge<'_> {
                     },
                 );
             }
+            other => self.quiet_object(other),
+        }
+    }
+
+    fn quiet_object(&mut self, kind: &Kind) {
+        match kind {
             Kind::CreateFunction { reads, .. } => self.read_catalog(reads),
             Kind::DropFunction { names, cascade } => self.drop_functions(names, *cascade),
             Kind::AlterComposite {

@@ -179,11 +179,8 @@ impl Judge<'_> {
             let when = definition.split_once(" WHEN (").map(|(_, when)| when);
             columns.contains(&column.name) || when.is_some_and(|when| mentions(when, &column.name))
         };
-        let triggers = table.triggers.values();
-        if triggers
-            .into_iter()
-            .any(|trigger| in_trigger(&trigger.definition, &trigger.columns))
-        {
+        let mut triggers = table.triggers.values();
+        if triggers.any(|trigger| in_trigger(&trigger.definition, &trigger.columns)) {
             self.fail("0A000", format!("a trigger uses the column {}", column.name));
         }
         for published in table.publications.values() {

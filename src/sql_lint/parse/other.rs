@@ -192,10 +192,8 @@ fn reindex(node: &SyntaxNode) -> Kind {
     } else {
         ReindexTarget::Database
     };
-    let tokens = node.descendants_with_tokens();
-    let concurrently = tokens
-        .into_iter()
-        .any(|element| element.kind() == CONCURRENTLY_KW);
+    let mut tokens = node.descendants_with_tokens();
+    let concurrently = tokens.any(|element| element.kind() == CONCURRENTLY_KW);
     Kind::Reindex { target, concurrently }
 }
 

@@ -1,6 +1,7 @@
 //! What is known while a file is read: the catalog that was given, and what the files made since.
 
 mod apply;
+mod tables;
 
 use super::statement::Name;
 use crate::catalog::model::{
