@@ -107,7 +107,10 @@ async fn end(client: &tokio_postgres::Client, pid: i32) -> Result<(), Error> {
     );
     loop {
         let ended = client.simple_query(&sql).await.map_err(failed)?;
-        if !ended.iter().any(|message| matches!(message, SimpleQueryMessage::Row(_))) {
+        if !ended
+            .iter()
+            .any(|message| matches!(message, SimpleQueryMessage::Row(_)))
+        {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;

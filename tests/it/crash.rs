@@ -10,8 +10,8 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Stroke, Table,
-    Tap, TestServer, WORKER, Whose, difference, pgmorph, schema_dump,
+    Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Stroke,
+    Table, Tap, TestServer, WORKER, Whose, difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;

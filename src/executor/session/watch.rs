@@ -55,7 +55,6 @@ struct Look {
     blockers: Option<Vec<Blocker>>,
 }
 
-
 impl Runner {
     /// Whoever cannot look does not begin.
     pub(super) async fn guarded(&self, work: &Work) -> Result<Seen, Failure> {

@@ -5,7 +5,8 @@ mod tables;
 
 use super::statement::Name;
 use crate::catalog::model::{
-    CatalogSnapshot, Persistence, ReplicaIdentity, Replication, Role, SNAPSHOT_FORMAT, Server, Table, TableKind, TableSize,
+    CatalogSnapshot, Persistence, ReplicaIdentity, Replication, Role, SNAPSHOT_FORMAT, Server, Table,
+    TableKind, TableSize,
 };
 use crate::sql::QualifiedName;
 use std::collections::{BTreeMap, BTreeSet};
