@@ -13,8 +13,10 @@ use pgmorph::sql::{self, QualifiedName};
 use pgmorph::{diagnostic, planner, saved, units};
 use std::sync::LazyLock;
 
+type Target = fn(&[u8]);
+
 /// By name.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+pub const ALL: [(&str, Target); 7] = [
     ("plan_file", plan_file),
     ("catalog", catalog),
     ("saved_plan", saved_plan),

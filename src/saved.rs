@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn what_no_digest_sees_is_refused_too() {
         let text = text();
-        let name = "\"name\":\"p\"";
+        let name = "\"name\":\"test\"";
         assert!(text.contains(name), "{text}");
         for (changed, why) in [
             (

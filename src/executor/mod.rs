@@ -320,19 +320,7 @@ impl Executor {
         if let Some(first) = due.first() {
             runner.check_signals(&first.id).await?;
         }
-        let mut phase = None;
-        let steps = async {
-            for step in &due {
-                if phase != Some(step.phase) {
-                    phase = Some(step.phase);
-                    runner.enter(run, step.phase, &due).await?;
-                }
-                runner.stand_still(run, step).await?;
-                runner.step(run, step).await?;
-            }
-            Ok::<(), Error>(())
-        };
-        runner.while_kept(Box::pin(steps)).await?;
+        runner.while_kept(Box::pin(runner.steps(run, &due))).await?;
         let complete = plan
             .steps
             .iter()
@@ -459,6 +447,19 @@ impl Runner {
         }
         self.while_kept(Box::pin(self.preconditions(plan))).await?;
         ledger::start_run(&mut self.lock.client, plan).await
+    }
+
+    async fn steps(&self, run: i64, due: &[&Step]) -> Result<(), Error> {
+        let mut phase = None;
+        for step in due {
+            if phase != Some(step.phase) {
+                phase = Some(step.phase);
+                self.enter(run, step.phase, due).await?;
+            }
+            self.stand_still(run, step).await?;
+            self.step(run, step).await?;
+        }
+        Ok(())
     }
 
     /// The tables must be what the plan was made for, and the user's own questions must have no answer.

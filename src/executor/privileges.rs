@@ -89,10 +89,14 @@ pub async fn ledger(client: &Client) -> Result<Option<Missing>, Error> {
                 message: format!(
                     "{role} may not write to the ledger, schema pgmorph, which belongs to {owner}"
                 ),
-                mend: format!(
-                    "GRANT {} TO {quoted}, and act as that role: --role {owner}",
-                    ident(&owner)
-                ),
+                mend: if owner == role {
+                    format!("GRANT ALL ON ALL TABLES IN SCHEMA pgmorph TO {quoted}")
+                } else {
+                    format!(
+                        "GRANT {} TO {quoted}, and act as that role: --role {owner}",
+                        ident(&owner)
+                    )
+                },
             })
         }
     })

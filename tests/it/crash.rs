@@ -288,7 +288,8 @@ impl Scene {
     }
 
     fn url(&self, database: &Database<'_>) -> String {
-        self.proxy.url(&database.name, "postgres")
+        // The tap reads what is sent.
+        format!("{}?sslmode=disable", self.proxy.url(&database.name, "postgres"))
     }
 
     fn plan(&self) -> String {

@@ -4,7 +4,8 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,
-    reason = "a test fails by panicking, helpers included, and tells on its output what it did"
+    clippy::too_many_lines,
+    reason = "a test fails by panicking, helpers included, tells on its output what it did, and may be a long story"
 )]
 
 mod backfill;

@@ -252,14 +252,8 @@ impl Judge<'_> {
         }
         for member in self.family(relation) {
             self.lock(&member, LockMode::AccessShare);
-            if whole
-                && !self
-                    .world
-                    .catalog
-                    .views
-                    .get(&member)
-                    .is_some_and(|view| !view.materialized)
-            {
+            let view = self.world.catalog.views.get(&member);
+            if whole && view.is_none_or(|view| view.materialized) {
                 self.scan(&member);
             }
         }

@@ -140,6 +140,7 @@ impl Judge<'_> {
         crate::sql_lint::parse::dotted(column).name == change.column && cast.is_none_or(same)
     }
 
+    #[allow(clippy::too_many_lines, reason = "a list of what stands in the way")]
     fn refuse(&mut self, altered: &Altered, name: &QualifiedName, table: &Table, column: &Column) {
         if column.inherited && *name == altered.table {
             self.fail("42P16", format!("the column {} is inherited", column.name));

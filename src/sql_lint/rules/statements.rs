@@ -199,6 +199,7 @@ impl Look<'_> {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "a list of actions")]
     fn alter_table(&mut self, alter: &AlterTable) {
         let table = &alter.name;
         for action in &alter.actions {

@@ -98,7 +98,7 @@ after:
             added = self.yaml(13),
             key = self.yaml(14),
             view = self.relation(15),
-            query = serde_json::Value::from(format!("SELECT {} FROM {}", self.id(4), self.table(1))).to_string(),
+            query = serde_json::Value::from(format!("SELECT {} FROM {}", self.id(4), self.table(1))),
         )
     }
 
@@ -115,9 +115,9 @@ changes:
   - snapshot_table: {{name: {copy}, from: {table}, columns: {{id: id, {text}: {copied}}}}}
 ",
             sync = self.yaml(16),
-            value = serde_json::Value::from(format!("{}.{}", self.id(1), self.id(3))).to_string(),
+            value = serde_json::Value::from(format!("{}.{}", self.id(1), self.id(3))),
             index = self.yaml(7),
-            copied = serde_json::Value::from(self.id(3)).to_string(),
+            copied = serde_json::Value::from(self.id(3)),
             copy = self.relation(17),
         )
     }
