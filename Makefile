@@ -2,22 +2,31 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak strikes twins bench lint ci
+.PHONY: help demo test releases soak crash-points strikes twins bench bench-catalog fuzz lint ci
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 	@scripts/servers ensure
 	@cargo run --release --locked --quiet -- demo $(ARGS)
 
-test: ## run all tests
+test: ## run all tests on one release of PostgreSQL, and those that depend on the release on the others
 	@scripts/servers ensure
-	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi
+	@status=0; scripts/test-releases --beside || status=1; \
+		if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi \
+		|| status=1; exit $$status
+
+releases: ## run what depends on the release on each of them (which: make releases RELEASES="14 18")
+	@scripts/test-releases $(RELEASES)
 
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure
 	PGMORPH_SOAK_MINUTES=$(or $(MINUTES),60) cargo test --locked --test it -- --nocapture soak::
+
+crash-points: ## let every fixture die at every statement, for hours (a share of the points: make crash-points POINTS=1/200)
+	@scripts/servers ensure
+	PGMORPH_CRASH_POINTS=$(or $(POINTS),all) cargo test --locked --test it -- --nocapture crash_points::whatever
 
 strikes: ## strike running plans at random moments, for about half an hour (rounds of each kind: make strikes ROUNDS=50)
 	@scripts/servers ensure
@@ -27,6 +36,13 @@ strikes: ## strike running plans at random moments, for about half an hour (roun
 bench: ## fill a column beside a bare UPDATE, for about three minutes (arguments: make bench ARGS="--rows 5000000 --clients 4")
 	@scripts/servers ensure
 	@cargo bench --locked --bench backfill -- $(ARGS)
+
+bench-catalog: ## snapshot, plan and verify with 100 to 20,000 tables, for a quarter of an hour (arguments: make bench-catalog ARGS="--tables 100,1000")
+	@scripts/servers ensure
+	@cargo bench --locked --bench catalog -- $(ARGS)
+
+fuzz: ## feed everything that reads files with random bytes, a minute for each of seven (how long: make fuzz SECONDS=600)
+	@scripts/fuzz $(or $(SECONDS),60)
 
 twins: ## change random tables and compare them with twins that plain ALTER TABLE changed (number of cases: make twins CASES=500)
 	@scripts/servers ensure

@@ -6,7 +6,7 @@
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::ops::{AnyOperation, MANUALS};
-use crate::plan::{Check, Monitor, Settings};
+use crate::plan::{Check, Contention, Monitor, Settings};
 use crate::sql;
 use crate::units::{duration_ms, number_and_unit, whole};
 use crate::when::When;
@@ -18,6 +18,15 @@ use std::fmt;
 
 /// Nodes in one file at most: far above any real plan, far below what an alias bomb makes.
 const NODES_MAX: usize = 20_000;
+
+/// Lists and maps within each other at most. Reading them takes stack, of which a thread has 2 MB.
+const DEPTH_MAX: usize = 24;
+
+/// Bytes of all values at most, those that aliases repeat counted again.
+const SCALAR_BYTES_MAX: usize = 8 << 20;
+
+/// The server keeps its timeouts in 31 bits of milliseconds.
+const TIMEOUT_MS_MAX: u64 = i32::MAX as u64;
 
 /// A plan file as values.
 #[derive(Debug, Clone)]
@@ -67,7 +76,7 @@ pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
         .map(|text| text.value)
         .unwrap_or_default();
     let depends_on = read_depends_on(&fields);
-    let settings = read_settings(&fields, &Settings::default());
+    let settings = read_settings(&fields, &Settings::default(), true);
     let preconditions = read_checks(&fields, "before");
     let changes = read_changes(&fields, &settings);
     let postconditions = read_checks(&fields, "after");
@@ -173,7 +182,7 @@ fn read_change(fields: &Fields<'_>, item: &Node, settings: &Settings) -> Option<
     };
     let (name, body) = entry;
     let inner = fields.nested(body, &name.value);
-    let settings = read_settings(&inner, settings);
+    let settings = read_settings(&inner, settings, false);
     let when = inner.optional("when");
     let Some(operation) = AnyOperation::read(&name.value, &inner) else {
         fields.report(
@@ -253,7 +262,8 @@ fn read_monitors(fields: &Fields<'_>) -> Vec<Monitor> {
     items.iter().filter_map(read).collect()
 }
 
-fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
+/// Those of the whole plan, or those of one change.
+fn read_settings(fields: &Fields<'_>, inherited: &Settings, whole: bool) -> Settings {
     let mut settings = inherited.clone();
     let Some(node) = fields.optional("settings") else {
         return settings;
@@ -269,12 +279,14 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     duration("statement_timeout", &mut settings.statement_timeout_ms);
     duration("long_statement_timeout", &mut settings.long_statement_timeout_ms);
     duration("replica_lag", &mut settings.limits.replica_lag_ms);
+    duration("replica_grace", &mut settings.limits.replica_grace_ms);
     let size = |key: &'static str, value: &mut u64| {
         if let Some(text) = inner.optional_text(key) {
             read_unit(&inner, key, &text, size_bytes, value);
         }
     };
     size("small_table", &mut settings.small_table_bytes);
+    size("replica_lag_bytes", &mut settings.limits.replica_lag_bytes);
     size("wal_retained", &mut settings.limits.wal_retained_bytes);
     size("archive_backlog", &mut settings.limits.archive_backlog_bytes);
     let mut wal_rate = settings.limits.wal_rate_bytes.unwrap_or(0);
@@ -283,8 +295,45 @@ fn read_settings(fields: &Fields<'_>, inherited: &Settings) -> Settings {
     if let Some(text) = inner.optional_text("workers") {
         read_workers(&inner, &text, &mut settings.workers);
     }
+    if whole {
+        read_contention(&inner, &mut settings.contention);
+    }
+    if let Some(names) = inner.optional_list("replicas") {
+        let names = names.iter().filter_map(|name| inner.text_of(name, "replicas"));
+        settings.limits.replicas = match names.map(|name| name.value).collect::<Vec<_>>().as_slice() {
+            [all] if all == "all" => None,
+            [none] if none == "none" => Some(Vec::new()),
+            names => Some(names.to_vec()),
+        };
+    }
     inner.finish();
     settings
+}
+
+/// What others may have to bear is counted over the whole plan: a single change has no say in it.
+fn read_contention(fields: &Fields<'_>, contention: &mut Contention) {
+    let duration = |key: &'static str, value: &mut u64| {
+        if let Some(text) = fields.optional_text(key) {
+            read_unit(fields, key, &text, duration_ms, value);
+        }
+    };
+    duration("stall_budget", &mut contention.stall_budget_ms);
+    duration("stall_budget_per_run", &mut contention.stall_budget_per_run_ms);
+    duration("on_blocked_after", &mut contention.on_blocked_after_ms);
+    let Some(text) = fields.optional_text("on_blocked") else {
+        return;
+    };
+    match text.value.parse() {
+        Ok(policy) => contention.on_blocked = policy,
+        Err(expected) => fields.report(
+            Diagnostic::new(
+                "invalid_value",
+                format!("`on_blocked` cannot be {:?}", text.value),
+            )
+            .at(text.span)
+            .help(expected),
+        ),
+    }
 }
 
 fn read_workers(fields: &Fields<'_>, text: &Located<String>, value: &mut u32) {
@@ -310,7 +359,7 @@ fn read_unit(
 ) {
     let is_size = matches!(
         key,
-        "small_table" | "wal_rate" | "wal_retained" | "archive_backlog"
+        "small_table" | "replica_lag_bytes" | "wal_rate" | "wal_retained" | "archive_backlog"
     );
     match read(&text.value) {
         Some(0) if key != "small_table" => fields.report(
@@ -319,6 +368,11 @@ fn read_unit(
                 format!("`{key}` may not be 0: every wait has a bound"),
             )
             .at(text.span),
+        ),
+        Some(read) if key.ends_with("_timeout") && read > TIMEOUT_MS_MAX => fields.report(
+            Diagnostic::new("invalid_value", format!("`{key}` cannot be {:?}", text.value))
+                .at(text.span)
+                .help("a timeout is at most 24d: the server keeps it in 31 bits of milliseconds"),
         ),
         Some(read) => *value = read,
         None => fields.report(
@@ -352,7 +406,11 @@ fn tree(source: &str) -> Result<Node, Diagnostic> {
     let mut options = serde_saphyr::options! { strict_booleans: true };
     // Duplicates pass here, so that they are reported together with everything else.
     options.duplicate_keys = DuplicateKeyPolicy::LastWins;
-    options.budget = serde_saphyr::budget! { max_nodes: NODES_MAX };
+    options.budget = serde_saphyr::budget! {
+        max_nodes: NODES_MAX,
+        max_depth: DEPTH_MAX,
+        max_total_scalar_bytes: SCALAR_BYTES_MAX,
+    };
     options.with_snippet = false;
     match serde_saphyr::from_str_with_options::<Spanned<Raw>>(source, options) {
         Ok(raw) => Ok(raw_node(source, raw)),
@@ -533,11 +591,14 @@ mod tests {
     #[test]
     fn reads_a_plan() {
         let plan = parse(
-            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s, wal_rate: 20MB}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
+            "name: p\nsettings: {lock_timeout: 50ms, small_table: 0, workers: 2, replica_lag: 3s, replica_lag_bytes: 64MB, replica_grace: 2min, replicas: [east, \"West 2\"], wal_rate: 20MB}\nchanges:\n  - set_default: {table: T, column: c, default: 0x10}\n",
         )
         .unwrap();
         let limits = Limits {
             replica_lag_ms: 3_000,
+            replica_lag_bytes: 64 << 20,
+            replica_grace_ms: 120_000,
+            replicas: Some(vec!["east".into(), "West 2".into()]),
             wal_rate_bytes: Some(20 << 20),
             ..Limits::default()
         };
@@ -555,6 +616,34 @@ mod tests {
             plan.changes[0].text,
             "set_default: {table: \"T\", column: \"c\", default: \"0x10\"}"
         );
+    }
+
+    #[test]
+    fn reads_what_others_may_have_to_bear() {
+        let plan = parse(
+            "name: p\nsettings: {stall_budget: 300ms, stall_budget_per_run: 2s, on_blocked: cancel, on_blocked_after: 1min}\nchanges:\n  - set_default: {table: T, column: c, default: 1}\n",
+        )
+        .unwrap();
+        let expected = Contention {
+            stall_budget_ms: 300,
+            stall_budget_per_run_ms: 2_000,
+            on_blocked: "cancel".parse().unwrap(),
+            on_blocked_after_ms: 60_000,
+        };
+        assert_eq!(plan.settings.contention, expected);
+        let shown = complaints(
+            "name: p\nsettings: {stall_budget: 0s, on_blocked: kill}\nchanges:\n  - set_default: {table: T, column: c, default: 1, settings: {stall_budget: 1s}}\n",
+        );
+        for expected in [
+            "2:26 `stall_budget` may not be 0: every wait has a bound",
+            "2:42 `on_blocked` cannot be \"kill\" (one of wait, cancel, terminate)",
+            "4:63 unknown key `stall_budget`",
+        ] {
+            assert!(
+                shown.iter().any(|line| line.starts_with(expected)),
+                "{expected}\n{shown:#?}"
+            );
+        }
     }
 
     #[test]

@@ -66,6 +66,11 @@ impl Diagnostic {
 
 /// The known name that the given one most likely meant, if any is close.
 pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    /// Bytes; nobody mistypes what is longer, and comparing takes time.
+    const GIVEN_MAX: usize = 200;
+    if given.len() > GIVEN_MAX {
+        return None;
+    }
     known
         .into_iter()
         .map(|name| {
@@ -88,25 +93,34 @@ pub fn line_and_column(source: &str, offset: usize) -> (usize, usize) {
 }
 
 /// All complaints for people: file, line, column, the line itself, and the way out.
+///
+/// A file of another kind can have thousands of them; the first 50 are shown.
 pub fn render(diagnostics: &[Diagnostic], path: &str, source: &str, color: bool) -> String {
+    const SHOWN_MAX: usize = 50;
+    /// Bytes of a place that are pointed at.
+    const PLACE_MAX: usize = 2_000;
     let renderer = if color {
         Renderer::styled()
     } else {
         Renderer::plain()
     };
     let mut text = String::new();
-    for diagnostic in diagnostics {
+    for diagnostic in diagnostics.iter().take(SHOWN_MAX) {
         let title = Level::ERROR
             .primary_title(&diagnostic.message)
             .id(diagnostic.code);
         let mut group = match diagnostic.span {
             Some(span) => {
-                let end = source.floor_char_boundary(span.end.clamp(span.start, source.len()));
                 let start = source.floor_char_boundary(span.start.min(source.len()));
+                let longest = span.end.min(start + PLACE_MAX);
+                let end = source.floor_char_boundary(longest.clamp(start, source.len()));
+                let (shown, first_line) = window(source, start, end);
+                let before = shown.start;
                 title.element(
-                    Snippet::source(source)
+                    Snippet::source(&source[shown])
+                        .line_start(first_line)
                         .path(path)
-                        .annotation(AnnotationKind::Primary.span(start..end.max(start))),
+                        .annotation(AnnotationKind::Primary.span(start - before..end.max(start) - before)),
                 )
             }
             None => Group::with_title(title),
@@ -117,7 +131,17 @@ pub fn render(diagnostics: &[Diagnostic], path: &str, source: &str, color: bool)
         text.push_str(&renderer.render(&[group]));
         text.push_str("\n\n");
     }
+    if diagnostics.len() > SHOWN_MAX {
+        text.push_str(&format!("and {} more\n", diagnostics.len() - SHOWN_MAX));
+    }
     text
+}
+
+/// The lines around a place, and the number of the first: the renderer goes through all that it is given.
+fn window(source: &str, start: usize, end: usize) -> (Range<usize>, usize) {
+    let from = source[..start].rfind('\n').map_or(0, |at| at + 1);
+    let to = source[end..].find('\n').map_or(source.len(), |at| end + at + 1);
+    (from..to, source[..from].matches('\n').count() + 1)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::sql::{self, QualifiedName};
 use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 
 /// One value with its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -280,13 +281,14 @@ impl<'a> Fields<'a> {
 
     fn identifiers_of(&self, items: &[Node], key: &str) -> Option<Vec<Located<String>>> {
         let mut names: Vec<Located<String>> = Vec::new();
+        let mut seen = HashSet::new();
         let mut complete = true;
         for item in items {
             let name = self.text_of(item, key).and_then(|text| {
                 self.checked(text, |text| sql::check_identifier(text).map(|()| text.to_owned()))
             });
             match name {
-                Some(name) if names.iter().any(|other| other.value == name.value) => {
+                Some(name) if !seen.insert(name.value.clone()) => {
                     self.report(
                         Diagnostic::new(
                             "duplicate_name",
@@ -355,11 +357,9 @@ impl<'a> Fields<'a> {
     }
 
     fn report_duplicates(&self, entries: &[(Located<String>, Node)]) {
-        for (position, (name, _)) in entries.iter().enumerate() {
-            if entries[..position]
-                .iter()
-                .any(|(other, _)| other.value == name.value)
-            {
+        let mut seen = HashSet::new();
+        for (name, _) in entries {
+            if !seen.insert(&name.value) {
                 self.report(
                     Diagnostic::new("duplicate_key", format!("the key `{}` stands twice", name.value))
                         .at(name.span)

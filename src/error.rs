@@ -1,6 +1,6 @@
 //! What can end a command: kind + subject + source + what to do next.
 
-use crate::postgres::settings::{ConnectError, SettingsError};
+use crate::postgres::settings::{ConnectError, ConnectErrorKind, SettingsError};
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -162,7 +162,11 @@ impl StdError for Error {
 impl From<ConnectError> for Error {
     fn from(error: ConnectError) -> Self {
         let sqlstate = error.sqlstate().map(ToOwned::to_owned);
-        let mut made = Self::new(ErrorKind::Connection, error.to_string()).help(error.help());
+        let kind = match error.kind() {
+            ConnectErrorKind::UnsupportedRelease => ErrorKind::Precondition,
+            _ => ErrorKind::Connection,
+        };
+        let mut made = Self::new(kind, error.to_string()).help(error.help());
         made.sqlstate = sqlstate;
         made
     }
@@ -199,6 +203,10 @@ impl From<crate::catalog::load::LoadError> for Error {
                 "run the same command again; if that does not help, look in pg_locks who holds ACCESS EXCLUSIVE"
             }
             LoadErrorKind::Unsupported => "PostgreSQL 14 and later can be read",
+            LoadErrorKind::Encoding => {
+                "rename what has bytes outside ASCII in its name, or load the dump into a database with an encoding"
+            }
+            LoadErrorKind::Unknown => "take a newer pgmorph",
             LoadErrorKind::Server => "",
         };
         let mut made = Self::new(kind, error.to_string());

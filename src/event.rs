@@ -19,6 +19,47 @@ pub struct Blocker {
     pub age_ms: u64,
 }
 
+/// Who waited behind an attempt of ours, as far as it was seen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Stall {
+    pub sessions: usize,
+    /// By `application_name`.
+    pub applications: Vec<String>,
+    /// The sum over these sessions.
+    pub backend_ms: u64,
+    /// The longest wait among them.
+    pub worst_ms: u64,
+}
+
+/// What getting locks came to in one call, for us and for those who waited behind us.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LockTotals {
+    /// Attempts that were given up.
+    pub gave_up: u64,
+    /// Between the first hindrance and the lock, summed over the steps.
+    pub waited_ms: u64,
+    /// Waits of others behind us: their number, their sum over sessions, and the longest.
+    pub stalled: u64,
+    pub stalled_backend_ms: u64,
+    pub stalled_worst_ms: u64,
+    /// Sessions that were cancelled or terminated by `on_blocked`.
+    pub ended: u64,
+}
+
+impl LockTotals {
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            gave_up: self.gave_up + other.gave_up,
+            waited_ms: self.waited_ms + other.waited_ms,
+            stalled: self.stalled + other.stalled,
+            stalled_backend_ms: self.stalled_backend_ms + other.stalled_backend_ms,
+            stalled_worst_ms: self.stalled_worst_ms.max(other.stalled_worst_ms),
+            ended: self.ended + other.ended,
+        }
+    }
+}
+
 /// What one unit of progress is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +108,21 @@ pub enum Event {
         retry_in_ms: u64,
         waited_ms: u64,
         blockers: Vec<Blocker>,
+    },
+    /// Others waited behind an attempt. `cut` tells why it was given up for their sake: `stall_budget`,
+    /// `stall_budget_per_run`, or `blind` where nobody could see who waits.
+    Stalled {
+        step: String,
+        attempt: u32,
+        stall: Stall,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cut: Option<String>,
+    },
+    /// A session in our way was cancelled or terminated, as the plan or the user wanted.
+    Ended {
+        step: String,
+        how: String,
+        blocker: Blocker,
     },
     Reconnecting {
         step: String,

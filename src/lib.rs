@@ -7,8 +7,9 @@
 //! # Invariants
 //!
 //! 1. No statement whose lock blocks reads or writes runs without a `lock_timeout`.
-//! 2. The application is never the deadlock victim: `lock_timeout` is below the server's `deadlock_timeout`, and
-//!    several tables are locked in one order, referenced tables first.
+//! 2. The application is never the deadlock victim: `lock_timeout` is below the server's `deadlock_timeout`
+//!    wherever something is held; several tables are locked in one order, referenced tables first, and in the other
+//!    one at every second attempt.
 //! 3. Nothing is destroyed before its replacement is validated; destructive steps are in `contract` only.
 //! 4. Any step can die at any instant, and running the same command again ends as if nothing had happened.
 //! 5. The planner does no I/O, and the executor never sees YAML or operations.
@@ -29,6 +30,9 @@ pub mod sql;
 
 /// The database as a value, and how it is loaded.
 pub mod catalog;
+
+/// Which releases of PostgreSQL are supported.
+pub mod release;
 
 /// Complaints with a place and a way out.
 pub mod diagnostic;
@@ -51,8 +55,14 @@ pub mod change_plan;
 /// Change plan + catalog → execution plan.
 pub mod planner;
 
+/// Saved execution plans and catalog snapshots, read back.
+pub mod saved;
+
 /// Many plans: their order, and what they need of each other.
 pub mod plan_set;
+
+/// Raw SQL: what its statements do, and what is safer.
+pub mod sql_lint;
 
 /// Does a fact hold; what differs?
 pub mod verifier;

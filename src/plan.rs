@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
+mod contention;
+
+pub use contention::{Asked, Contention, OnBlocked};
+
 /// Version of the JSON form; a plan of another version is refused.
 pub const PLAN_FORMAT: u32 = 2;
 
@@ -282,10 +286,19 @@ impl Copying {
 }
 
 /// What others may have to bear before a backfill stands aside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// How far behind a standby may be.
     pub replica_lag_ms: u64,
+    /// The same in WAL that it has not replayed.
+    #[serde(default = "Limits::lag_bytes", skip_serializing_if = "Limits::is_lag_bytes")]
+    pub replica_lag_bytes: u64,
+    /// For how long one may be gone before the run stops.
+    #[serde(default = "Limits::grace_ms", skip_serializing_if = "Limits::is_grace_ms")]
+    pub replica_grace_ms: u64,
+    /// The standbys that count, by their `application_name`, which must be there; `None` is every one that is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<Vec<String>>,
     /// WAL that the whole server writes in a second; `None` is as much as it can.
     pub wal_rate_bytes: Option<u64>,
     /// WAL that a replication slot keeps.
@@ -298,10 +311,32 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             replica_lag_ms: 10_000,
+            replica_lag_bytes: Self::lag_bytes(),
+            replica_grace_ms: Self::grace_ms(),
+            replicas: None,
             wal_rate_bytes: None,
             wal_retained_bytes: 16 << 30,
             archive_backlog_bytes: 1 << 30,
         }
+    }
+}
+
+// Plans that were saved or recorded earlier do not have these.
+impl Limits {
+    fn lag_bytes() -> u64 {
+        1 << 30
+    }
+
+    fn is_lag_bytes(bytes: &u64) -> bool {
+        *bytes == Self::lag_bytes()
+    }
+
+    fn grace_ms() -> u64 {
+        60_000
+    }
+
+    fn is_grace_ms(ms: &u64) -> bool {
+        *ms == Self::grace_ms()
     }
 }
 
@@ -543,7 +578,7 @@ impl Estimate {
             rows,
             bytes,
             disk_bytes,
-            duration: DurationClass::for_bytes(bytes + disk_bytes),
+            duration: DurationClass::for_bytes(bytes.saturating_add(disk_bytes)),
         }
     }
 }
@@ -726,6 +761,8 @@ pub struct ExecutionPlan {
     pub server_version_num: u32,
     /// The longest that getting one lock may be tried, all attempts together.
     pub lock_deadline_ms: u64,
+    #[serde(default, skip_serializing_if = "Contention::is_default")]
+    pub contention: Contention,
     /// Asked before the first step.
     pub preconditions: Vec<Check>,
     /// In the order in which they run.
@@ -758,15 +795,12 @@ impl ExecutionPlan {
         Some(changes_digest(schema, &self.changes))
     }
 
-    /// The digest that the plan ought to carry. Estimates are not in it: they follow tables that grow meanwhile.
+    /// The digest that the plan ought to carry: over all of it, for who reviews a plan goes by its estimates too.
     pub fn computed_digest(&self) -> String {
-        let mut unsigned = Self {
+        let unsigned = Self {
             digest: String::new(),
             ..self.clone()
         };
-        for step in &mut unsigned.steps {
-            step.estimate = Estimate::INSTANT;
-        }
         let bytes = serde_json::to_vec(&unsigned).unwrap_or_default();
         hex(&Sha256::digest(bytes))
     }
@@ -827,6 +861,8 @@ pub struct Settings {
     pub workers: u32,
     /// A backfill stands aside beyond these.
     pub limits: Limits,
+    /// Of the whole plan.
+    pub contention: Contention,
 }
 
 impl Settings {
@@ -844,6 +880,7 @@ impl Default for Settings {
             small_table_bytes: 8 << 20,
             workers: 1,
             limits: Limits::default(),
+            contention: Contention::default(),
         }
     }
 }

@@ -7,12 +7,14 @@ use crate::ops::{Compilation, Rename, StepDraft};
 use crate::plan::{
     Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
 };
+use crate::release;
 use crate::sql::{QualifiedName, ident};
 use crate::when::When;
 use std::collections::{BTreeMap, BTreeSet};
 
 mod mirrors;
 mod renames;
+mod replication;
 
 /// Numbers of changes in their plan file, from 1.
 pub type Numbers = BTreeSet<usize>;
@@ -81,7 +83,8 @@ pub fn plan_from(
         return Err(complaints);
     }
     steps.sort_by_key(|step| (step.phase, step.change));
-    let steps = mirrors::joined(steps);
+    let mut steps = mirrors::joined(steps);
+    replication::warn(&mut steps, now);
     let touched = touched_tables(&steps, now, &catalog);
     let mut changes = planned_changes(plan);
     for (position, change) in changes.iter_mut().enumerate() {
@@ -97,6 +100,7 @@ pub fn plan_from(
         schema: Some(plan.schema.clone()),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
+        contention: plan.settings.contention,
         preconditions: plan.preconditions.clone(),
         steps,
         postconditions: plan.postconditions.clone(),
@@ -133,6 +137,7 @@ pub fn baseline(
         schema: Some(plan.schema.clone()),
         server_version_num: now.server.version_num,
         lock_deadline_ms: plan.settings.lock_deadline_ms,
+        contention: plan.settings.contention,
         preconditions: Vec::new(),
         steps: Vec::new(),
         postconditions: plan.postconditions.clone(),
@@ -209,7 +214,8 @@ impl Draft {
         now: &CatalogSnapshot,
         swapped: &mut BTreeSet<(QualifiedName, String)>,
     ) {
-        let before = self.catalog.clone();
+        // A catalog may be large, and only what follows a swap is compared with what was before.
+        let before = (!swapped.is_empty()).then(|| self.catalog.clone());
         let compilation = Compilation {
             now,
             settings: &change.settings,
@@ -217,10 +223,12 @@ impl Draft {
         };
         match change.operation.compile(&compilation, &mut self.catalog) {
             Ok(compiled) => {
-                let conflicts = conflicts_with_swaps(change, swapped, &before, &self.catalog);
-                self.complaints.extend(conflicts);
-                let joined = joined_swaps(change, swapped, &compiled.swaps, &before);
-                self.complaints.extend(joined);
+                if let Some(before) = &before {
+                    let conflicts = conflicts_with_swaps(change, swapped, before, &self.catalog);
+                    self.complaints.extend(conflicts);
+                    let joined = joined_swaps(change, swapped, &compiled.swaps, before);
+                    self.complaints.extend(joined);
+                }
                 swapped.extend(compiled.swaps);
                 let renames = compiled.renames.into_iter();
                 self.renamed.extend(renames.map(|rename| (number, rename)));
@@ -373,16 +381,17 @@ fn lock_statement(group: &[&Lock], now: &CatalogSnapshot) -> String {
 
 fn preliminary_complaints(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Diagnostic> {
     let mut complaints = Vec::new();
-    if now.server.version_num < 140_000 {
+    if release::standing(now.server.version_num) == release::Standing::Older {
         complaints.push(
             Diagnostic::new(
                 "server_too_old",
                 format!(
-                    "the server is PostgreSQL {}; 14 is the oldest supported",
-                    now.server.major()
+                    "the server is PostgreSQL {}; {} is the oldest supported",
+                    release::name(now.server.version_num),
+                    release::OLDEST
                 ),
             )
-            .help("upgrade the server: PostgreSQL 13 is out of support"),
+            .help("upgrade the server: older releases are out of support"),
         );
     }
     let deadlock_timeout = now.server.deadlock_timeout_ms;

@@ -4,6 +4,7 @@
 //! [`QualifiedName`], so that mixed case, spaces, quotes, keywords and unicode work everywhere.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 use std::fmt;
 use std::str::FromStr;
 
@@ -234,6 +235,17 @@ pub fn derived_name(parts: &[&str], suffix: &str) -> String {
     cut.join("_")
 }
 
+/// As [`derived_name`] for names of ours, which must differ where the parts do: what is cut off leaves a digest.
+pub fn own_name(parts: &[&str], suffix: &str) -> String {
+    let bytes: usize = parts.iter().map(|part| part.len() + 1).sum();
+    if bytes + suffix.len() <= IDENTIFIER_BYTES_MAX {
+        return derived_name(parts, suffix);
+    }
+    let digest = Sha256::digest(parts.join("\0"));
+    let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    derived_name(&[parts, &[&digest]].concat(), suffix)
+}
+
 /// A schema and a name in it. `Display` quotes; [`FromStr`] reads what `Display` wrote.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QualifiedName {
@@ -318,8 +330,11 @@ pub fn check_identifier(name: &str) -> Result<(), String> {
         return Err("a name may not contain a NUL character".into());
     }
     if name.len() > IDENTIFIER_BYTES_MAX {
+        // All of it might be megabytes.
+        let shown = &name[..name.floor_char_boundary(2 * IDENTIFIER_BYTES_MAX)];
+        let more = if shown.len() < name.len() { "…" } else { "" };
         return Err(format!(
-            "{name:?} has {} bytes; PostgreSQL keeps {IDENTIFIER_BYTES_MAX} and would silently cut it off",
+            "{shown:?}{more} has {} bytes; PostgreSQL keeps {IDENTIFIER_BYTES_MAX} and would silently cut it off",
             name.len()
         ));
     }
@@ -470,6 +485,23 @@ mod tests {
         for text in ["customer_id", "a.b.c.d", "orders.", "\"orders.id"] {
             assert!(parse_column(text, "public").is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn own_names_differ_where_the_parts_do() {
+        let long = ["é".repeat(31) + "a", "é".repeat(31) + "b", "é".repeat(30) + "ab"];
+        let mut names: Vec<String> = long.iter().map(|part| own_name(&[part], "pgmorph_new")).collect();
+        assert!(
+            names.iter().all(|name| name.len() <= IDENTIFIER_BYTES_MAX),
+            "{names:?}"
+        );
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), 3, "{names:?}");
+        assert_eq!(
+            own_name(&["orders", "id"], "pgmorph_new"),
+            "orders_id_pgmorph_new"
+        );
     }
 
     #[test]

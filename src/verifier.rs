@@ -118,7 +118,8 @@ fn constraint_standing(
     let Some(found) = tables.get(table).and_then(|table| table.constraints.get(name)) else {
         return Standing::Absent;
     };
-    if found.kind != constraint.kind || (exact && found.definition != constraint.definition) {
+    let alike = found.kind == constraint.kind && found.enforced() == constraint.enforced();
+    if !alike || (exact && found.definition != constraint.definition) {
         return Standing::Conflicts(format!(
             "constraint {} on {table} exists with another definition: {}",
             ident(name),
@@ -180,10 +181,10 @@ pub fn describe(expectation: &Expectation) -> String {
             constraint,
             ..
         } => {
-            let validated = if constraint.validated {
-                "is validated"
-            } else {
-                "exists"
+            let validated = match (constraint.validated, constraint.enforced()) {
+                (true, _) => "is validated",
+                (false, true) => "exists",
+                (false, false) => "exists, not enforced",
             };
             format!("constraint {} on {table} {validated}", ident(name))
         }
@@ -260,6 +261,17 @@ pub fn structure(table: &Table) -> Value {
         {
             if let Value::Object(trigger) = trigger {
                 trigger.remove("function_owned");
+            }
+        }
+        // They are told in the order of the table, whose columns move.
+        for index in fields
+            .get_mut("indexes")
+            .and_then(Value::as_object_mut)
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            if let Some(Value::Array(columns)) = index.get_mut("expression_columns") {
+                columns.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
             }
         }
         // Whose NOT NULL it is changes without anybody's doing, as when a partition gets its key from an index.

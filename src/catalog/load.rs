@@ -13,19 +13,17 @@ pub use made::texts;
 pub(super) use mutable::MUTABLE;
 
 use super::model::{
-    CatalogSnapshot, ParsedFunction, Publication, Role, SNAPSHOT_FORMAT, Schema, Sequence, Server, Table,
-    UserType, View,
+    CatalogSnapshot, ParsedFunction, Publication, Replication, Role, SNAPSHOT_FORMAT, Schema, Sequence,
+    Server, Table, UserType, View,
 };
+use crate::release;
 use crate::sql::QualifiedName;
 use reader::{Reader, complete, load_shape, load_tables, qualified};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::try_join;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient, SimpleQueryMessage};
-
-/// The oldest release whose catalog we can read.
-const MAJOR_MIN: u32 = 14;
 
 /// How often a snapshot is taken again when objects went away under it.
 const ATTEMPTS: usize = 3;
@@ -155,9 +153,8 @@ async fn situation(client: &Client) -> Result<(bool, u32), LoadError> {
 }
 
 fn supported_major(version_num: u32) -> Result<u32, LoadError> {
-    let major = version_num / 10_000;
-    if major >= MAJOR_MIN {
-        return Ok(major);
+    if release::standing(version_num) != release::Standing::Older {
+        return Ok(version_num / 10_000);
     }
     Err(LoadError {
         kind: LoadErrorKind::Unsupported,
@@ -178,11 +175,17 @@ struct Database {
     database: String,
     server: Server,
     role: Role,
+    not_volatile: BTreeSet<QualifiedName>,
 }
 
 async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
     let (_, version_num) = situation(client).await?;
     let major = supported_major(version_num)?;
+    let read = Box::pin(everything_of(client, major)).await;
+    read.map_err(|error| error.of_release(version_num))
+}
+
+async fn everything_of(client: &Client, major: u32) -> Result<CatalogSnapshot, LoadError> {
     let reader = Reader {
         client,
         major,
@@ -200,7 +203,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         })?;
     database.role.member_of.sort();
     batch(client, "the session", SPELLING).await?;
-    let (tables, schemas, mut views, mut sequences, types, mut publications, functions) = try_join!(
+    let (tables, schemas, mut views, mut sequences, types, mut publications, replication, functions) = try_join!(
         // The first to fail is the one that tells why: the server answers in this order.
         biased;
         load_tables(&reader),
@@ -209,6 +212,7 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         reader.named::<Sequence>("sequences", objects::SEQUENCES),
         reader.named::<UserType>("types", objects::TYPES),
         reader.map::<Publication>("publications", objects::PUBLICATIONS),
+        reader.read::<Replication>("replication", objects::REPLICATION),
         reader.map::<ParsedFunction>("functions", objects::FUNCTIONS),
     )?;
     let (tables, mut parts) = tables;
@@ -235,8 +239,14 @@ async fn everything(client: &Client) -> Result<CatalogSnapshot, LoadError> {
         sequences,
         types,
         publications,
+        replication: replication
+            .into_iter()
+            .next()
+            .map(|it| it.value)
+            .unwrap_or_default(),
         functions,
-        unpredicted: std::collections::BTreeSet::new(),
+        not_volatile: database.not_volatile,
+        unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),
         conditions: BTreeMap::new(),

@@ -23,9 +23,15 @@ pub struct CatalogSnapshot {
     pub sequences: BTreeMap<QualifiedName, Sequence>,
     pub types: BTreeMap<QualifiedName, UserType>,
     pub publications: BTreeMap<String, Publication>,
+    /// Who receives what is written, at the moment of the snapshot.
+    #[serde(default, skip_serializing_if = "Replication::is_empty")]
+    pub replication: Replication,
     /// Functions and procedures whose bodies the server keeps parsed, by what `pg_describe_object` calls them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub functions: BTreeMap<String, ParsedFunction>,
+    /// Functions of users that are stable or immutable, whatever their arguments.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub not_volatile: BTreeSet<QualifiedName>,
     /// Tables of a predicted catalog that statements of the user's own change in ways nobody predicts.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub unpredicted: BTreeSet<QualifiedName>,
@@ -370,6 +376,16 @@ pub struct Constraint {
     pub comment: Option<String>,
 }
 
+impl Constraint {
+    /// How PostgreSQL 18 and later print that nobody checks it; what is printed so is never validated.
+    pub const NOT_ENFORCED: &'static str = " NOT ENFORCED";
+
+    /// Whether the server checks it at all, for new rows at least.
+    pub fn enforced(&self) -> bool {
+        !self.definition.ends_with(Self::NOT_ENFORCED)
+    }
+}
+
 /// The far end of a foreign key.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
@@ -539,6 +555,9 @@ pub struct UserType {
     /// Whether a domain has constraints, which makes adding a column of it rewrite the table before PostgreSQL 19.
     #[serde(default, skip_serializing_if = "is_false")]
     pub constrained: bool,
+    /// What a domain is over, as `format_type` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -552,6 +571,34 @@ pub struct Publication {
     /// Whether stored generated columns are published without being named in a column list.
     #[serde(default, skip_serializing_if = "is_false")]
     pub generated: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Replication {
+    /// Standbys that are connected, by `application_name`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub standbys: BTreeSet<String>,
+    /// Whether the role may not see how far they are.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hidden: bool,
+    /// Logical replication slots of the database.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub slots: BTreeMap<String, Slot>,
+}
+
+impl Replication {
+    pub fn is_empty(&self) -> bool {
+        self.standbys.is_empty() && self.slots.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Whether somebody reads it now.
+    pub active: bool,
+    /// Whether standbys have it too (PostgreSQL 17 and later).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub failover: bool,
 }
 
 /// What a publication publishes of a table.
@@ -662,8 +709,8 @@ impl CatalogSnapshot {
     /// The table that has an index of this name in this schema.
     pub fn index(&self, name: &QualifiedName) -> Option<(&QualifiedName, &Index)> {
         self.tables
-            .iter()
-            .filter(|(table, _)| table.schema == name.schema)
+            .range(QualifiedName::new(&name.schema, "")..)
+            .take_while(|(table, _)| table.schema == name.schema)
             .find_map(|(table, value)| value.indexes.get(&name.name).map(|index| (table, index)))
     }
 
@@ -674,27 +721,49 @@ impl CatalogSnapshot {
 
     /// As [`Self::views_over`], for any of the columns.
     pub fn views_over_any(&self, columns: &[(QualifiedName, String)]) -> Vec<&QualifiedName> {
-        let mut found: Vec<&QualifiedName> = Vec::new();
-        loop {
-            let reads = |view: &View| {
-                view.uses.iter().any(|used| columns.contains(used))
-                    || view.uses.iter().any(|(name, _)| found.contains(&name))
-            };
-            let ready = |view: &View| {
-                // What it reads and still waits itself comes first.
-                let waits =
-                    |name: &QualifiedName| !found.contains(&name) && self.views.get(name).is_some_and(reads);
-                !view.uses.iter().any(|(name, _)| waits(name))
-            };
-            let next = self
-                .views
-                .iter()
-                .find(|(name, view)| !found.contains(name) && reads(view) && ready(view));
-            let Some((name, _)) = next else {
-                return found;
-            };
-            found.push(name);
+        // All that read one, directly or not.
+        let mut readers: BTreeMap<&QualifiedName, Vec<&QualifiedName>> = BTreeMap::new();
+        for (name, view) in &self.views {
+            for (used, _) in &view.uses {
+                readers.entry(used).or_default().push(name);
+            }
         }
+        let direct = |view: &View| view.uses.iter().any(|used| columns.contains(used));
+        let mut open: Vec<&QualifiedName> = self
+            .views
+            .iter()
+            .filter(|(_, view)| direct(view))
+            .map(|(name, _)| name)
+            .collect();
+        let mut reached: BTreeSet<&QualifiedName> = BTreeSet::new();
+        while let Some(name) = open.pop() {
+            if reached.insert(name) {
+                open.extend(readers.get(name).into_iter().flatten());
+            }
+        }
+        // How many of those that it reads are still to come; what waits for nobody comes next, by name.
+        let mut waits: BTreeMap<&QualifiedName, usize> = BTreeMap::new();
+        for &name in &reached {
+            let uses: BTreeSet<&QualifiedName> = self.views[name].uses.iter().map(|(used, _)| used).collect();
+            waits.insert(name, uses.intersection(&reached).count());
+        }
+        let mut ready: BTreeSet<&QualifiedName> =
+            reached.iter().copied().filter(|name| waits[name] == 0).collect();
+        let mut found = Vec::new();
+        while let Some(name) = ready.pop_first() {
+            found.push(name);
+            let mut after = readers.get(name).cloned().unwrap_or_default();
+            after.dedup();
+            for reader in after {
+                if let Some(left) = waits.get_mut(reader) {
+                    *left -= 1;
+                    if *left == 0 {
+                        ready.insert(reader);
+                    }
+                }
+            }
+        }
+        found
     }
 
     /// Whether a table, index, view, sequence or type holds the name; they share one namespace per schema.
@@ -707,6 +776,28 @@ impl CatalogSnapshot {
                 .views
                 .iter()
                 .any(|(view, value)| view.schema == name.schema && value.indexes.contains_key(&name.name))
+    }
+
+    /// The names of everything for which [`Self::relation_exists`] holds.
+    pub fn relation_names(&self) -> impl Iterator<Item = QualifiedName> {
+        let of = |owner: &QualifiedName, indexes: &BTreeMap<String, Index>| {
+            indexes
+                .keys()
+                .map(|name| owner.sibling(name.clone()))
+                .collect::<Vec<_>>()
+        };
+        let tables = self.tables.iter();
+        let views = self.views.iter();
+        tables
+            .flat_map(move |(name, table)| of(name, &table.indexes))
+            .chain(views.flat_map(move |(name, view)| of(name, &view.indexes)))
+            .chain(
+                self.tables
+                    .keys()
+                    .chain(self.views.keys())
+                    .chain(self.sequences.keys())
+                    .cloned(),
+            )
     }
 
     /// What the server said to this probe, if it was asked.
@@ -726,24 +817,31 @@ impl CatalogSnapshot {
 
     /// The same snapshot with the named tables only: what a plan remembers.
     pub fn restricted_to(&self, names: &BTreeSet<QualifiedName>) -> Self {
-        let mut restricted = self.clone();
-        restricted.answers.clear();
-        restricted.trials.clear();
-        restricted.conditions.clear();
-        restricted.tables.retain(|name, _| names.contains(name));
-        restricted.views.clear();
-        restricted.types.clear();
-        restricted.publications.clear();
-        restricted.functions.clear();
-        restricted.sequences.retain(|_, sequence| {
-            sequence
-                .owned_by
-                .as_ref()
-                .is_some_and(|(table, _)| names.contains(table))
-        });
-        restricted
-            .schemas
-            .retain(|schema, _| names.iter().any(|name| &name.schema == schema));
+        let owned = |sequence: &Sequence| {
+            let owner = sequence.owned_by.as_ref();
+            owner.is_some_and(|(table, _)| names.contains(table))
+        };
+        let schemas: BTreeSet<&String> = names.iter().map(|name| &name.schema).collect();
+        // Only what is kept is copied: a plan is about few of a database's tables.
+        let mut restricted = Self {
+            format: self.format,
+            database: self.database.clone(),
+            server: self.server.clone(),
+            role: self.role.clone(),
+            schemas: kept(&self.schemas, |name, _| schemas.contains(name)),
+            tables: kept(&self.tables, |name, _| names.contains(name)),
+            views: BTreeMap::new(),
+            sequences: kept(&self.sequences, |_, sequence| owned(sequence)),
+            types: BTreeMap::new(),
+            publications: BTreeMap::new(),
+            replication: Replication::default(),
+            not_volatile: BTreeSet::new(),
+            functions: BTreeMap::new(),
+            unpredicted: self.unpredicted.clone(),
+            answers: Vec::new(),
+            trials: Vec::new(),
+            conditions: BTreeMap::new(),
+        };
         for table in restricted.tables.values_mut() {
             table.size = TableSize::default();
         }
@@ -776,21 +874,40 @@ impl CatalogSnapshot {
         if table.kind != TableKind::Partitioned {
             return vec![name.clone()];
         }
-        table
-            .children
-            .iter()
-            .flat_map(|child| self.leaves(child))
-            .collect()
+        let mut leaves = Vec::new();
+        let mut open: Vec<&QualifiedName> = table.children.iter().rev().collect();
+        while let Some(name) = open.pop() {
+            match self.tables.get(name) {
+                Some(table) if table.kind == TableKind::Partitioned => {
+                    open.extend(table.children.iter().rev())
+                }
+                Some(_) => leaves.push(name.clone()),
+                None => {}
+            }
+        }
+        leaves
     }
 
-    /// The table and everything below it, parents before children.
+    /// The table and everything below it, each once, parents before children.
     pub fn tree(&self, name: &QualifiedName) -> Vec<QualifiedName> {
-        let mut names = vec![name.clone()];
-        if let Some(table) = self.tables.get(name) {
-            names.extend(table.children.iter().flat_map(|child| self.tree(child)));
+        let mut names = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut open = vec![name];
+        while let Some(name) = open.pop() {
+            // A table may inherit from two that inherit from one.
+            if seen.insert(name) {
+                names.push(name.clone());
+                let table = self.tables.get(name);
+                open.extend(table.iter().flat_map(|table| table.children.iter().rev()));
+            }
         }
         names
     }
+}
+
+fn kept<K: Ord + Clone, V: Clone>(map: &BTreeMap<K, V>, keep: impl Fn(&K, &V) -> bool) -> BTreeMap<K, V> {
+    let entries = map.iter().filter(|(key, value)| keep(key, value));
+    entries.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn overlay<K: Ord + Clone, V: Clone>(

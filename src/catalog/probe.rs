@@ -293,9 +293,9 @@ async fn attempt(
         }
     }
     for trigger in table.triggers.values_mut() {
-        let there = format!(" ON {} ", probe.table);
-        for temporary in [format!(" ON pg_temp.{name} "), format!(" ON pg_temp.{at_rest} ")] {
-            trigger.definition = trigger.definition.replacen(&temporary, &there, 1);
+        let there = |clone: &str| on_table(&trigger.definition, clone, &probe.table.to_string());
+        if let Some(definition) = there(&name).or_else(|| there(at_rest)) {
+            trigger.definition = definition;
         }
     }
     let (fast_defaults, file) = storage(client, clone.oid).await?;
@@ -305,6 +305,22 @@ async fn attempt(
         rewritten: file != file_before,
         mutable: mutable(client, clone.oid).await?,
     }))
+}
+
+/// The definition of a trigger of the clone as one of the table. Before PostgreSQL 15 the schema of the clone is printed with
+/// its number.
+fn on_table(definition: &str, clone: &str, table: &str) -> Option<String> {
+    const SCHEMA: &str = " ON pg_temp";
+    definition.match_indices(SCHEMA).find_map(|(at, _)| {
+        let rest = &definition[at + SCHEMA.len()..];
+        let number = rest.strip_prefix('_');
+        let rest = number.map_or(rest, |number| {
+            number.trim_start_matches(|c: char| c.is_ascii_digit())
+        });
+        let rest = rest.strip_prefix('.')?.strip_prefix(clone)?;
+        rest.starts_with(' ')
+            .then(|| format!("{} ON {table}{rest}", &definition[..at]))
+    })
 }
 
 async fn mutable(client: &Client, oid: u32) -> Result<BTreeMap<String, Vec<String>>, LoadError> {
@@ -325,4 +341,27 @@ async fn storage(client: &Client, oid: u32) -> Result<(Vec<String>, Option<u32>)
         .await
         .map_err(|error| LoadError::server("a clone's storage", error))?;
     Ok((row.get(0), row.get(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::on_table;
+
+    #[test]
+    fn a_trigger_of_the_clone_becomes_one_of_the_table() {
+        let moved = |definition: &str| on_table(definition, "\"Or ders\"", "shop.\"Or ders\"");
+        for schema in ["pg_temp", "pg_temp_12"] {
+            let definition = format!(
+                "CREATE TRIGGER \" ON pg_temp_1.x \" AFTER INSERT ON {schema}.\"Or ders\" FOR EACH ROW EXECUTE FUNCTION f()"
+            );
+            assert_eq!(
+                moved(&definition).unwrap(),
+                "CREATE TRIGGER \" ON pg_temp_1.x \" AFTER INSERT ON shop.\"Or ders\" FOR EACH ROW EXECUTE FUNCTION f()"
+            );
+        }
+        assert_eq!(
+            moved("CREATE TRIGGER t AFTER INSERT ON public.x FOR EACH ROW"),
+            None
+        );
+    }
 }

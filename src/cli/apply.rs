@@ -1,13 +1,15 @@
 //! `apply`: begins a plan, or goes on with it.
 
+use super::contention::ContentionArgs;
 use super::history::History;
 use super::input::{self, Input};
 use super::resolve::{self, Way};
-use super::{Failure, Global, Outcome, confirm, interrupts, set};
+use super::{Failure, Global, Outcome, confirm, interrupts, set, untested};
 use crate::error::{Error, ErrorKind};
+use crate::event::LockTotals;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
-use crate::executor::{Executor, Interrupt, gate};
+use crate::executor::{Executor, Interrupt, Replicas, gate};
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
@@ -39,6 +41,15 @@ pub struct Apply {
     /// `tune` changes it later
     #[arg(long, value_name = "SHARE|RATE")]
     throttle: Option<Brake>,
+    #[command(flatten)]
+    contention: ContentionArgs,
+    /// Begin even on a server that is newer than the releases that pgmorph was tested with
+    #[arg(long)]
+    pub(super) untested_server: bool,
+    /// The standbys that a backfill waits for in this call, by `application_name`, `all` that are there, or `none`;
+    /// instead of what the plan says
+    #[arg(long, value_name = "NAME,…")]
+    replicas: Option<Replicas>,
 }
 
 /// A phase on the command line.
@@ -114,6 +125,7 @@ impl Task {
             pending,
             waiting,
             resumed: self.finished.is_none(),
+            locks: LockTotals::default(),
         }
     }
 
@@ -153,6 +165,7 @@ pub(super) struct Summary<'a> {
     waiting: Vec<Waiting>,
     /// The run was begun by another call.
     resumed: bool,
+    locks: LockTotals,
 }
 
 impl Apply {
@@ -167,6 +180,7 @@ impl Apply {
         let task = Task::find(&session.client, &input).await?;
         if task.run.is_none() {
             set::refuse_unmet(&session.client, &input).await?;
+            untested::refuse(&session.client, self.untested_server).await?;
         }
         // It would only idle while the question waits for an answer.
         drop(session);
@@ -233,7 +247,9 @@ impl Apply {
         let began = Instant::now();
         let executor = Executor::open(settings, reporter.clone(), interrupts)
             .await?
-            .asked(self.workers, self.throttle);
+            .asked(self.workers, self.throttle)
+            .contending(self.contention.into())
+            .counting(self.replicas.clone());
         let run = unchanged(global, settings, task).await?;
         let outcome = Box::pin(executor.apply(&task.plan, run.as_ref(), through)).await?;
         Ok(Summary {
@@ -245,6 +261,7 @@ impl Apply {
             pending: task.open_steps(through).1,
             waiting: task.plan.waiting(),
             resumed: task.run.is_some(),
+            locks: outcome.locks,
         })
     }
 
@@ -280,6 +297,7 @@ impl Summary<'_> {
         Self {
             steps: self.steps + earlier.steps,
             elapsed_ms: self.elapsed_ms + earlier.elapsed_ms,
+            locks: self.locks.plus(&earlier.locks),
             ..self
         }
     }
@@ -294,10 +312,15 @@ impl Summary<'_> {
             "elapsed_ms": self.elapsed_ms,
             "pending": self.pending.iter().map(pending).collect::<Vec<_>>(),
             "waiting": self.waiting,
+            "locks": self.locks,
         })
     }
 
     pub(super) fn human(&self, path: &str) -> String {
+        self.outcome(path) + &out::locks(&self.locks)
+    }
+
+    fn outcome(&self, path: &str) -> String {
         let mut text = if self.steps == 0 {
             format!("{}: nothing to do", style::name(&self.plan.name))
         } else {

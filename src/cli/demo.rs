@@ -309,8 +309,7 @@ impl Play<'_> {
 
     fn note(&self, text: &str) {
         if self.global.is_json() {
-            self.reporter
-                .note(anstream::adapter::strip_str(text).to_string().trim());
+            self.reporter.note(crate::report::safe::plain(text).trim());
         } else {
             self.reporter.note(text);
         }

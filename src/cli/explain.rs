@@ -5,17 +5,24 @@ use crate::diagnostic::nearest;
 use crate::error::{Error, ErrorKind};
 use crate::ops::MANUALS;
 use crate::report::{out, style};
+use crate::sql_lint::rules::RULES;
 use crate::when;
 use clap::Args;
 use serde_json::json;
 
+/// The rules of `lint` for raw SQL.
+fn rules() -> Vec<(&'static str, &'static str)> {
+    RULES.iter().map(|rule| (rule.id, rule.manual)).collect()
+}
+
 /// What is not an operation, but part of any.
-const TOPICS: &[(&str, &str)] = &[("when", when::MANUAL)];
+const TOPICS: &[(&str, &str)] = &[("when", when::MANUAL), ("locks", include_str!("locks.md"))];
 
 /// Print the manual of an operation, or the list of all
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// As in the plan file: create_index, widen_column, …; or `when`, the conditions of a change
+    /// As in the plan file: create_index, widen_column, …; `when`, the conditions of a change; `locks`; or a rule of
+    /// `lint`: create-index-blocks, …
     operation: Option<String>,
 }
 
@@ -39,6 +46,9 @@ impl Explain {
 fn find(name: &str) -> Result<(&'static str, &'static str), Error> {
     // `create-index` means the same: on a command line the fingers know no underscores.
     let wanted = name.replace('-', "_");
+    if let Some(rule) = RULES.iter().find(|rule| rule.id == name) {
+        return Ok((rule.id, rule.manual));
+    }
     let manuals = || MANUALS.iter().chain(TOPICS);
     if let Some(found) = manuals().find(|(known, _)| *known == wanted) {
         return Ok(*found);
@@ -63,9 +73,11 @@ fn list(global: &Global) -> Result<(), Error> {
             let entry = |(name, manual): &(&str, &'static str)| json!({kind: name, "summary": first_sentence(manual)});
             manuals.iter().map(entry).collect::<serde_json::Value>()
         };
-        return out::json(
-            &json!({"operations": entries("operation", MANUALS), "topics": entries("topic", TOPICS)}),
-        );
+        return out::json(&json!({
+            "operations": entries("operation", MANUALS),
+            "topics": entries("topic", TOPICS),
+            "rules": entries("rule", &rules()),
+        }));
     }
     let widest = MANUALS.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let line = |(name, manual): &(&str, &'static str)| {
@@ -76,5 +88,8 @@ fn list(global: &Global) -> Result<(), Error> {
         )
     };
     let list = |manuals: &[(&str, &'static str)]| manuals.iter().map(line).collect::<String>();
-    out::result(&format!("{}\nIn any of them:\n{}", list(MANUALS), list(TOPICS)))
+    let (operations, topics, rules) = (list(MANUALS), list(TOPICS), list(&rules()));
+    out::result(&format!(
+        "{operations}\nIn any of them:\n{topics}\nRules of `lint` for SQL files:\n{rules}"
+    ))
 }

@@ -2,18 +2,20 @@
 
 use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
-use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
 use crate::report::{self, Reporter, out};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 mod apply;
 mod baseline;
 mod completions;
 mod confirm;
+mod contention;
 mod demo;
 mod explain;
 mod history;
@@ -29,6 +31,7 @@ mod set;
 mod snapshot;
 mod status;
 mod tune;
+mod untested;
 mod verify;
 
 /// Zero-downtime schema changes for PostgreSQL: plan, apply, verify, roll back.
@@ -83,6 +86,10 @@ pub enum Format {
     Sql,
     /// For the review of a pull request (`plan` only)
     Markdown,
+    /// SARIF 2.1.0, for code scanning (`lint` of SQL only)
+    Sarif,
+    /// Annotations of a GitHub workflow (`lint` of SQL only)
+    Github,
 }
 
 #[derive(Debug, Subcommand)]
@@ -176,7 +183,12 @@ impl Failure {
 
 impl InvalidPlan {
     fn human(&self) -> String {
-        diagnostic::render(&self.diagnostics, &self.path, &self.source, true)
+        report::safe::marked(&diagnostic::render(
+            &self.diagnostics,
+            &self.path,
+            &self.source,
+            true,
+        ))
     }
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {
@@ -233,6 +245,13 @@ impl Command {
                     .into(),
             );
         }
+        if matches!(global.format, Format::Sarif | Format::Github) && !matches!(self, Self::Lint(_)) {
+            return Err(
+                Error::new(ErrorKind::Usage, "only `lint` has the formats sarif and github")
+                    .help("use --format human or --format json")
+                    .into(),
+            );
+        }
         match self {
             Self::Apply(command) => command.run(global).await,
             Self::Baseline(command) => command.run(global).await,
@@ -266,14 +285,14 @@ impl Global {
 
     /// A session that only looks: nothing it does may wait for long.
     async fn observer(&self, settings: &ConnectionSettings) -> Result<Session, Error> {
-        settings.refuse_transaction_pooling().await?;
-        let session = settings.connect("pgmorph").await?;
-        session
-            .client
-            .batch_execute("SET statement_timeout = '60s'; SET lock_timeout = '1s'")
-            .await
-            .map_err(|error| Error::postgres(ErrorKind::Connection, "preparing the session", error))?;
-        Ok(session)
+        patiently(|| Box::pin(settings.refuse_transaction_pooling())).await?;
+        let bounds = Bounds {
+            statement: Duration::from_secs(60),
+            lock: Duration::from_secs(1),
+            idle_in_transaction: Duration::from_secs(60),
+            idle: Duration::ZERO,
+        };
+        Ok(patiently(|| Box::pin(settings.bounded("pgmorph", bounds))).await?)
     }
 
     /// Something to know, besides the result.

@@ -40,9 +40,10 @@ impl Plan {
             input::write(path, &out::pretty(&plan))?;
         }
         match global.format {
-            Format::Human => out::result(&plan_human::plan(&plan))?,
+            // The last two are refused for this command before it runs.
+            Format::Human | Format::Sarif | Format::Github => out::result(&plan_human::plan(&plan))?,
             Format::Json => out::json(&json!({"plan": plan}))?,
-            Format::Sql => out::result(&plan_sql::plan(&plan))?,
+            Format::Sql => out::script(&plan_sql::plan(&plan))?,
             Format::Markdown => out::result(&plan_markdown::plan(&plan))?,
         }
         Ok(0)

@@ -1,8 +1,10 @@
 //! `rollback`: undoes what runs of a plan did.
 
+use super::contention::ContentionArgs;
 use super::history::History;
 use super::{Global, Outcome, confirm, input, interrupts, set};
 use crate::error::{Error, ErrorKind};
+use crate::event::LockTotals;
 use crate::executor::ledger::{Run, StepState};
 use crate::executor::{self, Executor, Interrupt, Loss};
 use crate::postgres::settings::ConnectionSettings;
@@ -33,6 +35,8 @@ pub struct Rollback {
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
+    #[command(flatten)]
+    contention: ContentionArgs,
 }
 
 impl Rollback {
@@ -87,11 +91,15 @@ impl Rollback {
             runs: Vec::new(),
             steps: 0,
             elapsed_ms: 0,
+            locks: LockTotals::default(),
         };
         for run in runs.iter().rev() {
-            let executor = Executor::open(settings, reporter.clone(), interrupts.clone()).await?;
+            let executor = Executor::open(settings, reporter.clone(), interrupts.clone())
+                .await?
+                .contending(self.contention.into());
             let outcome = Box::pin(undo(global, settings, executor, run, self.loss())).await?;
             undone.steps += outcome.steps;
+            undone.locks = undone.locks.plus(&outcome.locks);
             undone.runs.push(outcome.run);
         }
         undone.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -224,6 +232,7 @@ pub(super) struct Undone {
     runs: Vec<i64>,
     steps: usize,
     elapsed_ms: u64,
+    locks: LockTotals,
 }
 
 impl Undone {
@@ -234,6 +243,7 @@ impl Undone {
             "runs": self.runs,
             "steps": self.steps,
             "elapsed_ms": self.elapsed_ms,
+            "locks": self.locks,
         })
     }
 
@@ -241,14 +251,15 @@ impl Undone {
         let name = style::name(plan);
         let steps = units::counted(self.steps, "step");
         let elapsed = units::millis(self.elapsed_ms);
-        match self.runs.as_slice() {
+        let text = match self.runs.as_slice() {
             [] => format!("{name}: nothing to roll back\n"),
             [run] => format!("{name}: run {run} rolled back, {steps} undone in {elapsed}\n"),
             several => format!(
                 "{name}: {} rolled back, {steps} undone in {elapsed}\n",
                 units::counted(several.len(), "run")
             ),
-        }
+        };
+        text + &out::locks(&self.locks)
     }
 
     fn report(&self, global: &Global, plan: &str) -> Result<(), Error> {

@@ -21,7 +21,7 @@ impl Snapshot {
         let text = out::pretty(&snapshot);
         match &self.output {
             Some(path) => input::write(path, &text)?,
-            None => out::result(&text)?,
+            None => out::result(&crate::report::safe::json(&text))?,
         }
         Ok(0)
     }

@@ -5,11 +5,13 @@
 
 use crate::error::{Error, ErrorKind};
 use crate::plan::{ExecutionPlan, PlannedChange};
-use crate::sql::{ident, literal};
+use crate::sql::literal;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 pub mod requests;
+mod shape;
 
 /// Version of the ledger's own tables; a newer one is refused.
 pub const LEDGER_VERSION: i32 = 3;
@@ -75,6 +77,7 @@ CREATE TABLE IF NOT EXISTS pgmorph.requests (
   paused_at timestamptz,
   paused_by text
 );
+ALTER TABLE pgmorph.ledger REPLICA IDENTITY FULL;
 ALTER TABLE pgmorph.runs ADD COLUMN IF NOT EXISTS baseline boolean NOT NULL DEFAULT false;
 UPDATE pgmorph.ledger SET version = 3 WHERE version < 3;
 ";
@@ -150,10 +153,10 @@ impl StepState {
 
 fn damaged(what: String) -> Error {
     Error::new(
-        ErrorKind::StepFailed,
-        format!("the ledger in schema pgmorph cannot be read: {what}"),
+        ErrorKind::Precondition,
+        format!("the ledger in schema pgmorph cannot be relied on: {what}"),
     )
-    .help("was it written by a newer pgmorph, or changed by hand?")
+    .help("was it written by a newer pgmorph, or changed by hand? Restore schema pgmorph from a backup")
 }
 
 /// One run as recorded.
@@ -213,53 +216,22 @@ fn failed(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
     move |error| Error::postgres(ErrorKind::StepFailed, what, error)
 }
 
+/// Of a run that could not be recorded nothing was done.
+fn unbegun(what: &'static str) -> impl Fn(tokio_postgres::Error) -> Error {
+    move |error| Error::postgres(ErrorKind::Precondition, what, error)
+}
+
 /// Whether the ledger is there at all.
 ///
 /// # Errors
 /// Lost connections, and a ledger written by a newer version.
 pub async fn exists(client: &impl GenericClient) -> Result<bool, Error> {
-    Ok(version(client).await?.is_some())
-}
-
-/// The version of the ledger that is there.
-async fn version(client: &impl GenericClient) -> Result<Option<i32>, Error> {
-    let sql = "SELECT count(*) = 2 AS there, coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') \
-                AND has_table_privilege(c.oid, 'SELECT')), true) AS readable, \
-                min(pg_get_userbyid(c.relowner)::text) AS owner, current_user::text AS role \
-               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               WHERE n.nspname = 'pgmorph' AND c.relname IN ('ledger', 'runs')";
-    let row = client
-        .query_one(sql, &[])
-        .await
-        .map_err(failed("looking for the ledger"))?;
-    if !row.get::<_, bool>("there") {
-        return Ok(None);
-    }
-    if !row.get::<_, bool>("readable") {
-        let (owner, role): (String, String) = (row.get("owner"), row.get("role"));
-        let message = format!("{role} may not read the ledger, schema pgmorph, which belongs to {owner}");
-        let (granted, to) = (ident(&owner), ident(&role));
-        return Err(Error::new(ErrorKind::Precondition, message).help(format!(
-            "GRANT {granted} TO {to}, and act as that role: --role {owner}"
-        )));
-    }
-    let rows = client
-        .query("SELECT version FROM pgmorph.ledger", &[])
-        .await
-        .map_err(failed("reading the ledger's version"))?;
-    match rows.first().map(|row| row.get::<_, i32>(0)) {
-        Some(version) if version > LEDGER_VERSION => Err(Error::new(
-            ErrorKind::Precondition,
-            format!("the ledger has version {version}; this pgmorph knows up to {LEDGER_VERSION}"),
-        )
-        .help("use the pgmorph that wrote it, or a newer one")),
-        version => Ok(Some(version.unwrap_or(0))),
-    }
+    Ok(shape::version(client).await?.is_some())
 }
 
 /// Creates what is missing of the ledger. Only the holder of the run lock calls it.
 pub(super) async fn create(client: &tokio_postgres::Client) -> Result<(), Error> {
-    if version(client).await? == Some(LEDGER_VERSION) {
+    if shape::version(client).await? == Some(LEDGER_VERSION) {
         return Ok(());
     }
     let sql = format!("BEGIN; SET LOCAL client_min_messages = warning; {CREATE} COMMIT");
@@ -355,7 +327,8 @@ async fn run_columns(client: &impl GenericClient) -> Result<String, Error> {
         false => "false AS baseline",
     };
     Ok(format!(
-        "id, execution_plan, state, started_by, client, started_at, updated_at, finished_at, {baseline}"
+        "id, execution_plan, plan_digest, tool_version, state, started_by, client, started_at, updated_at, \
+         finished_at, {baseline}"
     ))
 }
 
@@ -372,7 +345,15 @@ async fn run_of(client: &impl GenericClient, row: &tokio_postgres::Row) -> Resul
         )
         .await
         .map_err(failed("reading the ledger"))?;
-    let steps = rows.iter().map(step_of).collect::<Result<_, Error>>()?;
+    let steps = rows.iter().map(step_of).collect::<Result<Vec<_>, Error>>()?;
+    let recorded = (!row.get::<_, bool>("baseline")).then_some(steps.as_slice());
+    shape::consistent(
+        id,
+        &plan,
+        row.get("plan_digest"),
+        row.get("tool_version"),
+        recorded,
+    )?;
     Ok(Run {
         id,
         plan,
@@ -429,7 +410,7 @@ pub(super) async fn start_run(
     plan: &ExecutionPlan,
 ) -> Result<i64, Error> {
     let text = serde_json::to_string(plan).map_err(|error| damaged(error.to_string()))?;
-    let transaction = client.transaction().await.map_err(failed("recording the run"))?;
+    let transaction = client.transaction().await.map_err(unbegun("recording the run"))?;
     let run: i64 = transaction
         .query_one(
             "INSERT INTO pgmorph.runs (plan_name, plan_digest, execution_plan, state, client, tool_version) \
@@ -437,7 +418,7 @@ pub(super) async fn start_run(
             &[&plan.name, &plan.digest, &text, &env!("CARGO_PKG_VERSION")],
         )
         .await
-        .map_err(failed("recording the run"))?
+        .map_err(unbegun("recording the run"))?
         .get(0);
     let ids: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     let phases: Vec<&str> = plan.steps.iter().map(|step| step.phase.name()).collect();
@@ -449,8 +430,8 @@ pub(super) async fn start_run(
             &[&run, &ids, &phases],
         )
         .await
-        .map_err(failed("recording the steps"))?;
-    transaction.commit().await.map_err(failed("recording the run"))?;
+        .map_err(unbegun("recording the steps"))?;
+    transaction.commit().await.map_err(unbegun("recording the run"))?;
     Ok(run)
 }
 
@@ -476,16 +457,21 @@ pub(super) async fn set_run_state(
     run: i64,
     state: RunState,
 ) -> Result<(), Error> {
-    let finished = matches!(state, RunState::Completed | RunState::RolledBack);
-    client
-        .execute(
-            "UPDATE pgmorph.runs SET state = $2, updated_at = clock_timestamp(), \
-             finished_at = CASE WHEN $3 THEN clock_timestamp() END WHERE id = $1",
-            &[&run, &state.name(), &finished],
-        )
-        .await
-        .map_err(failed("recording the run's state"))?;
-    Ok(())
+    let finished = match state {
+        RunState::Completed | RunState::RolledBack => "clock_timestamp()",
+        RunState::Started | RunState::RollingBack => "NULL",
+    };
+    // What is told to be done is with the standbys that commits wait for here, and with it all that was done before.
+    let sql = format!(
+        "BEGIN; SET LOCAL synchronous_commit TO DEFAULT; UPDATE pgmorph.runs SET state = {}, \
+         updated_at = clock_timestamp(), finished_at = {finished} WHERE id = {run}; COMMIT",
+        literal(state.name())
+    );
+    let recorded = client.batch_execute(&sql).await;
+    if recorded.is_err() {
+        let _ = client.batch_execute("ROLLBACK").await;
+    }
+    recorded.map_err(failed("recording the run's state"))
 }
 
 /// Records that a step is begun, and gives the number of this attempt: the token that its transaction must find
@@ -499,7 +485,7 @@ pub(super) async fn step_running(
                started_at = coalesce(started_at, clock_timestamp()), finished_at = NULL \
                WHERE run_id = $1 AND step_id = $2 AND state <> 'done' RETURNING attempts";
     let row = client
-        .query_opt(sql, &[&run, &step])
+        .query_typed_opt(sql, &[(&run, Type::INT8), (&step, Type::TEXT)])
         .await
         .map_err(failed("recording a step"))?;
     Ok(row.map(|row| row.get(0)))

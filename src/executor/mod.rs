@@ -2,9 +2,9 @@
 
 use crate::catalog::load;
 use crate::error::{Error, ErrorKind};
-use crate::event::{Event, Listener};
-use crate::plan::{Action, ExecutionPlan, Phase, Settings, Step, Undo, Work};
-use crate::postgres::settings::{ConnectionSettings, Session};
+use crate::event::{Event, Listener, LockTotals};
+use crate::plan::{Action, Asked, Contention, ExecutionPlan, Expectation, Phase, Settings, Step, Undo, Work};
+use crate::postgres::settings::{ConnectionSettings, Session, patiently};
 use crate::sql::QualifiedName;
 use crate::verifier::{self, Standing};
 use brake::Brake;
@@ -13,22 +13,27 @@ use decide::{barrier, is_due, needs_undo};
 use ledger::{Run, RunState, StepState};
 use session::{Key, Tries};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 mod asked;
 mod backfill;
+mod blocked;
 pub mod brake;
 mod compare;
 mod decide;
 pub mod gate;
 pub mod ledger;
+mod lock_order;
 mod locks;
 pub mod matching;
+mod orphans;
 pub mod privileges;
 mod retry;
 mod session;
+mod stall;
 
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};
@@ -56,6 +61,7 @@ pub struct Outcome {
     pub steps: usize,
     /// Every step of every phase is done (or undone).
     pub complete: bool,
+    pub locks: LockTotals,
 }
 
 /// Holds the run lock of a database, and the sessions that do the work.
@@ -67,6 +73,31 @@ pub struct Executor {
     interrupts: watch::Receiver<Interrupt>,
     workers_asked: Option<u32>,
     throttle_asked: Option<Brake>,
+    contention_asked: Asked,
+    replicas_asked: Option<Replicas>,
+}
+
+/// The standbys that count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replicas {
+    /// Those that are there.
+    All,
+    /// By their `application_name`; they must be there.
+    These(Vec<String>),
+}
+
+impl FromStr for Replicas {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        match names.as_slice() {
+            [all] if all == "all" => Ok(Self::All),
+            [none] if none == "none" => Ok(Self::These(Vec::new())),
+            _ if names.iter().any(String::is_empty) => Err("names of standbys, `all`, or `none`"),
+            _ => Ok(Self::These(names)),
+        }
+    }
 }
 
 /// One run at work.
@@ -79,6 +110,12 @@ pub(crate) struct Runner {
     deadline: Duration,
     long_statement_ms: u64,
     plan: String,
+    contention: Contention,
+    totals: Mutex<LockTotals>,
+    began: Instant,
+    standbys: Mutex<backfill::Standbys>,
+    replicas_asked: Option<Replicas>,
+    orphans: orphans::Orphans,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -114,6 +151,16 @@ impl Runner {
         *self.interrupts.borrow()
     }
 
+    fn totals(&self) -> MutexGuard<'_, LockTotals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long others may wait behind us still.
+    fn stall_left_ms(&self) -> u64 {
+        let spent = self.totals().stalled_backend_ms;
+        self.contention.stall_budget_per_run_ms.saturating_sub(spent)
+    }
+
     /// Without its session the run lock is gone, and somebody else may be running.
     fn check_run_lock(&self) -> Result<(), Error> {
         if self.lock.client.is_closed() {
@@ -138,27 +185,26 @@ impl Executor {
         listener: Arc<dyn Listener>,
         interrupts: watch::Receiver<Interrupt>,
     ) -> Result<Self, Error> {
-        settings.refuse_transaction_pooling().await?;
-        let lock = settings.connect("pgmorph lock").await?;
-        // It idles while long steps run, and its short statements must not wait for anything.
+        patiently(|| Box::pin(settings.refuse_transaction_pooling())).await?;
+        let lock = patiently(|| Box::pin(settings.bounded("pgmorph lock", orphans::LOCK_BOUNDS))).await?;
         lock.client
-            .batch_execute(
-                "SET idle_session_timeout = 0; SET statement_timeout = '30s'; SET lock_timeout = '5s'",
-            )
+            .batch_execute("SET synchronous_commit = local")
             .await
             .map_err(|error| {
                 Error::postgres(ErrorKind::Connection, "preparing the run lock's session", error)
             })?;
         refuse_read_only(&lock).await?;
+        let here = same_server(&lock).await?;
         take_run_lock(&lock).await?;
         ledger::create(&lock.client).await?;
         let mut setup = worker_setup();
+        setup.push(here.clone());
         setup.push(format!("SELECT pg_advisory_lock_shared({})", locks::WORKERS_LOCK));
         let workers = settings.pool("pgmorph", WORKERS_MAX, setup)?;
         let observers = observing(settings, &lock).await?.pool(
             "pgmorph observer",
             POOL_SIZE,
-            vec!["SET statement_timeout = '5s'".into()],
+            vec![orphans::OBSERVER_BOUNDS.sql(), here],
         )?;
         Ok(Self {
             lock,
@@ -168,7 +214,18 @@ impl Executor {
             interrupts,
             workers_asked: None,
             throttle_asked: None,
+            contention_asked: Asked::default(),
+            replicas_asked: None,
         })
+    }
+
+    /// For this call, these standbys count instead of those that the plan says.
+    #[must_use]
+    pub fn counting(self, replicas: Option<Replicas>) -> Self {
+        Self {
+            replicas_asked: replicas,
+            ..self
+        }
     }
 
     /// Asks for these from the beginning, as `tune` would later.
@@ -177,6 +234,15 @@ impl Executor {
         Self {
             workers_asked: workers,
             throttle_asked: throttle,
+            ..self
+        }
+    }
+
+    /// Where locks meet, does what is asked for instead of what the plan says.
+    #[must_use]
+    pub fn contending(self, asked: Asked) -> Self {
+        Self {
+            contention_asked: asked,
             ..self
         }
     }
@@ -196,6 +262,12 @@ impl Executor {
             deadline: Duration::from_millis(plan.lock_deadline_ms),
             long_statement_ms: longest.unwrap_or(60_000),
             plan: plan.name.clone(),
+            contention: plan.contention.with(self.contention_asked),
+            totals: Mutex::default(),
+            began: Instant::now(),
+            standbys: Mutex::default(),
+            replicas_asked: self.replicas_asked,
+            orphans: orphans::Orphans::default(),
         }
     }
 
@@ -245,15 +317,22 @@ impl Executor {
                 .count(),
             resumed: resume.is_some(),
         });
-        let mut phase = None;
-        for step in &due {
-            if phase != Some(step.phase) {
-                phase = Some(step.phase);
-                runner.enter(run, step.phase, &due).await?;
-            }
-            runner.stand_still(run, step).await?;
-            runner.step(run, step).await?;
+        if let Some(first) = due.first() {
+            runner.check_signals(&first.id).await?;
         }
+        let mut phase = None;
+        let steps = async {
+            for step in &due {
+                if phase != Some(step.phase) {
+                    phase = Some(step.phase);
+                    runner.enter(run, step.phase, &due).await?;
+                }
+                runner.stand_still(run, step).await?;
+                runner.step(run, step).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         let complete = plan
             .steps
             .iter()
@@ -271,6 +350,7 @@ impl Executor {
             run,
             steps: due.len(),
             complete,
+            locks: runner.totals().clone(),
         })
     }
 
@@ -325,7 +405,8 @@ impl Executor {
             .filter(|step| needs_undo(state(step), step))
             .collect();
         if run.state != RunState::RollingBack {
-            runner.leading_checks(&due, loss).await?;
+            let checks = Box::pin(runner.leading_checks(&due, loss));
+            runner.while_kept(checks).await?;
         }
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RollingBack).await?;
         runner.tell(Event::RunStarted {
@@ -335,15 +416,29 @@ impl Executor {
             done: 0,
             resumed: run.state == RunState::RollingBack,
         });
-        for step in &due {
-            let record = recorded.get(step.id.as_str());
-            let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
-            if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
-                runner.forget(run.id, step).await?;
-                continue;
+        // A transaction that was not committed left nothing to undo, and is at work no more.
+        for step in run.plan.steps.iter().rev() {
+            if state(step) == StepState::Running && !needs_undo(state(step), step) {
+                runner.record_undone(run.id, step).await?;
             }
-            runner.undo(run.id, step, undone, loss).await?;
         }
+        if let Some(first) = due.first() {
+            runner.check_signals(&first.id).await?;
+        }
+        let steps = async {
+            for step in &due {
+                let record = recorded.get(step.id.as_str());
+                let undone = record.map_or(0, |record| usize::try_from(record.undone_works).unwrap_or(0));
+                if undone == 0 && state(step) != StepState::Done && !runner.left_something(step).await? {
+                    runner.forget(run.id, step).await?;
+                    continue;
+                }
+                let unfinished = state(step) != StepState::Done && asks_the_user(&step.work);
+                runner.undo(run.id, step, undone, loss, unfinished).await?;
+            }
+            Ok::<(), Error>(())
+        };
+        runner.while_kept(Box::pin(steps)).await?;
         ledger::set_run_state(&runner.lock.client, run.id, RunState::RolledBack).await?;
         runner.tell(Event::RunFinished {
             state: RunState::RolledBack.name().into(),
@@ -352,6 +447,7 @@ impl Executor {
             run: run.id,
             steps: due.len(),
             complete: true,
+            locks: runner.totals().clone(),
         })
     }
 }
@@ -361,7 +457,7 @@ impl Runner {
         if let Some(run) = resume {
             return Ok(run.id);
         }
-        self.preconditions(plan).await?;
+        self.while_kept(Box::pin(self.preconditions(plan))).await?;
         ledger::start_run(&mut self.lock.client, plan).await
     }
 
@@ -472,17 +568,21 @@ impl Runner {
         Ok(())
     }
 
-    /// Whether a step that was begun and not finished left anything of its own. An object of that name with another
-    /// definition, or on another table, is somebody else's.
+    /// Whether a step that was begun and not finished may have left anything of its own. An object of that name with
+    /// another definition, or on another table, is somebody else's.
     async fn left_something(&self, step: &Step) -> Result<bool, Error> {
-        if step.work.expect.is_empty() {
+        // A question of the user's own tells whether all of it is done, not whether nothing is.
+        if step.work.expect.is_empty() || asks_the_user(&step.work) {
+            return Ok(true);
+        }
+        if self.left_an_index_half_dropped(&step.work.expect).await? {
             return Ok(true);
         }
         let standing = self.standing(&step.work.expect).await?;
         Ok(matches!(standing, Standing::Holds | Standing::HalfDone(_)))
     }
 
-    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+    async fn record_undone(&self, run: i64, step: &Step) -> Result<(), Error> {
         let works = match &step.undo {
             Undo::Work(works) => works.len(),
             _ => 0,
@@ -493,7 +593,11 @@ impl Runner {
             token: 0,
             undo: Some((works, true)),
         })
-        .await?;
+        .await
+    }
+
+    async fn forget(&self, run: i64, step: &Step) -> Result<(), Error> {
+        self.record_undone(run, step).await?;
         let reason = "it left nothing behind".into();
         self.tell(Event::StepSkipped {
             step: step.id.clone(),
@@ -502,7 +606,15 @@ impl Runner {
         Ok(())
     }
 
-    async fn undo(&self, run: i64, step: &Step, undone: usize, loss: Loss) -> Result<(), Error> {
+    /// `unfinished`: whether the step itself was not finished, and the user's statements may find nothing to undo.
+    async fn undo(
+        &self,
+        run: i64,
+        step: &Step,
+        undone: usize,
+        loss: Loss,
+        unfinished: bool,
+    ) -> Result<(), Error> {
         self.stop_before(step)?;
         let works = match &step.undo {
             Undo::Work(works) => works.as_slice(),
@@ -534,6 +646,13 @@ impl Runner {
             match self.work(key, work).await {
                 // Nothing is tried where nothing was left to undo.
                 Ok(tries) => attempts += tries.saturating_sub(1),
+                Err(error) if unfinished && finds_nothing(error.sqlstate.as_deref()) => {
+                    self.record(key).await?;
+                    self.tell(Event::StepSkipped {
+                        step: step.id.clone(),
+                        reason: format!("there is nothing to undo: {}", error.message),
+                    });
+                }
                 Err(error) => return Err(self.stopped_at(step, error)),
             }
         }
@@ -590,20 +709,31 @@ impl Runner {
     }
 }
 
+/// Whether only the user knows what his statements make or remove.
+fn asks_the_user(work: &Work) -> bool {
+    let asks = |expectation: &Expectation| matches!(expectation, Expectation::Query { .. });
+    work.expect.iter().any(asks)
+}
+
+/// Undefined table, object, column, function, or schema.
+fn finds_nothing(sqlstate: Option<&str>) -> bool {
+    sqlstate.is_some_and(|code| ["42P01", "42704", "42703", "42883", "3F000"].contains(&code))
+}
+
 /// What a role or a database may have set otherwise and our statements rely on. Row-level security must not hide rows
 /// from a backfill or a check: with it off, a statement that it would filter fails instead.
 fn worker_setup() -> Vec<String> {
-    let unlimited = "SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings \
-                     WHERE name IN ('transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')";
     vec![
+        orphans::WORKER_BOUNDS.sql(),
         // The server ends a statement whose client is gone instead of finishing it unseen.
         "SET client_connection_check_interval = '1s'".to_owned(),
         "SET default_transaction_isolation = 'read committed'".to_owned(),
         "SET row_security = off".to_owned(),
+        // A transaction keeps its locks while it waits for a standby that is late or gone. What is told about the run in
+        // the end waits for it, and with it all before.
+        "SET synchronous_commit = local".to_owned(),
         // Without it every batch of a backfill would read the whole table.
         "SET enable_tidscan = on".to_owned(),
-        "SET statement_timeout = '30s'".to_owned(),
-        unlimited.to_owned(),
     ]
 }
 
@@ -644,9 +774,25 @@ async fn refuse_read_only(lock: &Session) -> Result<(), Error> {
     .help("connect to the primary, or ask for it with target_session_attrs=read-write"))
 }
 
+/// The statement by which another session finds out whether it is at the server that holds the run lock. After a
+/// failover, or while one is under way, it may be at another one, where nobody keeps a second runner away.
+async fn same_server(lock: &Session) -> Result<String, Error> {
+    let started = "(extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::pg_catalog.int8";
+    let row = lock.client.query_one(&format!("SELECT {started}"), &[]).await;
+    let row =
+        row.map_err(|error| Error::postgres(ErrorKind::Connection, "asking which server it is", error))?;
+    let started_at: i64 = row.get(0);
+    Ok(format!(
+        "DO $$BEGIN IF {started} <> {started_at} THEN RAISE EXCEPTION 'this is another server than the one that holds \
+         the run lock' USING ERRCODE = '{}'; END IF; END$$",
+        session::ANOTHER_SERVER
+    ))
+}
+
 /// Takes the run lock, and waits until the sessions of an earlier runner are gone.
 async fn take_run_lock(lock: &Session) -> Result<(), Error> {
-    if !taken_within(lock, locks::RUN_LOCK, CRASHED_FOR).await? {
+    let patience = orphans::patience(lock, CRASHED_FOR).await?;
+    if !taken_within(lock, locks::RUN_LOCK, patience).await? {
         let holder = locks::runner(&lock.client).await?;
         return Err(
             Error::new(ErrorKind::Busy, "another pgmorph run holds this database")
@@ -654,7 +800,12 @@ async fn take_run_lock(lock: &Session) -> Result<(), Error> {
                 .help("wait until it is finished, or end that session; then run the same command again"),
         );
     }
-    if !taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await? {
+    let mut alone = taken_within(lock, locks::WORKERS_LOCK, ORPHANED_FOR).await?;
+    if !alone {
+        orphans::end_workers(lock).await?;
+        alone = taken_within(lock, locks::WORKERS_LOCK, Duration::ZERO).await?;
+    }
+    if !alone {
         let holders = locks::holders_of(&lock.client, locks::WORKERS_LOCK).await?;
         return Err(Error::new(
             ErrorKind::Busy,

@@ -3,7 +3,7 @@
 use super::parts::constraint::{self, NewConstraint, Reach};
 use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Probe, Table};
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
 use crate::plan::{Settings, hex};
 use crate::sql::{QualifiedName, ident};
@@ -14,6 +14,9 @@ Adds a CHECK constraint. It holds for new rows at once, without looking at those
 them while reads and writes go on. Rows that violate it are shown by their keys and the constraint stays for new
 rows: correct them and run again. Without a name it gets the one that PostgreSQL would make up. On a partitioned
 table, or one that others inherit from, it reaches all of them, unless `no_inherit` says otherwise.
+
+From PostgreSQL 18, `enforced: false` adds it as documentation: nobody checks it, neither now nor for new rows, so
+there is nothing to validate.
 
 ```yaml
 - add_check:
@@ -33,6 +36,8 @@ pub struct AddCheck {
     name: Option<Located<String>>,
     expression: Located<String>,
     no_inherit: bool,
+    /// Where it says that nobody checks it.
+    unenforced: Option<Span>,
 }
 
 pub struct Target {
@@ -41,8 +46,14 @@ pub struct Target {
 
 impl AddCheck {
     fn sql(&self) -> String {
+        format!("CHECK ({}){}", self.expression.value, self.attributes())
+    }
+
+    /// As the server prints them.
+    fn attributes(&self) -> String {
         let no_inherit = if self.no_inherit { " NO INHERIT" } else { "" };
-        format!("CHECK ({}){no_inherit}", self.expression.value)
+        let enforced = self.unenforced.map_or("", |_| Constraint::NOT_ENFORCED);
+        format!("{no_inherit}{enforced}")
     }
 
     /// The name on the clone: one of its own, so that a name that is taken is complained about once and by us.
@@ -67,16 +78,15 @@ impl AddCheck {
         if let Some(answered) = answered {
             return Ok((answered.clone(), true));
         }
-        let no_inherit = if self.no_inherit { " NO INHERIT" } else { "" };
         let columns = table.column_names();
         let mentioned = columns
             .iter()
             .filter(|name| constraint::mentions(&self.expression.value, name));
         let guess = Constraint {
             kind: ConstraintKind::Check,
-            definition: format!("CHECK (({})){no_inherit}", self.expression.value),
+            definition: format!("CHECK (({})){}", self.expression.value, self.attributes()),
             columns: mentioned.map(|name| (*name).to_owned()).collect(),
-            validated: true,
+            validated: self.unenforced.is_none(),
             deferrable: false,
             initially_deferred: false,
             no_inherit: self.no_inherit,
@@ -90,6 +100,7 @@ impl AddCheck {
 
     fn complaints(&self, context: &Context<'_>, table: &Table) -> Vec<Diagnostic> {
         let mut complaints: Vec<Diagnostic> = constraint::ordinary(&self.table, table).into_iter().collect();
+        complaints.extend(constraint::unenforced(context, self.unenforced));
         let reach = Reach::tree(context.catalog, &self.table.value);
         if let Some(name) = &self.name {
             complaints.extend(constraint::name_complaints(context, &reach.tables, name));
@@ -124,6 +135,7 @@ impl Operation for AddCheck {
             name,
             expression: expression?,
             no_inherit,
+            unenforced: constraint::read_unenforced(fields),
         })
     }
 
@@ -131,8 +143,10 @@ impl Operation for AddCheck {
         vec![Named::relation(&self.table)]
     }
 
-    fn probes(&self, _now: &CatalogSnapshot) -> Vec<Probe> {
-        vec![self.probe()]
+    fn probes(&self, now: &CatalogSnapshot) -> Vec<Probe> {
+        // An older server knows only that the syntax is wrong.
+        let known = self.unenforced.is_none() || now.server.major() >= constraint::UNENFORCED_FROM;
+        known.then(|| self.probe()).into_iter().collect()
     }
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
@@ -208,6 +222,28 @@ mod tests {
         let constraint = &after.constraints["orders_quantity_check"];
         assert_eq!(constraint.definition, "CHECK ((quantity > 0))");
         assert!(constraint.validated);
+    }
+
+    #[test]
+    fn what_nobody_checks_has_nothing_to_validate() {
+        let mut catalog = catalog().with("orders", table(&["id bigint not null", "quantity integer"]));
+        let changes = "- add_check: {table: orders, expression: quantity > 0, enforced: false}";
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"3:66 server_too_old: constraints that are not enforced need PostgreSQL 18; the server has 15 (leave `enforced: false` out: the constraint is proven while reads and writes go on)");
+        catalog.server.version_num = 180_000;
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"
+        01-add_check-add [expand] add check orders_quantity_check to public.orders, not enforced
+          ALTER TABLE public.orders ADD CONSTRAINT orders_quantity_check CHECK (quantity > 0) NOT ENFORCED;
+            locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+          undo ALTER TABLE public.orders DROP CONSTRAINT orders_quantity_check;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        ");
+        let plan = compile(&catalog, changes).unwrap();
+        let after = &plan.after.tables[&QualifiedName::new("public", "orders")];
+        let constraint = &after.constraints["orders_quantity_check"];
+        assert_eq!(constraint.definition, "CHECK ((quantity > 0)) NOT ENFORCED");
+        assert!(!constraint.validated);
+        let enforced = plan_text(&catalog, &changes.replace("false", "true"));
+        assert!(enforced.contains("VALIDATE CONSTRAINT"), "{enforced}");
     }
 
     #[test]

@@ -5,13 +5,13 @@ use super::parts::not_null::NotNull;
 use super::parts::{brief, locks, statement};
 use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{CatalogSnapshot, Column, Generated, Probe, Table, TableKind};
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
 use crate::plan::{
     Action, Backfill, ColumnFacts, DurationClass, Estimate, Expectation, Hazard, Lock, LockMode, Phase,
     Settings, Transaction, Undo, Work,
 };
-use crate::sql::{QualifiedName, derived_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 const MANUAL: &str = "\
 Adds a column. Where PostgreSQL can keep the default of the rows that are there in its catalog (constants, now()),
@@ -40,7 +40,8 @@ pub struct AddColumn {
     data_type: Located<String>,
     default: Option<Located<String>>,
     generated: Option<Located<String>>,
-    is_virtual: bool,
+    /// Where it says that the value is computed when it is read.
+    is_virtual: Option<Span>,
     not_null: bool,
     collation: Option<Located<String>>,
     comment: Option<String>,
@@ -121,7 +122,11 @@ impl AddColumn {
             text.push_str(&format!(" COLLATE {}", collation_sql(&collation.value)));
         }
         if let Some(generated) = &self.generated {
-            let kind = if self.is_virtual { "VIRTUAL" } else { "STORED" };
+            let kind = if self.is_virtual.is_some() {
+                "VIRTUAL"
+            } else {
+                "STORED"
+            };
             text.push_str(&format!(" GENERATED ALWAYS AS ({}) {kind}", generated.value));
         }
         text
@@ -167,9 +172,9 @@ impl AddColumn {
             let message = "a generated column cannot have a default";
             complaints.push(Diagnostic::new("cannot_have_default", message).at(generated.span));
         }
-        if self.is_virtual && self.generated.is_none() {
+        if let (Some(place), None) = (self.is_virtual, &self.generated) {
             let message = "`virtual` has a meaning for generated columns only";
-            complaints.push(Diagnostic::new("not_generated", message).at(self.column.span));
+            complaints.push(Diagnostic::new("not_generated", message).at(place));
         }
         complaints
     }
@@ -225,17 +230,16 @@ impl AddColumn {
                 );
             }
         }
-        if self.is_virtual && context.major() < 18 {
-            complain(
-                "server_too_old",
-                format!(
-                    "virtual columns need PostgreSQL 18; the server has {}",
-                    context.major()
-                ),
-                "compute the value in a view, or in the application".into(),
-            );
-        }
+        complaints.extend(self.too_new(context));
         complaints
+    }
+
+    fn too_new(&self, context: &Context<'_>) -> Option<Diagnostic> {
+        let major = context.major();
+        let place = self.is_virtual.filter(|_| major < 18)?;
+        let message = format!("virtual columns need PostgreSQL 18; the server has {major}");
+        let complaint = Diagnostic::new("server_too_old", message).at(place);
+        Some(complaint.help("compute the value in a view, or in the application"))
     }
 
     /// The column as it will be, whether the server said so, and whether the statement
@@ -265,7 +269,7 @@ impl AddColumn {
             collation: self.collation.as_ref().map(|collation| collation.value.clone()),
             default: self.default_sql().map(str::to_owned),
             generated: self.generated.as_ref().map(|generated| Generated {
-                stored: !self.is_virtual,
+                stored: self.is_virtual.is_none(),
                 expression: generated.value.clone(),
             }),
             ..super::parts::column::plain(&self.column.value, &data_type, false)
@@ -374,7 +378,7 @@ impl AddColumn {
                     ident(&context.now.role.name)
                 )));
         }
-        let trigger = derived_name(&[&name.name, column], "pgmorph_fill");
+        let trigger = own_name(&[&name.name, column], "pgmorph_fill");
         Ok(Fill {
             tables: stored
                 .iter()
@@ -730,7 +734,7 @@ impl Target {
                         suppress_triggers: fill.suppress_triggers,
                         columns: vec![self.column.name.clone()],
                         workers: settings.workers,
-                        limits: settings.limits,
+                        limits: settings.limits.clone(),
                     }),
                     transaction: Transaction::None,
                     locks: vec![Lock::new(table, LockMode::RowExclusive)],
@@ -806,7 +810,8 @@ impl Operation for AddColumn {
         let data_type = fields.text("type");
         let default = fields.optional_text("default");
         let generated = fields.optional_text("generated");
-        let is_virtual = fields.flag("virtual", false);
+        let stated = fields.optional("virtual").map(|node| node.span);
+        let is_virtual = stated.filter(|_| fields.flag("virtual", false));
         let not_null = fields.flag("not_null", false);
         let collation = fields.optional_text("collation");
         let comment = fields.optional_text("comment").map(|comment| comment.value);
@@ -1068,6 +1073,7 @@ mod tests {
             kind: "domain".into(),
             labels: Vec::new(),
             constrained: true,
+            base: Some("text".into()),
         };
         catalog
             .types
@@ -1083,7 +1089,7 @@ mod tests {
         4:63 identity_column: an identity column numbers all rows under a lock that blocks reads and writes (create a sequence, then add the column with `default: nextval('…')` and `not_null: true`)
         5:39 no_value: the rows of public.orders have no value for a column that is never null (give a default; drop_default can take it away later)
         6:39 rewrites_table: a generated column like this reads or rewrites all of public.orders under a lock that blocks everybody (add a plain column, keep it current with a trigger, and fill it)
-        7:39 server_too_old: virtual columns need PostgreSQL 18; the server has 15 (compute the value in a view, or in the application)
+        7:81 server_too_old: virtual columns need PostgreSQL 18; the server has 15 (compute the value in a view, or in the application)
         8:39 rewrites_table: a column of the domain public.email rewrites all of public.orders: it has constraints (use the type below the domain, and add_check with its conditions)
         9:39 name_taken: public.orders has a column `id` already (choose another name)
         ");

@@ -5,7 +5,7 @@ use super::{Context, Named, Operation, StepDraft};
 use crate::catalog::model::{
     CatalogSnapshot, Constraint, ConstraintKind, Index, Persistence, Reference, Table,
 };
-use crate::diagnostic::{Diagnostic, Located};
+use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::plan::{Hazard, Settings};
 use crate::sql::{QualifiedName, ident, idents};
@@ -25,7 +25,8 @@ name it gets the one that PostgreSQL would make up.
 ```
 
 Also: `on_update`, `on_delete` (no action, restrict, cascade, set null, set default), `match` (simple, full),
-`deferrable`, `initially_deferred`.
+`deferrable`, `initially_deferred`; from PostgreSQL 18 `enforced: false`, for a foreign key that is documentation:
+nobody checks it, neither now nor for new rows, so there is nothing to validate.
 
 Before PostgreSQL 18 a partitioned table takes no unvalidated foreign key: its partitions get one each, those are
 validated, and the table adopts them.
@@ -60,6 +61,8 @@ pub struct AddForeignKey {
     match_type: &'static str,
     deferrable: bool,
     initially_deferred: bool,
+    /// Where it says that nobody checks it.
+    unenforced: Option<Span>,
 }
 
 pub struct Target {
@@ -124,6 +127,9 @@ impl AddForeignKey {
         if self.initially_deferred {
             text.push_str(" INITIALLY DEFERRED");
         }
+        if self.unenforced.is_some() {
+            text.push_str(Constraint::NOT_ENFORCED);
+        }
         text
     }
 
@@ -133,7 +139,7 @@ impl AddForeignKey {
             kind: ConstraintKind::ForeignKey,
             definition: self.definition(&columns, &far),
             columns: columns.into_iter().map(str::to_owned).collect(),
-            validated: true,
+            validated: self.unenforced.is_none(),
             deferrable: self.deferrable,
             initially_deferred: self.initially_deferred,
             no_inherit: false,
@@ -263,6 +269,7 @@ impl AddForeignKey {
         let mut complaints = Vec::new();
         complaints.extend(constraint::ordinary(&self.table, table));
         complaints.extend(constraint::ordinary(&self.references, far));
+        complaints.extend(constraint::unenforced(context, self.unenforced));
         let fits = match table.persistence {
             Persistence::Permanent => far.persistence == Persistence::Permanent,
             Persistence::Unlogged => far.persistence != Persistence::Temporary,
@@ -303,7 +310,7 @@ impl AddForeignKey {
     fn hazards(&self, table: &Table, far: &Table, constraint: &Constraint) -> Vec<Hazard> {
         let mut hazards = Vec::new();
         let name = &self.table.value;
-        if !has_index(table, &constraint.columns) {
+        if constraint.enforced() && !has_index(table, &constraint.columns) {
             hazards.push(Hazard::new(
                 "no_index",
                 format!(
@@ -451,6 +458,7 @@ impl Operation for AddForeignKey {
             match_type: match_type.map_or("SIMPLE", |kind| kind.value),
             deferrable,
             initially_deferred,
+            unenforced: constraint::read_unenforced(fields),
         })
     }
 
@@ -547,6 +555,24 @@ mod tests {
         let orders = &plan.after.tables[&QualifiedName::new("public", "orders")];
         let constraint = &orders.constraints["orders_tenant_customer_fkey"];
         assert_eq!(constraint.index.as_deref(), Some("customers_pkey"));
+    }
+
+    #[test]
+    fn what_nobody_checks_has_nothing_to_validate() {
+        let changes = "- add_foreign_key: {table: orders, columns: [customer], \
+                       references: {table: orders, columns: [id]}, enforced: false}";
+        insta::assert_snapshot!(plan_text(&shop(), changes), @"3:111 server_too_old: constraints that are not enforced need PostgreSQL 18; the server has 15 (leave `enforced: false` out: the constraint is proven while reads and writes go on)");
+        let mut shop = shop();
+        shop.server.version_num = 180_000;
+        insta::assert_snapshot!(plan_text(&shop, changes), @"
+        01-add_foreign_key-add [expand] add foreign key orders_customer_fkey to public.orders, not enforced
+          LOCK TABLE public.orders IN SHARE ROW EXCLUSIVE MODE;
+          ALTER TABLE public.orders ADD CONSTRAINT orders_customer_fkey FOREIGN KEY (customer) REFERENCES public.orders(id) NOT ENFORCED;
+            locks: public.orders SHARE ROW EXCLUSIVE (lock_timeout 200ms)
+          undo LOCK TABLE public.orders IN ACCESS EXCLUSIVE MODE;
+          undo ALTER TABLE public.orders DROP CONSTRAINT orders_customer_fkey;
+          undo   locks: public.orders ACCESS EXCLUSIVE (lock_timeout 200ms)
+        ");
     }
 
     #[test]

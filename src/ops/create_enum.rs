@@ -135,6 +135,7 @@ impl Operation for CreateEnum {
             kind: "enum".into(),
             labels: target.values.clone(),
             constrained: false,
+            base: None,
         };
         catalog.types.insert(target.name.clone(), made);
     }

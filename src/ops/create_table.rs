@@ -396,7 +396,7 @@ mod tests {
     fn names_what_is_wrong() {
         let catalog = catalog().with("users", table(&["id bigint not null"]));
         let changes = "  - create_table: {name: users, columns: {id: bigint REFERENCES users}}\n  - create_table: {name: metrics.t, columns: {id: bigint}, foreign_keys: [{columns: [ide], references: user, table: x}]}\n";
-        insta::assert_snapshot!(plan_text(&catalog, changes), @"4:110 unknown_key: unknown key `table` (known keys here: name, columns, references, on_update, on_delete, match, initially_deferred, deferrable)");
+        insta::assert_snapshot!(plan_text(&catalog, changes), @"4:110 unknown_key: unknown key `table` (known keys here: name, columns, references, on_update, on_delete, match, initially_deferred, deferrable, enforced)");
         let changes = "  - create_table: {name: t, columns: {id: bigint}, foreign_keys: [{columns: [ide], references: users}]}\n";
         insta::assert_snapshot!(plan_text(&catalog, changes), @"
         3:78 unknown_column: public.t has no column `ide` (did you mean `id`?)

@@ -7,7 +7,7 @@ use crate::catalog::model::{CatalogSnapshot, Dependent, Question, Trial, TrialOu
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{Lock, LockMode, Settings};
-use crate::sql::{QualifiedName, derived_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 const MANUAL: &str = "\
 Creates a view. With `replace: true` a view of that name is given the new query, whose columns must be those that it
@@ -82,7 +82,7 @@ impl CreateView {
     fn tried_name(&self, replaces: bool) -> QualifiedName {
         let name = &self.name.value;
         match replaces {
-            true => name.sibling(derived_name(&[&name.name], "pgmorph_trial")),
+            true => name.sibling(own_name(&[&name.name], "pgmorph_trial")),
             false => name.clone(),
         }
     }

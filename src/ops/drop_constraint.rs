@@ -365,7 +365,7 @@ impl Operation for DropConstraint {
         } else {
             let condition = constraint.definition.trim_start_matches("CHECK ");
             let condition = condition
-                .trim_end_matches(" NOT ENFORCED")
+                .trim_end_matches(Constraint::NOT_ENFORCED)
                 .trim_end_matches(" NO INHERIT");
             let definition = (constraint.definition.clone(), condition);
             constraint::check(

@@ -9,7 +9,7 @@ use crate::catalog::model::{CatalogSnapshot, Column, Table};
 use crate::diagnostic::{Diagnostic, Located};
 use crate::document::Fields;
 use crate::plan::{ColumnFacts, Estimate, Expectation, Hazard, LockMode, Phase, Settings, Undo, Work};
-use crate::sql::{QualifiedName, derived_name, ident, idents};
+use crate::sql::{QualifiedName, ident, idents, own_name};
 
 const MANUAL: &str = "\
 Gives a column another name. In cutover, in one transaction, the table is set aside under a name of pgmorph's own, its
@@ -161,7 +161,7 @@ impl RenameColumn {
 }
 
 fn aside(table: &QualifiedName) -> QualifiedName {
-    table.sibling(derived_name(&[&table.name], "pgmorph_renamed"))
+    table.sibling(own_name(&[&table.name], "pgmorph_renamed"))
 }
 
 fn old_name_gone(table: &QualifiedName, column: &str, phase: &str) -> Hazard {

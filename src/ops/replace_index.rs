@@ -55,7 +55,7 @@ pub struct Target {
 impl ReplaceIndex {
     fn build_name(&self) -> String {
         if self.swaps() {
-            sql::derived_name(&[&self.name.value], "pgmorph_new")
+            sql::own_name(&[&self.name.value], "pgmorph_new")
         } else {
             self.name.value.clone()
         }
@@ -117,7 +117,7 @@ impl Operation for ReplaceIndex {
         let new_name = self.build_name();
         let mut old_name = old.value.clone();
         if self.swaps() {
-            old_name = sql::derived_name(&[&old.value], "pgmorph_old");
+            old_name = sql::own_name(&[&old.value], "pgmorph_old");
             let free = free_index_name(context, &table_name.sibling(old_name.clone()), old.span);
             complaints.extend(free.err());
         }

@@ -196,6 +196,25 @@ impl SnapshotTable {
         })
     }
 
+    /// As the server names a primary key: numbered while another relation has the name, as where long names are cut off.
+    fn key_name(&self, context: &Context<'_>) -> String {
+        let name = &self.name.value;
+        let own = context.catalog.tables.get(name);
+        let taken = |key: &String| {
+            let relation = name.sibling(key.clone());
+            let is_own = own.is_some_and(|table| table.indexes.contains_key(key));
+            !is_own
+                && [context.catalog, context.now]
+                    .iter()
+                    .any(|it| it.relation_exists(&relation))
+        };
+        let suffixes = std::iter::once("pkey".to_owned()).chain((1..).map(|number| format!("pkey{number}")));
+        suffixes
+            .map(|suffix| derived_name(&[&name.name], &suffix))
+            .find(|key| !taken(key))
+            .unwrap_or_default()
+    }
+
     fn table(&self, context: &Context<'_>, mut columns: Vec<Column>, key: &[String]) -> Table {
         for column in columns.iter_mut().filter(|column| key.contains(&column.name)) {
             column.not_null = true;
@@ -206,7 +225,7 @@ impl SnapshotTable {
                 local: true,
             });
         }
-        let pkey = derived_name(&[&self.name.value.name], "pkey");
+        let pkey = self.key_name(context);
         Table {
             comment: self.comment.clone(),
             columns,

@@ -29,7 +29,9 @@ where it is not, you declare it, and a declaration that is too weak is refused.
 ```
 
 `run` and `undo` are one text or a list; all statements of one run in one transaction, except for the kinds that
-PostgreSQL refuses there (CREATE INDEX CONCURRENTLY, VACUUM…), which stand alone and need `expect`. Instead of `undo`
+PostgreSQL refuses there (CREATE INDEX CONCURRENTLY, VACUUM…), which stand alone and need `expect`. One that was cut off
+may have left a part: begin `run` with what removes it, such as DROP INDEX CONCURRENTLY IF EXISTS. `undo` is run in any
+case then, and what it does not find there is gone. Instead of `undo`
 give `irreversible: reason` (phase contract only) or `no_undo: reason`. BEGIN, COMMIT and SET are refused.
 `verify` does not compare the tables that such statements change with a prediction; it asks `expect`.
 Where many plans are applied together, their order is checked by what each names and makes: what CREATE and ALTER make is

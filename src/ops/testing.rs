@@ -1,8 +1,8 @@
 //! For the tests of the rooms: text in, text out, no database.
 
 use crate::catalog::model::{
-    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, Reference, Role, SNAPSHOT_FORMAT, Schema,
-    Server, Table, TableSize,
+    CatalogSnapshot, Column, Constraint, ConstraintKind, Index, Reference, Replication, Role,
+    SNAPSHOT_FORMAT, Schema, Server, Table, TableSize,
 };
 use crate::diagnostic::{Diagnostic, line_and_column};
 use crate::plan::{Action, ExecutionPlan, MatchColumn, Transaction, Undo, Work};
@@ -42,6 +42,8 @@ pub(crate) fn catalog() -> CatalogSnapshot {
         types: BTreeMap::new(),
         publications: BTreeMap::new(),
         functions: BTreeMap::new(),
+        replication: Replication::default(),
+        not_volatile: BTreeSet::new(),
         unpredicted: BTreeSet::new(),
         answers: Vec::new(),
         trials: Vec::new(),

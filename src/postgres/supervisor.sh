@@ -40,10 +40,31 @@ remove_shared_memory() {
     fi
 }
 
+# With an argument: a folder that keeps a cluster as initdb makes it. Where there is none yet, a copy of the new one is
+# left beside it, and the reply says where.
 initialize() {
+    if [ -f "$1/PG_VERSION" ] && cp -R "$1" "$data"; then
+        echo "initialized 0"
+        return
+    fi
+    rm -rf "$data"
     "$bindir/initdb" --pgdata="$data" --username=postgres --auth=trust --encoding=UTF8 --locale=C \
         --no-sync --no-instructions </dev/null >>"$log" 2>&1
-    echo "initialized $?"
+    status=$?
+    copy=
+    if [ "$status" = 0 ] && [ -n "$1" ]; then
+        copy=$(mktemp -d "$1-XXXXXX") && cp -R "$data/." "$copy" || rm -rf "$copy"
+    fi
+    echo "initialized $status $copy"
+}
+
+# A copy of the running server in that folder, to be started as its standby.
+clone() {
+    "$bindir/pg_basebackup" --host="$1" --port="$2" --username="$3" --no-password --pgdata="$data" \
+        --wal-method=stream --checkpoint=fast --no-sync </dev/null >>"$log" 2>&1
+    status=$?
+    : >"$data/standby.signal"
+    echo "cloned $status"
 }
 
 start() {
@@ -84,7 +105,9 @@ clean_up() {
 echo "directory $dir"
 while read -r command argument; do
     case $command in
-    initialize) initialize ;;
+    initialize) initialize "$argument" ;;
+    # shellcheck disable=SC2086
+    clone) clone $argument ;;
     start) start ;;
     signal) pid=$(server_pid) && kill -"$argument" "$pid" ;;
     sweep)

@@ -59,7 +59,7 @@ mod tests {
             .details(["one\ntwo".to_owned()])
             .source("the disk is full")
             .help("free some space");
-        let plain = |chain| anstream::adapter::strip_str(&human(&error, chain)).to_string();
+        let plain = |chain| crate::report::safe::plain(&human(&error, chain));
         assert_eq!(
             plain(false),
             "error: it broke\n  one\n  two\nhelp: free some space\n"

@@ -1,7 +1,7 @@
 //! A run for people: a progress bar on a terminal, else one line per event.
 
-use super::{Reporter, out, style};
-use crate::event::{Blocker, Event, Listener, Unit};
+use super::{Reporter, out, safe, style};
+use crate::event::{Blocker, Event, Listener, Stall, Unit};
 use crate::units;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::{Mutex, PoisonError};
@@ -121,20 +121,21 @@ impl Listener for BarReporter {
                 self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
                 // In this order no frame shows the new step with the words of the last one.
                 self.bar.set_message("");
-                self.bar.set_prefix(step.clone());
-                self.bar.set_message(summary.clone());
+                self.bar.set_prefix(safe::one_line(step));
+                self.bar.set_message(safe::one_line(summary));
             }
             Event::Progress { done, total, .. } if *total > 0 => {
                 self.bar
                     .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
-                self.bar
-                    .set_message(with_time_left(event, &self.pace).unwrap_or_default());
+                self.bar.set_message(safe::one_line(
+                    &with_time_left(event, &self.pace).unwrap_or_default(),
+                ));
             }
             _ => {
                 if let Some(line) = passing(event) {
-                    self.bar.set_message(line);
+                    self.bar.set_message(safe::one_line(&line));
                 }
                 if let Some(line) = lasting(event) {
                     self.print(&line);
@@ -204,10 +205,10 @@ fn lasting(event: &Event) -> Option<String> {
 /// What happened to which step.
 fn step_line(event: &Event) -> Option<(&str, String)> {
     Some(match event {
-        Event::StepStarted { step, summary, undo } => (
-            step,
-            format!("{}: {}", if *undo { "undoing" } else { "begun" }, summary),
-        ),
+        Event::StepStarted { step, summary, undo } => {
+            let what = if *undo { "undoing" } else { "begun" };
+            (step, format!("{what}: {}", safe::one_line(summary)))
+        }
         Event::StepSkipped { step, reason } => (step, format!("skipped: {reason}")),
         Event::StepDone {
             step,
@@ -241,6 +242,21 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
                 ),
             )
         }
+        // Nothing to speak of, unless it was given up for their sake.
+        Event::Stalled {
+            step,
+            stall,
+            cut: Some(cut),
+            ..
+        } => (step, gave_way(stall, cut)),
+        Event::Ended { step, how, blocker } => (
+            step,
+            format!(
+                "{} {}",
+                style::careful(how),
+                by(std::slice::from_ref(blocker)).trim_start_matches("; in the way: ")
+            ),
+        ),
         Event::Reconnecting {
             step,
             reason,
@@ -256,6 +272,24 @@ fn step_line(event: &Event) -> Option<(&str, String)> {
         Event::Noted { step, what } => (step, format!("{}: {what}", style::careful("note"))),
         _ => return None,
     })
+}
+
+/// An attempt that was given up for the sake of others.
+fn gave_way(stall: &Stall, cut: &str) -> String {
+    let verb = style::careful("gave way");
+    if cut == "blind" {
+        return format!("{verb}: nobody could see who waited behind it");
+    }
+    let who = match stall.applications.as_slice() {
+        [] => String::new(),
+        names => format!(" ({})", names.join(", ")),
+    };
+    format!(
+        "{verb}: {}{who} waited behind it for {} together, one for {}: {cut}",
+        units::counted(stall.sessions, "session"),
+        units::millis(stall.backend_ms),
+        units::millis(stall.worst_ms)
+    )
 }
 
 /// The line of an event that the next of its kind replaces.
@@ -335,8 +369,11 @@ fn by(blockers: &[Blocker]) -> String {
     };
     match blockers {
         [] => String::new(),
-        [only] => format!("; in the way: {}", one(only)),
-        [first, rest @ ..] => format!("; in the way: {}, and {} more", one(first), rest.len()),
+        [only] => format!("; in the way: {}", safe::one_line(&one(only))),
+        [first, rest @ ..] => {
+            let first = safe::one_line(&one(first));
+            format!("; in the way: {first}, and {} more", rest.len())
+        }
     }
 }
 
@@ -345,7 +382,7 @@ mod tests {
     use super::*;
 
     fn plain(text: Option<String>) -> String {
-        anstream::adapter::strip_str(&text.unwrap_or_default()).to_string()
+        crate::report::safe::plain(&text.unwrap_or_default())
     }
 
     fn blocker(pid: Option<i32>) -> Blocker {

@@ -33,7 +33,7 @@ impl JsonReporter {
         if let Value::Object(fields) = &mut value {
             fields.insert("at".into(), jiff::Timestamp::now().to_string().into());
         }
-        out::line(&value.to_string());
+        out::line(&super::safe::json(&value.to_string()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! Renders values for people and machines. Only this module and `cli` print.
 //!
-//! Texts for people carry ANSI styles; the streams in [`out`] strip them where nobody would see colour.
+//! Texts for people carry styles, which the streams in [`out`] strip where nobody would see colour; control characters
+//! from anywhere else are spelled out there.
 
 pub mod error;
 pub mod human;
@@ -10,6 +11,7 @@ pub mod plan_human;
 pub mod plan_markdown;
 pub mod plan_sql;
 mod plan_view;
+pub mod safe;
 #[cfg(test)]
 mod sample;
 pub mod status;

@@ -1,7 +1,7 @@
 //! A plan for people at a terminal, readable at 100 columns. The same plan gives the same bytes.
 
-use super::{plan_view, style};
-use crate::plan::{Check, ExecutionPlan, Phase, Step, Transaction, Waiting};
+use super::{plan_view, safe, style};
+use crate::plan::{Action, Check, ExecutionPlan, Phase, Step, Transaction, Waiting, Work};
 use crate::units;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::fmt::Write;
@@ -132,7 +132,7 @@ fn checks(text: &mut String, title: &str, checks: &[Check]) {
     }
     let _ = writeln!(text, "\n{title}:");
     for check in checks {
-        let _ = writeln!(text, "\n  {}", check.name);
+        let _ = writeln!(text, "\n  {}", safe::one_line(&check.name));
         block(text, &plan_view::terminated(&check.query));
     }
 }
@@ -149,7 +149,12 @@ fn no_return(text: &mut String, step: &Step) {
 
 fn one_step(text: &mut String, step: &Step) {
     let work = &step.work;
-    let _ = writeln!(text, "\n  {}  {}", style::name(&step.id), work.summary);
+    let _ = writeln!(
+        text,
+        "\n  {}  {}",
+        style::name(&step.id),
+        safe::one_line(&work.summary)
+    );
     for lock in &work.locks {
         let blocks = format!("blocks {}", lock.mode.blocks());
         let blocks = if lock.mode.blocks_writes() {
@@ -216,6 +221,11 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         "Getting one lock is tried again and again, for at most {}.",
         units::millis(plan.lock_deadline_ms)
     );
+    if plan.steps.iter().any(|step| locks_several(&step.work)) {
+        text.push_str(
+            "Where several tables are locked together, every second attempt takes them in the other order.\n",
+        );
+    }
     if let Some(step) = plan.point_of_no_return() {
         let _ = writeln!(text, "Point of no return: {} ({})", step.id, step.phase);
     } else {
@@ -227,6 +237,11 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
     let _ = writeln!(text, "Digest: {}", plan.digest);
 }
 
+fn locks_several(work: &Work) -> bool {
+    let several = |statement: &String| statement.starts_with("LOCK TABLE ") && statement.contains(", ");
+    matches!(&work.action, Action::Sql(statements) if statements.iter().any(several))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +249,7 @@ mod tests {
 
     /// One of everything, in two parts.
     fn rendered() -> (String, String) {
-        let text = anstream::adapter::strip_str(&plan(&sample::plan())).to_string();
+        let text = crate::report::safe::plain(&plan(&sample::plan()));
         let (first, second) = text.split_once("\nVALIDATE").unwrap();
         (first.to_owned(), second.to_owned())
     }

@@ -26,7 +26,7 @@ pub fn plan(plan: &ExecutionPlan) -> String {
     phases(&mut text, plan);
     match plan.point_of_no_return() {
         Some(step) => {
-            let reason = plan_view::irreversible(step).unwrap_or_default();
+            let reason = inline(plan_view::irreversible(step).unwrap_or_default());
             let _ = writeln!(
                 text,
                 "\n> **Point of no return:** `{}` ({}): {reason}.",
@@ -52,7 +52,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
 
 /// In a cell, a bar would begin the next cell.
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|").replace('\n', " ")
+    inline(text).replace('|', "\\|")
+}
+
+/// Within a line: no name makes a new one, a tag, a link or an image.
+fn inline(text: &str) -> String {
+    let text = text.replace('\n', " ").replace('<', "&lt;");
+    text.replace("](", "]\\(").replace('`', "\\`")
 }
 
 fn phases(text: &mut String, plan: &ExecutionPlan) {
@@ -82,7 +88,9 @@ fn left_out(text: &mut String, plan: &ExecutionPlan) {
         let _ = writeln!(
             text,
             "- change {} (`{}`): {}",
-            waiting.change, waiting.operation, waiting.reason
+            waiting.change,
+            waiting.operation,
+            inline(&waiting.reason)
         );
     }
 }
@@ -94,7 +102,9 @@ fn hazards(text: &mut String, plan: &ExecutionPlan) {
             let _ = writeln!(
                 text,
                 "{title}- **{}** (`{}`): {}",
-                hazard.code, step.id, hazard.message
+                hazard.code,
+                step.id,
+                inline(&hazard.message)
             );
             title = "";
         }
@@ -107,7 +117,7 @@ fn checks(text: &mut String, title: &str, checks: &[Check]) {
     }
     let _ = writeln!(text, "\n## {title}\n\nThese must return no rows.");
     for check in checks {
-        let _ = writeln!(text, "\n{}:\n", check.name);
+        let _ = writeln!(text, "\n{}:\n", inline(&check.name));
         fenced(text, &[plan_view::terminated(&check.query)]);
     }
 }

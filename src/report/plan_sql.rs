@@ -1,7 +1,7 @@
 //! A plan as a script for psql: what runs, in order and bounded, without what the executor adds (the ledger, retries,
 //! resuming, throttling).
 
-use super::plan_view;
+use super::{plan_view, safe};
 use crate::plan::{
     Action, Backfill, Check, Comparison, Copying, ExecutionPlan, Phase, Step, Transaction, Work,
 };
@@ -33,6 +33,13 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         comment(&mut text, &waiting.to_string());
     }
     text.push_str("\n\\set ON_ERROR_STOP on\n");
+    if mentions_our_schema(plan) {
+        comment(
+            &mut text,
+            "Where the functions of its triggers stand; `pgmorph apply` has its ledger there.",
+        );
+        text.push_str("CREATE SCHEMA IF NOT EXISTS pgmorph;\n");
+    }
     for check in &plan.preconditions {
         question(&mut text, "Precondition", check);
     }
@@ -59,9 +66,17 @@ pub fn plan(plan: &ExecutionPlan) -> String {
     text
 }
 
+fn mentions_our_schema(plan: &ExecutionPlan) -> bool {
+    plan.steps.iter().any(|step| match &step.work.action {
+        Action::Sql(statements) => statements.iter().any(|statement| statement.contains(" pgmorph.")),
+        _ => false,
+    })
+}
+
 fn comment(text: &mut String, content: &str) {
     for line in units::wrap(content, 105) {
-        let _ = writeln!(text, "-- {line}");
+        // Whatever ends a line in SQL was white space to the wrapping; nothing else may type into a terminal.
+        let _ = writeln!(text, "-- {}", safe::one_line(&line));
     }
 }
 
@@ -143,7 +158,8 @@ fn work(text: &mut String, work: &Work) {
 }
 
 fn question(text: &mut String, kind: &str, check: &Check) {
-    let _ = writeln!(text, "\n-- {kind}: {}", check.name.replace('\n', " "));
+    text.push('\n');
+    comment(text, &format!("{kind}: {}", check.name));
     raise_on_rows(text, check);
 }
 

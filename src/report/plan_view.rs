@@ -1,5 +1,6 @@
 //! What the renderings of a plan have in common: sums over steps, and words for their parts.
 
+use super::safe;
 use crate::plan::{
     Action, Backfill, DurationClass, Estimate, ExecutionPlan, Lock, NotBefore, Phase, Step, Timeouts, Undo,
 };
@@ -41,7 +42,8 @@ pub fn longest(steps: &[&Step]) -> DurationClass {
 }
 
 pub fn disk_bytes(plan: &ExecutionPlan) -> i64 {
-    plan.steps.iter().map(|step| step.estimate.disk_bytes).sum()
+    let bytes = plan.steps.iter().map(|step| step.estimate.disk_bytes);
+    bytes.fold(0, i64::saturating_add)
 }
 
 /// `PostgreSQL 15.18`.
@@ -81,7 +83,7 @@ pub fn sql(action: &Action) -> Vec<String> {
         Action::Sql(statements) => statements.iter().map(|statement| terminated(statement)).collect(),
         Action::Copy(copying) => vec![format!(
             "-- in batches of pages of {}{}\n{};",
-            copying.from,
+            safe::one_line(&copying.from.to_string()),
             workers(copying.workers),
             copying.whole()
         )],
@@ -93,7 +95,7 @@ pub fn sql(action: &Action) -> Vec<String> {
         Action::Check(check) => vec![format!("-- must return no rows\n{}", terminated(&check.query))],
         Action::Match(it) => vec![format!(
             "-- must be the same rows, compared by ranges of ({})\n{}\n-- and\n{}",
-            it.key_list(),
+            safe::one_line(&it.key_list()),
             terminated(&it.left),
             terminated(&it.right)
         )],

@@ -2,8 +2,8 @@
 
 use crate::ops::testing::{catalog, table};
 use crate::plan::{
-    Action, Backfill, Check, Estimate, ExecutionPlan, Hazard, Limits, Lock, LockMode, PLAN_FORMAT, Phase,
-    PlannedChange, Settings, Step, Timeouts, Transaction, Undo, Work,
+    Action, Backfill, Check, Contention, Estimate, ExecutionPlan, Hazard, Limits, Lock, LockMode,
+    PLAN_FORMAT, Phase, PlannedChange, Settings, Step, Timeouts, Transaction, Undo, Work,
 };
 use crate::sql::QualifiedName;
 
@@ -155,6 +155,7 @@ pub(super) fn plan() -> ExecutionPlan {
         schema: Some("public".into()),
         server_version_num: 150_018,
         lock_deadline_ms: 600_000,
+        contention: Contention::default(),
         preconditions: vec![check(
             "no negative versions",
             "SELECT id FROM orders WHERE version < 0",

@@ -11,7 +11,8 @@ const BAD: Style = AnsiColor::Red.on_default().bold();
 const NAME: Style = AnsiColor::Cyan.on_default();
 
 fn styled(style: Style, text: impl Display) -> String {
-    format!("{style}{text}{style:#}")
+    let [begin, end] = [format!("{style}"), format!("{style:#}")].map(|code| super::safe::marked(&code));
+    format!("{begin}{text}{end}")
 }
 
 pub fn heading(text: impl Display) -> String {

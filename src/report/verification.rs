@@ -252,7 +252,7 @@ mod tests {
             more: true,
             error: None,
         });
-        let text = anstream::adapter::strip_str(&found.human()).to_string();
+        let text = crate::report::safe::plain(&found.human());
         insta::assert_snapshot!(text, @r#"
         widen: in progress (run 3)
           failed   expand    01-x-build  build x

@@ -10,8 +10,8 @@
 )]
 
 use crate::harness::{
-    Application, Belongs, Chance, Database, PORTFOLIO, Running, Settlement, Table, TestServer, difference,
-    pgmorph, schema_dump,
+    Application, Belongs, Chance, Database, Fault, PORTFOLIO, Proxy, Running, Settlement, Strike, Stroke,
+    Table, Tap, TestServer, WORKER, Whose, difference, pgmorph, schema_dump,
 };
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -140,6 +140,8 @@ changes:
 pub enum Blow {
     /// SIGKILL.
     Program,
+    /// SIGKILL before a certain statement.
+    Statement,
     /// `pg_terminate_backend` for each of its sessions.
     Sessions,
     /// SIGKILL for every process of the server, which is then started again.
@@ -150,19 +152,31 @@ pub enum Blow {
     Interrupt,
     /// The machine of the program stands still for a second.
     Freeze,
+    /// All connections are cut.
+    Cut,
+    /// The next transaction is committed, and its answer does not arrive.
+    Answer,
+    /// All connections stay open and pass nothing on any more.
+    Silence,
+    /// From then on the network is slow.
+    Slow,
+    /// A fast shutdown of the server, which is then started again.
+    Restart,
 }
 
 impl Blow {
     /// Whether a call that was struck like this may end like that, besides with success.
     fn explains(self, code: Option<i32>) -> bool {
         match self {
-            Self::Program => code.is_none(),
-            Self::Sessions | Self::Server => code == Some(5),
+            Self::Program | Self::Statement => code.is_none(),
+            Self::Sessions | Self::Server | Self::Restart | Self::Cut | Self::Answer | Self::Silence => {
+                code == Some(5)
+            }
             // Before the run begins, one that only looks, or makes the ledger.
             Self::Statements => matches!(code, Some(3..=6)),
             // Before the program watches for signals, one ends it, with nothing done.
             Self::Interrupt => matches!(code, None | Some(130)),
-            Self::Freeze => false,
+            Self::Freeze | Self::Slow => false,
         }
     }
 }
@@ -173,6 +187,12 @@ const BLOWS: [Blow; 3] = [Blow::Program, Blow::Sessions, Blow::Server];
 pub struct Scene {
     pub play: Play,
     server: TestServer,
+    /// What the program sends goes through it.
+    tap: Tap,
+    /// Where it can be struck.
+    points: u64,
+    /// Between the program and the tap.
+    proxy: Proxy,
     directory: TempDir,
     chance: Chance,
     /// The schema before, and after contract.
@@ -220,9 +240,14 @@ impl Scene {
     }
 
     pub async fn with(play: &Play, seed: u64) -> Self {
+        let server = TestServer::start(&[]);
+        let tap = server.tap();
         let mut scene = Self {
             play: play.clone(),
-            server: TestServer::start(&[]),
+            proxy: Proxy::start(tap.socket()).await,
+            tap,
+            points: 0,
+            server,
             directory: TempDir::new().unwrap(),
             chance: Chance(seed),
             before: String::new(),
@@ -246,6 +271,7 @@ impl Scene {
         let began = Instant::now();
         scene.apply(&database, "contract").end().await.expect(0);
         let took = began.elapsed();
+        scene.points = scene.tap.points().await as u64;
         let balance = application.settle(&database).await;
         println!(
             "undisturbed: {took:?}, slowest statement {:?} of {}",
@@ -262,11 +288,16 @@ impl Scene {
     }
 
     fn url(&self, database: &Database<'_>) -> String {
-        self.server.url(&database.name, "postgres")
+        self.proxy.url(&database.name, "postgres")
     }
 
     fn plan(&self) -> String {
         self.directory.path().join("plan.yaml").display().to_string()
+    }
+
+    async fn arm(&self, point: Option<u64>) {
+        let point = point.map(|point| (usize::try_from(point).unwrap(), Stroke::Halt));
+        self.tap.arm(point).await;
     }
 
     fn apply(&self, database: &Database<'_>, through: &str) -> Running {
@@ -359,16 +390,30 @@ async fn persist(
     let mut total = Duration::ZERO;
     for left in (0..=STROKES).rev() {
         let began = Instant::now();
+        let kind = attack.chance.choose(attack.kinds);
+        let at = (left > 0 && kind == Blow::Statement).then(|| 1 + attack.chance.below(scene.points));
+        scene.arm(at).await;
         let mut running = start(database);
         let moment = attack.chance.moment(took);
         let mut blow = None;
-        if left > 0 && tokio::time::timeout(moment, running.wait()).await.is_err() {
-            let kind = attack.chance.choose(attack.kinds);
+        let moment_comes = async {
+            match at {
+                Some(_) => scene.tap.death().await,
+                None if left > 0 => tokio::time::sleep(moment).await,
+                None => std::future::pending().await,
+            }
+        };
+        let ended = tokio::select! {
+            () = running.wait() => true,
+            () = moment_comes => false,
+        };
+        if !ended {
             blow = Some(kind);
             attack.done.push(kind);
             strike(scene, database, kind, &running).await;
         }
         let ended = running.end().await;
+        scene.proxy.heal();
         total += began.elapsed();
         let code = ended
             .code
@@ -376,6 +421,7 @@ async fn persist(
         let struck = blow.map_or(String::new(), |blow| format!("{blow:?}, "));
         write!(attack.story, "; at {moment:?} {struck}{code}").unwrap();
         if ended.code == Some(0) {
+            scene.arm(None).await;
             return total;
         }
         assert!(
@@ -391,7 +437,7 @@ async fn persist(
 
 async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running: &Running) {
     match blow {
-        Blow::Program => running.signal("KILL").await,
+        Blow::Program | Blow::Statement => running.signal("KILL").await,
         Blow::Interrupt => running.signal("INT").await,
         Blow::Freeze => {
             running.signal("STOP").await;
@@ -412,6 +458,19 @@ async fn strike(scene: &Scene, database: &mut Database<'_>, blow: Blow, running:
             scene.server.crash();
             database.admin = scene.server.connect(&database.name).await;
         }
+        Blow::Restart => {
+            scene.server.restart();
+            database.admin = scene.server.connect(&database.name).await;
+        }
+        Blow::Cut => scene.proxy.strike(Fault::Cut, Whose::AllOpen),
+        Blow::Silence => scene.proxy.strike(Fault::AllVanishes, Whose::AllOpen),
+        Blow::Slow => scene.proxy.strike(Fault::Delayed(10), Whose::AllOpen),
+        Blow::Answer => scene.proxy.arm(Strike {
+            text: "COMMIT".to_owned(),
+            session: WORKER,
+            fault: Fault::AnswerLost,
+            whose: Whose::This,
+        }),
     }
 }
 
@@ -459,6 +518,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
         story: format!("rollback, {} round {round}", told(kinds)),
         done: Vec::new(),
     };
+    scene.arm(None).await;
     let mut running = scene.apply(&database, "cutover");
     if whole {
         running.end().await.expect(0);
@@ -472,6 +532,7 @@ pub async fn backwards(scene: &mut Scene, kinds: &[Blow], round: u32) -> Way {
             strike(scene, &mut database, kind, &running).await;
         }
         let code = running.end().await.code;
+        scene.proxy.heal();
         write!(attack.story, "; the apply at {moment:?} {code:?}").unwrap();
     }
     let rollback = |database: &Database<'_>| scene.rollback(database);

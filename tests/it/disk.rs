@@ -1,4 +1,4 @@
-//! A disk that is full while an index is built.
+//! A disk that is full while an index is built, or a table filled.
 
 use crate::harness::TestServer;
 use std::path::Path;
@@ -67,27 +67,43 @@ fn pgmorph(url: &str, plan: &Path, command: &str) -> Output {
     program.output().unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_stops_the_build_and_apply_goes_on_once_there_is_room() {
+/// What the disk is too small for.
+struct Full {
+    /// Runs with the small tablespace `tiny`.
+    setup: &'static str,
+    plan: &'static str,
+}
+
+const INDEX: Full = Full {
+    setup: "CREATE TABLE t (id bigint PRIMARY KEY, word text);
+         INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 100000) n; ANALYZE t;",
+    plan: "name: full\nchanges:\n  - create_index: {name: t_word_idx, table: t, columns: word, tablespace: tiny}\n",
+};
+
+/// The versions that a backfill leaves behind need room too.
+const TABLE: Full = Full {
+    setup: "CREATE TABLE t (id bigint PRIMARY KEY, word integer) TABLESPACE tiny;
+         INSERT INTO t SELECT n, n FROM generate_series(1, 34000) n; ANALYZE t;",
+    plan: "name: full\nsettings: {small_table: 0}\nchanges:\n  - widen_column: {table: t, column: word, type: bigint}\n",
+};
+
+async fn stops_until_there_is_room(full: Full) {
     let Some(disk) = SmallDisk::mount() else {
         eprintln!("not tested: this user may not mount a file system");
         return;
     };
     let server = TestServer::start(&[]);
     let client = server.connect("postgres").await;
-    let sql = "CREATE TABLE t (id bigint PRIMARY KEY, word text);
-         INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 100000) n; ANALYZE t;";
-    client.batch_execute(sql).await.unwrap();
     let space = format!("CREATE TABLESPACE tiny LOCATION '{}'", disk.path().display());
     client.batch_execute(&space).await.unwrap();
+    client.batch_execute(full.setup).await.unwrap();
     let plan = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
-    let text = "name: full\nchanges:\n  - create_index: {name: t_word_idx, table: t, columns: word, tablespace: tiny}\n";
-    std::fs::write(plan.path(), text).unwrap();
+    std::fs::write(plan.path(), full.plan).unwrap();
     let url = server.url("postgres", "postgres");
 
-    let full = pgmorph(&url, plan.path(), "apply");
-    let stderr = String::from_utf8_lossy(&full.stderr).into_owned();
-    assert_eq!(full.status.code(), Some(6), "{stderr}");
+    let stopped = pgmorph(&url, plan.path(), "apply");
+    let stderr = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(6), "{stderr}");
     assert!(
         stderr.contains("53100") && stderr.contains("free disk space"),
         "{stderr}"
@@ -111,4 +127,14 @@ async fn a_full_disk_stops_the_build_and_apply_goes_on_once_there_is_room() {
     for statement in ["DROP TABLE t", "DROP TABLESPACE tiny"] {
         client.batch_execute(statement).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_the_build_and_apply_goes_on_once_there_is_room() {
+    stops_until_there_is_room(INDEX).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_the_backfill_and_apply_goes_on_once_there_is_room() {
+    stops_until_there_is_room(TABLE).await;
 }

@@ -7,7 +7,8 @@
 //! - `writer.sql` and `reader.sql`, where the statements derived from the plan are not what the application does;
 //! - `case.yaml`, where the case differs in something else: see [`Particulars`].
 //!
-//! `UPDATE_FIXTURES=1` writes the `.snap` files (`=18` those that differ on that release), `FIXTURE=text` chooses the cases with that text in their name.
+//! `UPDATE_FIXTURES=1` writes the `.snap` files (`=18` those that differ from that release on), `FIXTURE=text` chooses the
+//! cases with that text in their name, `FIXTURE_SHARE=4` a quarter of them: see [`Case::is_due`].
 
 use crate::harness::{
     Balance, Database, TestServer, Traffic, Workload, compare as compare_text, difference, render_plan,
@@ -18,8 +19,10 @@ use pgmorph::diagnostic;
 use pgmorph::error::ErrorKind;
 use pgmorph::executor::ledger::RunState;
 use pgmorph::plan::{ExecutionPlan, Phase};
-use pgmorph::{change_plan, planner};
+use pgmorph::{change_plan, planner, release};
 use serde::Deserialize;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,26 +35,26 @@ const STATEMENTS: u64 = 5;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Particulars {
+pub struct Particulars {
     /// The oldest release that knows what the case is about.
-    from_major: u32,
+    pub from_major: u32,
     /// Why the case is not rolled back.
-    no_rollback: Option<String>,
+    pub no_rollback: Option<String>,
 }
 
-struct Case {
+pub struct Case {
     name: String,
-    directory: PathBuf,
-    before: String,
-    plan: String,
-    after: Option<String>,
+    pub directory: PathBuf,
+    pub before: String,
+    pub plan: String,
+    pub after: Option<String>,
     writer: Option<String>,
     reader: Option<String>,
-    particulars: Particulars,
+    pub particulars: Particulars,
 }
 
 impl Case {
-    fn read(directory: &Path) -> Self {
+    pub fn read(directory: &Path) -> Self {
         let read = |name: &str| std::fs::read_to_string(directory.join(name)).ok();
         let required = |name: &str| read(name).unwrap_or_else(|| panic!("{directory:?} has no {name}"));
         let particulars = read("case.yaml").map(|text| serde_saphyr::from_str(&text).unwrap());
@@ -65,6 +68,17 @@ impl Case {
             reader: read("reader.sql"),
             particulars: particulars.unwrap_or_default(),
         }
+    }
+
+    /// Whether the case is walked on this release. Of a share the names decide, so that it is always the same one, and
+    /// cases that are about this release, or whose plan is another from it on, always belong to it.
+    fn is_due(&self, major: u32, share: u32) -> bool {
+        if self.particulars.from_major > major {
+            return false;
+        }
+        let changes = ["plan", "error"].map(|text| self.directory.join(format!("{text}.{major}.snap")));
+        let drawn = self.name.bytes().map(u32::from).sum::<u32>() % share == 0;
+        drawn || self.particulars.from_major == major || changes.iter().any(|file| file.exists())
     }
 
     fn compare(&self, file: &str, major: u32, text: &str) {
@@ -130,7 +144,7 @@ impl Case {
         diagnostic::render(found, "plan.yaml", &self.plan, false)
     }
 
-    async fn workload(&self, database: &Database<'_>, plan: &ExecutionPlan) -> Workload {
+    pub async fn workload(&self, database: &Database<'_>, plan: &ExecutionPlan) -> Workload {
         Workload::new(database, plan, self.writer.as_deref(), self.reader.as_deref()).await
     }
 
@@ -198,7 +212,7 @@ impl Case {
     }
 }
 
-fn contracts(plan: &ExecutionPlan) -> bool {
+pub fn contracts(plan: &ExecutionPlan) -> bool {
     plan.steps.iter().any(|step| step.phase == Phase::Contract)
 }
 
@@ -252,11 +266,11 @@ fn json(plan: &ExecutionPlan) -> String {
     serde_json::to_string(plan).unwrap()
 }
 
-fn fixtures() -> PathBuf {
+pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
-fn directories(path: &Path) -> Vec<PathBuf> {
+pub fn directories(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let entries = entries.map(|entry| entry.unwrap().path());
     let mut found: Vec<PathBuf> = entries.filter(|path| path.is_dir()).collect();
@@ -264,31 +278,43 @@ fn directories(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// All cases of one operation on one server: a server costs half a second, a database some milliseconds.
-async fn walk(operation: &str) {
+/// How many cases there are for `scripts/test-releases` to tell: a line for each walk in the file that it names.
+fn tally(operation: &str, cases: usize) {
+    if let Some(path) = std::env::var_os("PGMORPH_TALLY") {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        // One write, which other processes' lines do not get into.
+        let line = format!("{cases} {operation}\n");
+        file.unwrap().write_all(line.as_bytes()).unwrap();
+    }
+}
+
+/// The cases of one operation on one server: a server costs half a second, a database some milliseconds. Of an operation
+/// with very many cases a test walks one part only.
+async fn walk(operation: &str, (part, parts): (usize, usize)) {
     let wanted = std::env::var("FIXTURE").unwrap_or_default();
-    let cases = directories(&fixtures().join(operation));
-    let cases: Vec<Case> = cases
-        .iter()
-        .map(|directory| Case::read(directory))
-        .filter(|case| case.name.contains(&wanted))
-        .collect();
+    let share = std::env::var("FIXTURE_SHARE").map_or(1, |share| share.parse().unwrap());
     let server = Arc::new(TestServer::start(&[]));
     let major = server.major();
+    let cases: Vec<Case> = directories(&fixtures().join(operation))
+        .iter()
+        .map(|directory| Case::read(directory))
+        .filter(|case| case.name.contains(&wanted) && case.is_due(major, share))
+        .enumerate()
+        .filter(|(number, _)| number % parts == part)
+        .map(|(_, case)| case)
+        .collect();
     let count = cases.len();
-    let runs = cases
-        .into_iter()
-        .filter(|case| case.particulars.from_major <= major)
-        .map(|case| {
-            let server = Arc::clone(&server);
-            async move {
-                let name = case.name.clone();
-                let began = Instant::now();
-                // A task of its own turns a panic into a result, so that the other cases are run too.
-                let result = tokio::spawn(async move { Box::pin(case.live(&server)).await }).await;
-                (name, began.elapsed(), result)
-            }
-        });
+    tally(operation, count);
+    let runs = cases.into_iter().map(|case| {
+        let server = Arc::clone(&server);
+        async move {
+            let name = case.name.clone();
+            let began = Instant::now();
+            // A task of its own turns a panic into a result, so that the other cases are run too.
+            let result = tokio::spawn(async move { Box::pin(case.live(&server)).await }).await;
+            (name, began.elapsed(), result)
+        }
+    });
     let mut results: Vec<_> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
     results.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, took, result) in &results {
@@ -308,14 +334,30 @@ async fn walk(operation: &str) {
     );
 }
 
+/// A text that holds from a release on says something else than the one before it.
+#[test]
+fn no_text_is_kept_twice() {
+    let mut twice = Vec::new();
+    for case in directories(&fixtures())
+        .iter()
+        .flat_map(|operation| directories(operation))
+    {
+        for name in ["plan", "error"] {
+            let releases = (release::OLDEST..=release::NEWEST).map(|major| format!("{name}.{major}.snap"));
+            let files = std::iter::once(format!("{name}.snap")).chain(releases);
+            let texts: Vec<_> = files
+                .filter_map(|file| Some((std::fs::read_to_string(case.join(&file)).ok()?, file)))
+                .collect();
+            let same = texts.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+            twice.extend(same.map(|pair| case.join(&pair[1].1)));
+        }
+    }
+    assert!(twice.is_empty(), "remove {twice:?}");
+}
+
 macro_rules! operations {
-    ($($operation:ident),* $(,)?) => {
-        $(
-            #[tokio::test(flavor = "multi_thread")]
-            async fn $operation() {
-                walk(stringify!($operation)).await;
-            }
-        )*
+    ($($operation:ident $(in [$($part:ident),*])?),* $(,)?) => {
+        $(operations!(@walk $operation $([$($part),*])?);)*
 
         #[test]
         fn every_operation_has_cases_that_are_walked() {
@@ -328,21 +370,40 @@ macro_rules! operations {
             }
         }
     };
+    (@walk $operation:ident) => {
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $operation() {
+            walk(stringify!($operation), (0, 1)).await;
+        }
+    };
+    (@walk $operation:ident [$($part:ident),*]) => {
+        mod $operation {
+            const PARTS: &[&str] = &[$(stringify!($part)),*];
+
+            $(
+                #[tokio::test(flavor = "multi_thread")]
+                async fn $part() {
+                    let part = PARTS.iter().position(|part| *part == stringify!($part)).unwrap();
+                    super::walk(stringify!($operation), (part, PARTS.len())).await;
+                }
+            )*
+        }
+    };
 }
 
 operations![
     add_check,
-    add_column,
+    add_column in [part_1, part_2],
     add_enum_value,
     add_foreign_key,
     add_primary_key,
     add_unique,
     backfill,
-    change_type,
+    change_type in [part_1, part_2, part_3],
     compare,
     create_enum,
     create_function,
-    create_index,
+    create_index in [part_1, part_2, part_3],
     create_materialized_view,
     create_schema,
     create_table,
@@ -364,5 +425,5 @@ operations![
     snapshot_table,
     sql,
     sync,
-    widen_column,
+    widen_column in [part_1, part_2, part_3, part_4, part_5, part_6, part_7, part_8],
 ];

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("sql", &[]),
+    ("release", &[]),
     ("catalog::model", &["sql"]),
     ("catalog::types", &[]),
-    ("catalog::load", &["catalog", "sql"]),
+    ("catalog::load", &["catalog", "release", "sql"]),
     ("catalog::probe", &["catalog", "sql"]),
     ("diagnostic", &[]),
     ("document", &["diagnostic", "sql"]),
@@ -39,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "diagnostic",
             "ops",
             "plan",
+            "release",
             "sql",
             "when",
         ],
@@ -47,10 +49,14 @@ const ARROWS: &[(&str, &[&str])] = &[
         "plan_set",
         &["catalog::model", "change_plan", "diagnostic", "ops", "sql"],
     ),
+    (
+        "sql_lint",
+        &["catalog::model", "catalog::types", "diagnostic", "plan", "sql"],
+    ),
     ("verifier", &["catalog::model", "plan", "sql"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres"]),
-    ("postgres", &[]),
+    ("postgres", &["release"]),
     (
         "executor",
         &[
@@ -93,6 +99,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const PURE: &[&str] = &[
     "sql.rs",
     "units.rs",
+    "release.rs",
     "catalog/model.rs",
     "catalog/types.rs",
     "catalog/types/",

@@ -1,5 +1,6 @@
 //! Why loading failed.
 
+use crate::release::{self, Standing};
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::error::{DbError, SqlState};
@@ -15,8 +16,12 @@ pub enum LoadErrorKind {
     TimedOut,
     /// The server is older than the oldest supported release.
     Unsupported,
+    /// The server is newer than the newest release that we know, and what was asked for is not there.
+    Unknown,
     /// Objects went away, or changed, while they were read.
     Changed,
+    /// A name or text is not in the encoding that the database claims.
+    Encoding,
     /// Any other answer of the server.
     Server,
 }
@@ -28,7 +33,11 @@ impl fmt::Display for LoadErrorKind {
             Self::Denied => "the role may not",
             Self::TimedOut => "it was cancelled or took too long",
             Self::Unsupported => "the server is older than PostgreSQL 14",
+            Self::Unknown => "the server is newer than PostgreSQL 18, with catalogs that nobody knew then",
             Self::Changed => "objects changed meanwhile",
+            Self::Encoding => {
+                "a name or text in it is not UTF-8, and the database (SQL_ASCII) does not say what else"
+            }
             Self::Server => "the server refused",
         })
     }
@@ -65,6 +74,7 @@ impl LoadError {
             {
                 LoadErrorKind::Changed
             }
+            Some(code) if *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE => LoadErrorKind::Encoding,
             Some(code) if code.code().starts_with("08") || code.code().starts_with("57P") => {
                 LoadErrorKind::Connection
             }
@@ -75,6 +85,16 @@ impl LoadError {
             subject,
             source: Some(Box::new(error)),
         }
+    }
+
+    /// What came of reading the catalog of this release: what is not there in a newer one did not go away just now.
+    pub(super) fn of_release(self, version_num: u32) -> Self {
+        let newer = release::standing(version_num) == Standing::Newer;
+        let kind = match self.kind {
+            LoadErrorKind::Changed if newer => LoadErrorKind::Unknown,
+            kind => kind,
+        };
+        Self { kind, ..self }
     }
 
     /// The server's error code, where the server answered at all.

@@ -21,7 +21,12 @@ pub const DATABASE: &str = "SELECT 0::pg_catalog.oid AS id, ''::text AS key, pg_
       WHERE pg_catalog.pg_has_role(r.oid, m.oid, 'USAGE')),
     'may_create_schema', pg_catalog.has_database_privilege(pg_catalog.current_database(), 'CREATE')
       OR coalesce(pg_catalog.has_schema_privilege(pg_catalog.to_regnamespace('pgmorph')::oid, 'CREATE'), false),
-    'may_set_replication_role', r.rolsuper OR {{replication_role}})
+    'may_set_replication_role', r.rolsuper OR {{replication_role}}),
+  'not_volatile', (SELECT coalesce(pg_catalog.json_agg(f.name), '[]'::pg_catalog.json) FROM (
+    SELECT pg_catalog.format('%I.%I', n.nspname, p.proname) AS name
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+    WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgmorph')
+    GROUP BY 1 HAVING pg_catalog.bool_and(p.provolatile <> 'v')) f)
 )::text AS body
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user";
 
@@ -128,7 +133,8 @@ pub const TYPES: &str = concat!(
       SELECT b.oid, b.typbasetype, b.typnotnull FROM base JOIN pg_type b ON b.oid = base.next
       WHERE b.typtype = 'd')
     SELECT FROM base
-    WHERE base.not_null OR EXISTS (SELECT FROM pg_constraint q WHERE q.contypid = base.oid))
+    WHERE base.not_null OR EXISTS (SELECT FROM pg_constraint q WHERE q.contypid = base.oid)),
+  'base', CASE t.typtype WHEN 'd' THEN format_type(t.typbasetype, t.typtypmod) END
 )::text AS body
 FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
 LEFT JOIN pg_class k ON k.oid = t.typrelid
@@ -144,6 +150,18 @@ pub const PUBLICATIONS: &str = "SELECT p.oid AS id, p.pubname::text AS key, json
   'generated', {{published_generated}}
 )::text AS body
 FROM pg_publication p WHERE $1::oid[] IS NULL";
+
+/// What is not a standby and not seen has no state either: base backups then look like one.
+pub const REPLICATION: &str = "SELECT 0::oid AS id, ''::text AS key, json_build_object(
+  'standbys', (SELECT coalesce(json_agg(DISTINCT r.application_name), '[]'::json) FROM pg_stat_replication r
+    WHERE (r.state IS NULL OR r.replay_lsn IS NOT NULL) AND NOT EXISTS (SELECT FROM pg_replication_slots s
+      WHERE s.active_pid = r.pid AND s.slot_type = 'logical')),
+  'hidden', EXISTS (SELECT FROM pg_stat_replication r WHERE r.state IS NULL),
+  'slots', (SELECT coalesce(json_object_agg(s.slot_name, json_build_object('active', s.active,
+      'failover', {{slot_failover}})), '{}'::json)
+    FROM pg_replication_slots s
+    WHERE s.slot_type = 'logical' AND NOT s.temporary AND s.database = current_database())
+)::text AS body WHERE $1::oid[] IS NULL";
 
 pub const FUNCTIONS: &str = concat!(
     "SELECT f.oid AS id, pg_describe_object('pg_proc'::regclass, f.oid, 0) AS key, json_build_object(

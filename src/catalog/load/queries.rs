@@ -418,7 +418,7 @@ CROSS JOIN LATERAL (
   WHERE d.classid = 'pg_policy'::regclass AND p.oid = d.objid AND (p.polrelid <> c.oid OR d.refobjsubid <> 0)
   UNION ALL
   SELECT 'trigger', pg_describe_object(d.classid, d.objid, 0) FROM pg_trigger g
-  WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid AND NOT g.tgisinternal
+  WHERE d.classid = 'pg_trigger'::regclass AND g.oid = d.objid AND (NOT g.tgisinternal OR {{internal_clone}})
     AND (g.tgrelid <> c.oid OR d.refobjsubid <> 0)
   UNION ALL
   SELECT 'function', pg_describe_object(d.classid, d.objid, 0)
@@ -492,7 +492,9 @@ pub fn for_release(sql: &str, major: u32) -> String {
     } else {
         "false"
     };
+    let slot_failover = if major >= 17 { "s.failover" } else { "false" };
     sql.replace("{{not_null_constraint}}", not_null)
+        .replace("{{slot_failover}}", slot_failover)
         .replace("{{published_generated}}", published_generated)
         .replace("{{nulls_not_distinct}}", nulls_not_distinct)
         .replace("{{internal_clone}}", internal_clone)

@@ -48,16 +48,23 @@ impl Reader<'_> {
             .await
             .map_err(|error| LoadError::server(subject, error))?;
         let mut entries = Vec::with_capacity(rows.len());
+        // A database without an encoding holds names in any, and they arrive as they are.
+        let unreadable = |error: tokio_postgres::Error| LoadError {
+            kind: LoadErrorKind::Encoding,
+            subject,
+            source: Some(Box::new(error)),
+        };
         for row in rows {
             // A text is NULL where its object went away, which the model does not allow.
-            let value = serde_json::from_str(row.get(2)).map_err(|error| LoadError {
+            let text = row.try_get(2).map_err(unreadable)?;
+            let value = serde_json::from_str(text).map_err(|error| LoadError {
                 kind: LoadErrorKind::Changed,
                 subject,
                 source: Some(Box::new(error)),
             })?;
             entries.push(Entry {
                 owner: row.get(0),
-                key: row.get(1),
+                key: row.try_get(1).map_err(unreadable)?,
                 value,
             });
         }

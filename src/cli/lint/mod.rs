@@ -1,27 +1,30 @@
-//! `lint`: what is wrong with plans before any of them runs.
+//! `lint`: what is wrong with plans and with raw SQL before any of it runs.
 
 mod replay;
+mod sql;
 
 use super::input;
-use super::{Failure, Global, InvalidPlan, Outcome, set};
+use super::{Failure, Format, Global, InvalidPlan, Outcome, set};
 use crate::catalog::load;
 use crate::catalog::model::CatalogSnapshot;
 use crate::error::{Error, ErrorKind};
 use crate::plan_set::{Complaint, PlanFile, PlanSet, Scope, Turn};
 use crate::report::{out, style};
+use crate::sql_lint::world::NEWEST;
+use crate::sql_lint::{Report, World};
 use crate::units;
 use clap::Args;
 use replay::{Place, Replayed};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Find what is wrong with plans before any of them runs: their text, their order, what they refer to
+/// Find what is wrong with plans and SQL files before any of them runs: text, order, references, unsafe statements
 ///
 /// Without a catalog, only what other plans of the directory make is known; that of --schema counts. A connection is used
 /// where --url stands on the command line; DATABASE_URL alone does not count.
 #[derive(Debug, Args)]
 pub struct Lint {
-    /// Plan files, and directories of them
+    /// Plan files, SQL files, and directories of them
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<String>,
     /// What exists, from a catalog snapshot (see `snapshot`)
@@ -33,6 +36,15 @@ pub struct Lint {
     /// What is in that database before the first plan
     #[arg(long, value_name = "FILE.sql", requires = "replay")]
     schema: Option<PathBuf>,
+    /// What SQL does on this major version; else that of the catalog, or the newest known
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(14..=18))]
+    server_version: Option<u32>,
+    /// Each SQL file runs in one transaction, as many tools do it
+    #[arg(long)]
+    in_transaction: bool,
+    /// Write the plan that takes the place of the SQL files
+    #[arg(long, value_name = "FILE.yaml")]
+    fix: Option<PathBuf>,
     /// The folder with PostgreSQL's programs initdb and postgres; without it PGMORPH_PG_BINDIR, or else the newest found
     #[arg(long, value_name = "DIR", requires = "replay")]
     pg_bindir: Option<PathBuf>,
@@ -56,6 +68,15 @@ impl Lint {
     pub async fn run(&self, global: &Global) -> Outcome {
         let mut place = None;
         let known = self.known(global, &mut place).await?;
+        let reports = self.raw_sql(&known)?;
+        if reports.is_empty() && matches!(global.format, Format::Sarif | Format::Github) {
+            return Err(
+                Error::new(ErrorKind::Usage, "the formats sarif and github are for SQL files").into(),
+            );
+        }
+        if let Some(path) = &self.fix {
+            write_fix(path, &reports)?;
+        }
         let mut findings = Vec::new();
         let mut sets = Vec::new();
         let mut plans = 0;
@@ -78,7 +99,18 @@ impl Lint {
         if let Some(place) = place {
             place.end().await?;
         }
-        self.report(global, plans, &findings, &replayed)
+        self.report(global, plans, &findings, &replayed, &reports)
+    }
+
+    fn raw_sql(&self, known: &Known) -> Result<Vec<Report>, Error> {
+        let files = sql::files(&self.paths)?;
+        let world = match known {
+            Known::Nothing => World::unknown(self.server_version.unwrap_or(NEWEST)),
+            Known::Catalog(catalog) | Known::Database(catalog, _) => {
+                World::of((**catalog).clone(), self.server_version)
+            }
+        };
+        sql::judge(world, &files, self.in_transaction)
     }
 
     /// The schema of a replay is a catalog too: the place where it was loaded is that of the first replay.
@@ -103,13 +135,19 @@ impl Lint {
         let mut groups = Vec::new();
         let mut single = Vec::new();
         for path in &self.paths {
+            let raw = !sql::files(std::slice::from_ref(path))?.is_empty();
             if !set::is_directory(path) {
-                single.push(path.clone());
+                if !raw {
+                    single.push(path.clone());
+                }
                 continue;
             }
             let paths = set::files(path)?;
+            if paths.is_empty() && raw {
+                continue;
+            }
             if paths.is_empty() {
-                let message = format!("{path} has no plan files, *.yaml or *.yml");
+                let message = format!("{path} has no plan files, *.yaml or *.yml, and no SQL files");
                 return Err(Error::new(ErrorKind::Usage, message));
             }
             groups.push(Group {
@@ -132,21 +170,42 @@ impl Lint {
         plans: usize,
         findings: &[InvalidPlan],
         replayed: &[Replayed],
+        reports: &[Report],
     ) -> Outcome {
-        let passes = findings.is_empty() && replayed.iter().all(Replayed::passes);
+        let passes = findings.is_empty() && replayed.iter().all(Replayed::passes) && sql::count(reports) == 0;
         let code = if passes {
             0
         } else {
             ErrorKind::Findings.exit_code()
         };
+        match global.format {
+            Format::Sarif => {
+                out::result(&sql::sarif(reports))?;
+                return Ok(code);
+            }
+            Format::Github => {
+                out::result(&sql::github(reports))?;
+                return Ok(code);
+            }
+            _ => {}
+        }
         if global.is_json() {
             let found: Vec<Value> = findings.iter().flat_map(InvalidPlan::json).collect();
             let mut result = json!({"plans": plans, "findings": found});
             if self.replay {
                 result["replay"] = replayed.iter().map(Replayed::json).collect();
             }
+            if !reports.is_empty() {
+                result["files"] = sql::json(reports);
+            }
             out::json(&result)?;
             return Ok(code);
+        }
+        if !reports.is_empty() {
+            out::result(&sql::human(reports))?;
+            if plans == 0 {
+                return Ok(code);
+            }
         }
         let mut text: String = findings.iter().map(InvalidPlan::human).collect();
         for replayed in replayed {
@@ -166,6 +225,21 @@ impl Lint {
         out::result(&text)?;
         Ok(code)
     }
+}
+
+fn write_fix(path: &Path, reports: &[Report]) -> Result<(), Error> {
+    let fix = sql::fixed(reports)?;
+    input::write(path, &fix.yaml)?;
+    let left = match fix.left.len() {
+        0 => String::new(),
+        left => format!(
+            "; {} left out, see the comments in it",
+            units::counted(left, "statement")
+        ),
+    };
+    let changes = units::counted(fix.changes, "change");
+    out::line(&format!("{} has {changes}{left}", path.display()));
+    Ok(())
 }
 
 async fn look(group: Group, known: &Known) -> Result<(PlanSet, Vec<InvalidPlan>), Failure> {

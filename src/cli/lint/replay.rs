@@ -121,7 +121,7 @@ fn is_interrupt(failure: &mut Failure) -> bool {
 
 /// As pg_dump writes it; what is meant for psql alone is left out.
 fn schema(path: &Path) -> Result<String, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let text = crate::saved::read_text(path, crate::saved::EXECUTION_PLAN_BYTES_MAX).map_err(|error| {
         Error::new(
             ErrorKind::Usage,
             format!("cannot read {}: {error}", path.display()),

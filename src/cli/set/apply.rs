@@ -5,7 +5,7 @@ use crate::catalog::load;
 use crate::cli::apply::{Apply, Summary, Task};
 use crate::cli::history::History;
 use crate::cli::resolve::{self, Way};
-use crate::cli::{Failure, Global, Outcome, confirm, interrupts};
+use crate::cli::{Failure, Global, Outcome, confirm, interrupts, untested};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, RunState};
 use crate::executor::{Interrupt, gate};
@@ -42,6 +42,10 @@ pub async fn run(apply: &Apply, global: &Global) -> Outcome {
     let Some(task) = first_task(&session.client, &due, through).await? else {
         return nothing(apply, global, &standings, &waits);
     };
+    // What was begun before the server was upgraded goes on.
+    if due.iter().any(|plan| plan.in_place().is_none()) {
+        untested::refuse(&session.client, apply.untested_server).await?;
+    }
     drop(session);
     let question = question(apply, &task, &due, &settings) + &waits.human();
     confirm::ask(&question, apply.yes)?;

@@ -46,9 +46,9 @@ pub fn parse(paths: Vec<String>) -> Result<(Vec<PlanFile>, Vec<InvalidPlan>), Er
     let mut plans = Vec::new();
     let mut invalid = Vec::new();
     for path in paths {
-        let source = std::fs::read_to_string(&path).map_err(|error| {
-            Error::new(ErrorKind::Usage, format!("cannot read {path}: {error}")).source(error)
-        })?;
+        let source = crate::saved::read_text(Path::new(&path), crate::saved::CHANGE_PLAN_BYTES_MAX).map_err(
+            |error| Error::new(ErrorKind::Usage, format!("cannot read {path}: {error}")).source(error),
+        )?;
         match change_plan::parse(&source) {
             Ok(plan) => plans.push(PlanFile { path, source, plan }),
             Err(diagnostics) => invalid.push(InvalidPlan {

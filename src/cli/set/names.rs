@@ -87,7 +87,7 @@ fn beside(file: &PlanFile) -> Vec<PlanFile> {
         .into_iter()
         .filter(|other| Path::new(other).file_name() != path.file_name());
     let read = |path: String| {
-        let source = std::fs::read_to_string(&path).ok()?;
+        let source = crate::saved::read_text(Path::new(&path), crate::saved::CHANGE_PLAN_BYTES_MAX).ok()?;
         let plan = change_plan::parse(&source).ok()?;
         Some(PlanFile { path, source, plan })
     };

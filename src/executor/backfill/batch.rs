@@ -4,6 +4,7 @@ use super::controller::Updates;
 use super::job::Job;
 use super::slices::Visit;
 use crate::sql::literal;
+use std::time::Duration;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 /// What may hold a batch up.
@@ -16,7 +17,8 @@ pub(super) struct Bounds {
 
 /// One text: one round trip, one transaction, with the cursor if it moves. Only that one waits until it is on disk, and
 /// with it all before it: what a crash of the server loses was not recorded as filled either. It also tells the file node, which changes
-/// when the table is rewritten meanwhile, and how many updates stayed on their page.
+/// when the table is rewritten meanwhile, how many updates stayed on their page, and how long it took so far, with what
+/// was deferred to its end: the way to the server is no part of that.
 pub(super) fn sql(job: Job<'_>, visit: &Visit, bounds: Bounds, record: Option<&str>) -> String {
     let Bounds {
         lock_ms,
@@ -31,8 +33,9 @@ pub(super) fn sql(job: Job<'_>, visit: &Visit, bounds: Bounds, record: Option<&s
     format!(
         "BEGIN; SET LOCAL lock_timeout = '{lock_ms}ms'; \
          SET LOCAL statement_timeout = '{statement_ms}ms'; {}{}; \
-         /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), \
-         pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) \
+         /* pgmorph ledger */ SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_catalog.pg_relation_filenode(r), \
+         pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r), \
+         (extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.now()) * 1000000)::pg_catalog.int8 \
          FROM pg_catalog.to_regclass({}) AS r; {end}; COMMIT",
         setting.unwrap_or_default(),
         job.statements(visit),
@@ -47,6 +50,8 @@ pub(super) struct Answer {
     pub(super) file_node: Option<u32>,
     /// The session's own count, which the server sets back to nothing now and then.
     pub(super) counted: Updates,
+    /// From its beginning at the server on, the commit left out.
+    pub(super) took: Duration,
 }
 
 pub(super) fn answer(job: Job<'_>, messages: &[SimpleQueryMessage]) -> Answer {
@@ -66,6 +71,7 @@ pub(super) fn answer(job: Job<'_>, messages: &[SimpleQueryMessage]) -> Answer {
             rows: number(1).parse().unwrap_or(0),
             hot: number(2).parse().unwrap_or(0),
         },
+        took: Duration::from_micros(number(3).parse().unwrap_or(0)),
     }
 }
 
@@ -117,7 +123,7 @@ mod tests {
             lock_ms: 100,
             statement_ms: 250,
         };
-        insta::assert_snapshot!(sql(Job::Update(&backfill(true)), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('public.orders') AS r; SET LOCAL synchronous_commit = local; INSERT; COMMIT");
+        insta::assert_snapshot!(sql(Job::Update(&backfill(true)), &visit, bounds, Some("INSERT")), @"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL session_replication_role = replica; UPDATE ONLY public.orders SET new = old WHERE ctid >= '(5,0)' AND ctid < '(9,0)' AND (new IS DISTINCT FROM old); /* pgmorph ledger */ SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r), (extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.now()) * 1000000)::pg_catalog.int8 FROM pg_catalog.to_regclass('public.orders') AS r; SET LOCAL synchronous_commit = local; INSERT; COMMIT");
     }
 
     #[test]
@@ -137,7 +143,7 @@ mod tests {
             lock_ms: 100,
             statement_ms: 250,
         };
-        insta::assert_snapshot!(sql(Job::Copy(&copying), &Visit::whole((5, 9)), bounds, None), @r#"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL pgmorph.sync = 'on'; INSERT INTO public.orders (id) SELECT "O".id FROM ONLY old.orders AS "O" WHERE "O".ctid >= '(5,0)' AND "O".ctid < '(9,0)' AND ("O".id > 0) ON CONFLICT (id) DO NOTHING; /* pgmorph ledger */ SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r) FROM pg_catalog.to_regclass('old.orders') AS r; SET LOCAL synchronous_commit = off; COMMIT"#);
+        insta::assert_snapshot!(sql(Job::Copy(&copying), &Visit::whole((5, 9)), bounds, None), @r#"BEGIN; SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '250ms'; SET LOCAL pgmorph.sync = 'on'; INSERT INTO public.orders (id) SELECT "O".id FROM ONLY old.orders AS "O" WHERE "O".ctid >= '(5,0)' AND "O".ctid < '(9,0)' AND ("O".id > 0) ON CONFLICT (id) DO NOTHING; /* pgmorph ledger */ SET CONSTRAINTS ALL IMMEDIATE; SELECT pg_catalog.pg_relation_filenode(r), pg_catalog.pg_stat_get_xact_tuples_updated(r), pg_catalog.pg_stat_get_xact_tuples_hot_updated(r), (extract(epoch FROM pg_catalog.clock_timestamp() - pg_catalog.now()) * 1000000)::pg_catalog.int8 FROM pg_catalog.to_regclass('old.orders') AS r; SET LOCAL synchronous_commit = off; COMMIT"#);
     }
 
     #[test]

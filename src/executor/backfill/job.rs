@@ -26,10 +26,10 @@ impl<'a> Job<'a> {
         }
     }
 
-    pub(super) fn limits(self) -> Limits {
+    pub(super) fn limits(self) -> &'a Limits {
         match self {
-            Self::Update(backfill) => backfill.limits,
-            Self::Copy(copying) => copying.limits,
+            Self::Update(backfill) => &backfill.limits,
+            Self::Copy(copying) => &copying.limits,
         }
     }
 

@@ -7,10 +7,10 @@
 
 use super::retry::{Reaction, reaction};
 use super::session::{Key, Tries, WATCH_BRIEF, WORTH_TELLING, blocker_line, interrupted, millis};
-use super::{Interrupt, Runner, ledger};
+use super::{Interrupt, Replicas, Runner, ledger};
 use crate::error::{Error, ErrorKind};
 use crate::event::{Blocker, Event};
-use crate::plan::Work;
+use crate::plan::{Limits, Work};
 use batch::Bounds;
 use controller::{Lesson, Seen, Shape, Updates, shrunk, whole_pages};
 use deadpool_postgres::Object;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use walk::{Resting, Walk};
 
 pub(super) use job::Job;
+pub(super) use standbys::Standbys;
 
 mod batch;
 mod controller;
@@ -31,6 +32,7 @@ mod job;
 mod ranges;
 mod signals;
 mod slices;
+mod standbys;
 mod start;
 mod throttle;
 mod walk;
@@ -75,6 +77,8 @@ struct Hand {
     overhead: (Duration, u32),
     /// Who kept its last batch waiting.
     blockers: Vec<Blocker>,
+    /// How long its last batch kept rows locked, at the server.
+    took: Duration,
     /// What its last batch costs it.
     rest: Resting,
 }
@@ -114,7 +118,8 @@ impl Runner {
         let mut cursor = self.start_cursor(key, job).await?;
         loop {
             let pacer = self.pacer(key, job, cursor.end_page).await?;
-            let walk = Walk::new(key, job, work, &self.plan, cursor, pacer);
+            let limits = self.limits(job);
+            let walk = Walk::new(key, job, work, &self.plan, cursor, pacer, limits);
             self.look_around(&walk).await;
             let fills = async {
                 let filled = self.fill(&walk).await;
@@ -138,6 +143,16 @@ impl Runner {
         }
     }
 
+    fn limits(&self, job: Job<'_>) -> Limits {
+        let mut limits = job.limits().clone();
+        match &self.replicas_asked {
+            None => {}
+            Some(Replicas::All) => limits.replicas = None,
+            Some(Replicas::These(names)) => limits.replicas = Some(names.clone()),
+        }
+        limits
+    }
+
     async fn hand(&self) -> Result<Hand, Error> {
         let (session, pid) = self.worker().await?;
         Ok(Hand {
@@ -146,6 +161,7 @@ impl Runner {
             counted: Updates::default(),
             overhead: (Duration::ZERO, 0),
             blockers: Vec::new(),
+            took: Duration::ZERO,
             rest: Resting::default(),
         })
     }
@@ -195,10 +211,9 @@ impl Runner {
             self.stand_aside(walk, hand).await?;
             seen.overhead = self.overhead(walk, hand, visit.pages.0).await?;
             let fills = visits.is_last(&visit).then_some(range);
-            let began = Instant::now();
             match self.visit(walk, hand, &visit, BATCH_TIMEOUT_MS, fills).await? {
                 Filled::Rows(updates) => {
-                    seen.times.push(began.elapsed());
+                    seen.times.push(hand.took);
                     match visit.pass {
                         0 => seen.first_pass.add(updates),
                         _ => seen.later_passes.add(updates),
@@ -235,10 +250,9 @@ impl Runner {
         }
         let mut least = Duration::MAX;
         for _ in 0..2 {
-            let began = Instant::now();
             self.batch(walk, hand, &Visit::whole((page, page)), BATCH_TIMEOUT_MS, None)
                 .await?;
-            least = least.min(began.elapsed());
+            least = least.min(hand.took);
         }
         hand.overhead = (least, OVERHEAD_EVERY);
         Ok(least)
@@ -331,7 +345,6 @@ impl Runner {
         };
         let sql = batch::sql(walk.job, visit, bounds, record.as_deref());
         hand.blockers.clear();
-        let began = Instant::now();
         let sent = hand.session.simple_query(&sql);
         match self
             .watch(walk.key, hand.pid, WATCH_BRIEF, sent, &mut hand.blockers)
@@ -341,7 +354,8 @@ impl Runner {
                 let answer = batch::answer(walk.job, &messages);
                 let updates = batch::added(hand.counted, answer.counted, answer.rows);
                 hand.counted = answer.counted;
-                hand.rest = walk.committed(answer.rows, record.is_some(), began.elapsed());
+                hand.took = answer.took;
+                hand.rest = walk.committed(answer.rows, record.is_some(), answer.took);
                 Ok(match answer.file_node == Some(walk.file_node) {
                     true => Filled::Rows(updates),
                     false => Filled::Elsewhere,

@@ -3,7 +3,8 @@
 use super::Hand;
 use super::controller::Lesson;
 use super::horizon::Oldest;
-use super::throttle::Signals;
+use super::standbys::{Findings, Receiver};
+use super::throttle::{GivenUp, Signals};
 use super::walk::Walk;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
@@ -11,7 +12,10 @@ use crate::executor::ledger::requests::{self, Requests};
 use crate::executor::session::{holder_line, millis};
 use crate::executor::{Runner, asked, locks};
 use crate::units;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 /// How far the WAL is, how much of it the archiver has not got yet, and the replication slot that keeps most of it or is
 /// about to lose what it needs. A segment counts once it is full.
@@ -32,7 +36,41 @@ const WAL: &str = "\
      WHERE r.restart_lsn IS NOT NULL \
      ORDER BY r.active AND k.size >= 0 AND w.position - (r.restart_lsn - '0/0') > k.size / 4 * 3 DESC, 2 DESC LIMIT 1) AS s ON true";
 
+/// For how long somebody has waited for a row of the table: for the transaction that holds it, or for his turn. Only the
+/// table that he has locked already tells whose row it is.
+const WAITS: &str = "\
+    SELECT coalesce(max(extract(epoch FROM clock_timestamp() - w.waitstart) * 1000), 0)::bigint \
+    FROM pg_catalog.pg_locks w JOIN pg_catalog.pg_locks t ON t.pid = w.pid AND t.granted \
+     AND t.locktype = 'relation' AND t.relation = to_regclass($1) \
+     AND t.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
+    WHERE NOT w.granted AND w.locktype IN ('transactionid', 'tuple') \
+     AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks ours WHERE ours.pid = w.pid \
+      AND ours.locktype = 'advisory' AND ours.objsubid = 1 \
+      AND (ours.classid::bigint << 32 | ours.objid::bigint) = $2)";
+
+/// Who receives WAL, base backups left out. All but the name is hidden from roles without `pg_read_all_stats`.
+const RECEIVERS: &str = "\
+    SELECT coalesce(r.application_name, '') AS name, coalesce(r.client_addr::text, '') AS address, \
+     EXISTS (SELECT FROM pg_catalog.pg_replication_slots AS s \
+      WHERE s.active_pid = r.pid AND s.slot_type = 'logical') AS logical, r.state IS NULL AS hidden, \
+     pg_wal_lsn_diff(r.replay_lsn, '0/0')::bigint AS replayed, \
+     coalesce(extract(epoch FROM r.replay_lag) * 1000, 0)::bigint AS reported \
+    FROM pg_catalog.pg_stat_replication AS r WHERE r.state IS DISTINCT FROM 'backup'";
+
+fn receiver(row: &Row) -> Receiver {
+    Receiver {
+        name: row.get("name"),
+        address: row.get("address"),
+        logical: row.get("logical"),
+        hidden: row.get("hidden"),
+        replayed: row.get("replayed"),
+        reported_ms: row.get("reported"),
+    }
+}
+
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// While a standby comes close to its limit: what is written from one look to the next adds to it.
+const SAMPLE_CLOSELY: Duration = Duration::from_millis(100);
 const LOOK_EVERY_MS: u64 = 50;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
@@ -56,17 +94,26 @@ impl Runner {
                     }
                 }
             }
-            tokio::time::sleep(SAMPLE_EVERY).await;
+            tokio::time::sleep(if walk.is_close() {
+                SAMPLE_CLOSELY
+            } else {
+                SAMPLE_EVERY
+            })
+            .await;
             self.look_around(walk).await;
         }
     }
 
     /// A reading that fails is none: the last one gets old.
     pub(super) async fn look_around(&self, walk: &Walk<'_>) {
-        let Ok((signals, asked)) = self.sample(walk).await else {
+        // Five questions at once take room.
+        let Ok((signals, asked)) = Box::pin(self.sample(walk)).await else {
             return;
         };
         let who = signals.oldest.as_ref().map(|oldest| oldest.who.clone());
+        if let Some(what) = walk.unseen(&signals.standbys.hidden) {
+            self.note(walk, what);
+        }
         let (known, lesson) = walk.sampled(signals, asked.clone());
         for what in asked::news(&known, &asked, walk.job.workers(), &self.plan) {
             self.note(walk, what);
@@ -89,6 +136,7 @@ impl Runner {
         }
     }
 
+    /// All questions at once: over a long way each would take as long as a batch.
     async fn sample(&self, walk: &Walk<'_>) -> Result<(Signals, Requests), Error> {
         let failed = |error| Error::postgres(ErrorKind::Connection, "asking how others are doing", error);
         let observer = self
@@ -96,28 +144,20 @@ impl Runner {
             .get()
             .await
             .map_err(crate::executor::session::pool_error)?;
-        // Who waits for a row waits for the transaction that holds it, or for its turn; only the table that he has
-        // locked already tells whose row it is.
-        let waits = "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - w.waitstart) * 1000), 0)::bigint \
-                     FROM pg_catalog.pg_locks w JOIN pg_catalog.pg_locks t ON t.pid = w.pid AND t.granted \
-                      AND t.locktype = 'relation' AND t.relation = to_regclass($1) \
-                      AND t.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) \
-                     WHERE NOT w.granted AND w.locktype IN ('transactionid', 'tuple') \
-                      AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks ours WHERE ours.pid = w.pid \
-                       AND ours.locktype = 'advisory' AND ours.objsubid = 1 \
-                       AND (ours.classid::bigint << 32 | ours.objid::bigint) = $2)";
         let table = walk.job.table().to_string();
-        let row = observer
-            .query_one(waits, &[&table, &locks::WORKERS_LOCK])
-            .await
-            .map_err(failed)?;
-        let standbys = "SELECT coalesce(nullif(application_name, ''), client_addr::text, '?'), \
-                        coalesce(extract(epoch FROM replay_lag) * 1000, 0)::bigint, \
-                        coalesce(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn), 0)::bigint \
-                        FROM pg_catalog.pg_stat_replication WHERE state = 'streaming' ORDER BY 2 DESC, 3 DESC LIMIT 1";
-        let standby = observer.query_opt(standbys, &[]).await.map_err(failed)?;
-        let wal = observer.query_one(WAL, &[]).await.map_err(failed)?;
-        let oldest = locks::oldest(&**observer).await?.map(|oldest| Oldest {
+        let (waiting, receivers, wal, oldest, asked) = tokio::try_join!(
+            async {
+                observer
+                    .query_typed_one(WAITS, &[(&table, Type::TEXT), (&locks::WORKERS_LOCK, Type::INT8)])
+                    .await
+                    .map_err(failed)
+            },
+            async { observer.query_typed(RECEIVERS, &[]).await.map_err(failed) },
+            async { observer.query_typed_one(WAL, &[]).await.map_err(failed) },
+            locks::oldest(&**observer),
+            requests::requests(&**observer, walk.key.run),
+        )?;
+        let oldest = oldest.map(|oldest| Oldest {
             who: match &oldest.slot {
                 Some(slot) => format!("replication slot {slot}"),
                 None => holder_line(&oldest.blocker),
@@ -125,13 +165,12 @@ impl Runner {
             xmin: oldest.xmin,
             held_ms: oldest.held_ms,
         });
-        let asked = requests::requests(&**observer, walk.key.run).await?;
+        let receivers: Vec<Receiver> = receivers.iter().map(receiver).collect();
+        let position = wal.get("position");
         let signals = Signals {
-            waited_ms: row.get(0),
-            standby: standby.as_ref().map(|row| row.get(0)).unwrap_or_default(),
-            delay_ms: standby.as_ref().map_or(0, |row| row.get(1)),
-            distance_bytes: standby.as_ref().map_or(0, |row| row.get(2)),
-            wal_position: wal.get("position"),
+            waited_ms: waiting.get(0),
+            standbys: self.look_at_standbys(walk, position, &receivers),
+            wal_position: position,
             archive_backlog_bytes: wal.get("backlog"),
             slot: wal.get::<_, Option<String>>("slot").unwrap_or_default(),
             retained_bytes: wal.get::<_, Option<i64>>("retained").unwrap_or(0),
@@ -139,6 +178,11 @@ impl Runner {
             oldest,
         };
         Ok((signals, asked))
+    }
+
+    fn look_at_standbys(&self, walk: &Walk<'_>, position: i64, receivers: &[Receiver]) -> Findings {
+        let mut standbys = self.standbys.lock().unwrap_or_else(PoisonError::into_inner);
+        standbys.look(self.began.elapsed(), position, receivers, walk.limits())
     }
 
     /// Waits until nothing speaks against writing, and gives how long that took; at the deadline the run stops, and can go
@@ -149,7 +193,12 @@ impl Runner {
             self.pause(millis(left).clamp(1, LOOK_EVERY_MS)).await?;
         }
         let mut began = Instant::now();
-        while let Some(reason) = walk.hindrance() {
+        loop {
+            if let Some(GivenUp { kind, why, help }) = walk.given_up() {
+                let message = format!("{}: {why}", walk.work.summary);
+                return Err(Error::new(kind, message).help(help));
+            }
+            let Some(reason) = walk.hindrance() else { break };
             if walk.is_stopped() {
                 break;
             }

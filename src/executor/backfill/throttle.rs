@@ -1,6 +1,8 @@
 //! When a backfill stands aside for others, and what it says then. Pure: signals and times are passed in.
 
 use super::horizon::Oldest;
+use super::standbys::Findings;
+use crate::error::ErrorKind;
 use crate::plan::Limits;
 use crate::units;
 use std::time::Duration;
@@ -12,9 +14,6 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// for as long.
 const FOR_WAITERS: Duration = Duration::from_secs(5);
 
-/// A standby that replays nothing at all reports no delay; then it is the distance that tells.
-const DISTANCE_MAX_BYTES: i64 = 1 << 30;
-
 /// Older signals say nothing about the present.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 
@@ -23,10 +22,7 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 pub(super) struct Signals {
     /// How long somebody has waited for a row of the table.
     pub(super) waited_ms: i64,
-    /// The standby that is farthest behind.
-    pub(super) standby: String,
-    pub(super) delay_ms: i64,
-    pub(super) distance_bytes: i64,
+    pub(super) standbys: Findings,
     /// How much WAL was ever written.
     pub(super) wal_position: i64,
     /// The replication slot that keeps most WAL.
@@ -37,6 +33,14 @@ pub(super) struct Signals {
     /// Full segments that the archiver has not got yet.
     pub(super) archive_backlog_bytes: i64,
     pub(super) oldest: Option<Oldest>,
+}
+
+/// Why a run stops instead of waiting on, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct GivenUp {
+    pub(super) kind: ErrorKind,
+    pub(super) why: String,
+    pub(super) help: &'static str,
 }
 
 /// Times are counted from the beginning of the walk.
@@ -95,18 +99,66 @@ impl Throttle {
     }
 
     fn lag(&self, signals: &Signals) -> Option<String> {
-        let standby = &signals.standby;
-        let delay = Duration::from_millis(u64::try_from(signals.delay_ms).unwrap_or(0));
         let limit = Duration::from_millis(self.limits.replica_lag_ms);
-        if delay > limit {
-            let (delay, limit) = (units::duration(delay), units::duration(limit));
+        let bytes = self.limits.replica_lag_bytes;
+        if let Some((name, time)) = &signals.standbys.gone {
+            let grace = units::millis(self.limits.replica_grace_ms);
+            let time = units::duration(*time);
             return Some(format!(
-                "standby {standby} is {delay} behind, above {limit} (replica_lag)"
+                "standby {name} has been gone for {time}; after {grace} (replica_grace) the run stops"
             ));
         }
-        (signals.distance_bytes > DISTANCE_MAX_BYTES).then(|| {
-            let distance = units::size(u64::try_from(signals.distance_bytes).unwrap_or(0));
-            format!("standby {standby} has {distance} of WAL still to replay")
+        let latest = signals.standbys.behind.iter().max_by_key(|it| it.delay)?;
+        if latest.delay > limit {
+            let (who, delay, limit) = (&latest.who, units::duration(latest.delay), units::duration(limit));
+            return Some(format!("{who} is {delay} behind, above {limit} (replica_lag)"));
+        }
+        let farthest = signals.standbys.behind.iter().max_by_key(|it| it.bytes)?;
+        (farthest.bytes > bytes).then(|| {
+            let (who, much, limit) = (&farthest.who, units::size(farthest.bytes), units::size(bytes));
+            format!("{who} has {much} of WAL still to replay, above {limit} (replica_lag_bytes)")
+        })
+    }
+
+    /// A standby is half as late as it may be: it is worth looking more often.
+    pub(super) fn is_close(&self) -> bool {
+        let half = Duration::from_millis(self.limits.replica_lag_ms / 2);
+        let bytes = self.limits.replica_lag_bytes / 2;
+        let mut behind = self.signals.iter().flat_map(|(_, it)| &it.standbys.behind);
+        behind.any(|it| it.delay > half || it.bytes > bytes)
+    }
+
+    /// What waiting does not help against, and what does.
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
+        let (_, signals) = self.signals.as_ref()?;
+        let Findings { gone, hidden, .. } = &signals.standbys;
+        if let (Some(_), [name, ..]) = (&self.limits.replicas, hidden.as_slice()) {
+            let why = format!("the role may not see how far standby {name} is, which `replicas` names");
+            return Some(GivenUp {
+                kind: ErrorKind::StepFailed,
+                why,
+                help: "grant it pg_read_all_stats (pg_monitor has that too), then run the same command again",
+            });
+        }
+        let (name, time) = gone.as_ref()?;
+        let grace = Duration::from_millis(self.limits.replica_grace_ms);
+        if *time < grace {
+            return None;
+        }
+        let (time, grace) = (units::duration(*time), units::duration(grace));
+        Some(GivenUp {
+            kind: ErrorKind::Exhausted,
+            why: format!("standby {name} has been gone for {time}, above {grace} (replica_grace)"),
+            help: match self.limits.replicas {
+                None => {
+                    "what is filled stays filled: bring it back and run the same command again; without it, the same \
+                     command goes on for the standbys that are there then"
+                }
+                Some(_) => {
+                    "what is filled stays filled: bring it back and run the same command again, or say by --replicas \
+                     which standbys count"
+                }
+            },
         })
     }
 
@@ -161,6 +213,7 @@ fn rate(bytes: i64, time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::standbys::Behind;
     use super::*;
 
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -184,10 +237,15 @@ mod tests {
     #[test]
     fn a_standby_is_waited_for_as_long_as_it_takes() {
         let mut throttle = Throttle::new(Limits::default());
-        let behind = |delay_ms, distance_bytes| Signals {
-            standby: "east".into(),
-            delay_ms,
-            distance_bytes,
+        let behind = |delay_ms, bytes| Signals {
+            standbys: Findings {
+                behind: vec![Behind {
+                    who: "standby east".into(),
+                    delay: Duration::from_millis(delay_ms),
+                    bytes,
+                }],
+                ..Findings::default()
+            },
             ..Signals::default()
         };
         for second in 0..100 {
@@ -199,7 +257,45 @@ mod tests {
         assert_eq!(throttle.hindrance(S(100)), None);
         throttle.sampled(S(101), behind(0, 2 << 30));
         let reason = throttle.hindrance(S(101)).unwrap();
-        assert!(reason.ends_with("of WAL still to replay"), "{reason}");
+        insta::assert_snapshot!(reason, @"standby east has 2 GB of WAL still to replay, above 1 GB (replica_lag_bytes)");
+        assert!(throttle.is_close() && throttle.given_up().is_none());
+    }
+
+    #[test]
+    fn one_that_is_gone_is_waited_for_until_the_grace_time_is_over() {
+        let mut throttle = Throttle::new(Limits::default());
+        let gone = |seconds| Signals {
+            standbys: Findings {
+                gone: Some(("east".into(), S(seconds))),
+                ..Findings::default()
+            },
+            ..Signals::default()
+        };
+        throttle.sampled(S(100), gone(59));
+        insta::assert_snapshot!(throttle.hindrance(S(100)).unwrap(), @"standby east has been gone for 59s; after 1m (replica_grace) the run stops");
+        assert_eq!(throttle.given_up(), None);
+        throttle.sampled(S(101), gone(60));
+        insta::assert_snapshot!(throttle.given_up().unwrap().why, @"standby east has been gone for 1m, above 1m (replica_grace)");
+    }
+
+    #[test]
+    fn a_standby_that_is_named_must_be_visible() {
+        let hidden = Signals {
+            standbys: Findings {
+                hidden: vec!["east".into()],
+                ..Findings::default()
+            },
+            ..Signals::default()
+        };
+        let mut throttle = Throttle::new(Limits::default());
+        throttle.sampled(S(1), hidden.clone());
+        assert_eq!((throttle.hindrance(S(1)), throttle.given_up()), (None, None));
+        let mut throttle = Throttle::new(Limits {
+            replicas: Some(vec!["east".into()]),
+            ..Limits::default()
+        });
+        throttle.sampled(S(1), hidden);
+        insta::assert_snapshot!(throttle.given_up().unwrap().why, @"the role may not see how far standby east is, which `replicas` names");
     }
 
     #[test]

@@ -5,14 +5,14 @@ use super::horizon::Horizon;
 use super::job::Job;
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
-use super::throttle::{Signals, Throttle};
+use super::throttle::{GivenUp, Signals, Throttle};
 use crate::event::{Event, Unit};
 use crate::executor::asked::paused;
 use crate::executor::brake::{Brake, Rest};
 use crate::executor::ledger::requests::Requests;
 use crate::executor::ledger::{self, Cursor};
 use crate::executor::session::{Key, millis};
-use crate::plan::{Settings, Work};
+use crate::plan::{Limits, Settings, Work};
 use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +35,8 @@ pub(super) struct Walk<'a> {
     began: Instant,
     state: Mutex<State>,
     over: watch::Sender<bool>,
+    /// With the standbys that this call was told to count.
+    limits: Limits,
 }
 
 /// Until when a session stays idle, unless something else is asked for meanwhile.
@@ -67,6 +69,8 @@ struct State {
     recorded: Instant,
     /// Whether a batch with the record is under way: the next one would wait for it, with its rows locked.
     recording: bool,
+    /// That standbys are hidden from the role is told.
+    unseen: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -77,6 +81,7 @@ impl<'a> Walk<'a> {
         plan: &'a str,
         cursor: Cursor,
         pacer: Pacer,
+        limits: Limits,
     ) -> Self {
         let now = Instant::now();
         let pages = whole_pages(pacer.shape());
@@ -88,7 +93,7 @@ impl<'a> Walk<'a> {
             vacuumed: ranges.done(),
             ranges,
             pacer,
-            throttle: Throttle::new(job.limits()),
+            throttle: Throttle::new(limits.clone()),
             horizon: Horizon::default(),
             asked: Requests::default(),
             rest: Rest::default(),
@@ -101,6 +106,7 @@ impl<'a> Walk<'a> {
             told: now,
             recorded: now,
             recording: false,
+            unseen: false,
         };
         Self {
             key,
@@ -112,6 +118,7 @@ impl<'a> Walk<'a> {
             began: now,
             state: Mutex::new(state),
             over: watch::channel(false).0,
+            limits,
         }
     }
 
@@ -338,6 +345,31 @@ impl<'a> Walk<'a> {
         pause
             .map(|pause| paused(pause, self.plan))
             .or_else(|| state.throttle.hindrance(self.began.elapsed()))
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// What is worth a word about standbys that the role cannot look at, once.
+    pub(super) fn unseen(&self, hidden: &[String]) -> Option<String> {
+        let mut state = self.state();
+        if hidden.is_empty() || std::mem::replace(&mut state.unseen, true) {
+            return None;
+        }
+        let names = hidden.join(", ");
+        Some(format!(
+            "it does not wait for standbys: the role may not see how far they are ({names}); grant it pg_read_all_stats"
+        ))
+    }
+
+    pub(super) fn given_up(&self) -> Option<GivenUp> {
+        self.state().throttle.given_up()
+    }
+
+    /// Whether to look at others more often.
+    pub(super) fn is_close(&self) -> bool {
+        self.state().throttle.is_close()
     }
 
     /// How far it is, now and then and at the end.

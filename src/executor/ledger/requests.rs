@@ -6,6 +6,7 @@ use crate::executor::brake::Brake;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_postgres::GenericClient;
+use tokio_postgres::types::Type;
 
 /// Belongs to the run: it outlives whoever is running it, and the next run of the plan begins without it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -55,7 +56,7 @@ pub async fn requests(client: &impl GenericClient, run: i64) -> Result<Requests,
     let sql = "/* pgmorph ledger */ SELECT workers, throttle, paused_at, paused_by FROM pgmorph.requests \
                WHERE run_id = $1";
     let row = client
-        .query_opt(sql, &[&run])
+        .query_typed_opt(sql, &[(&run, Type::INT8)])
         .await
         .map_err(failed("reading what is asked of the run"))?;
     let Some(row) = row else {

@@ -3,11 +3,15 @@
 use super::{SAMPLE_ROWS, brief, locks, updates_fail};
 use crate::catalog::model::{CatalogSnapshot, Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::{Diagnostic, Located, Span};
+use crate::document::Fields;
 use crate::ops::{Context, StepDraft};
 use crate::plan::{
     Action, Check, Estimate, Expectation, Lock, LockMode, Phase, Settings, Transaction, Undo, Work,
 };
 use crate::sql::{QualifiedName, derived_name, ident, literal};
+
+/// The first release with NOT ENFORCED.
+pub const UNENFORCED_FROM: u32 = 18;
 
 /// A table and everything that a statement on it locks along with it.
 #[derive(Debug, Clone)]
@@ -57,6 +61,26 @@ impl Reach {
     pub fn only_word(&self) -> &'static str {
         if self.only { "ONLY " } else { "" }
     }
+}
+
+/// `enforced: false`, by its place; for what is enforced, as it is without a word, there is none.
+pub fn read_unenforced(fields: &Fields<'_>) -> Option<Span> {
+    let stated = fields.optional("enforced").map(|node| node.span);
+    stated.filter(|_| !fields.flag("enforced", true))
+}
+
+/// Complains where the server knows only constraints that it enforces.
+pub fn unenforced(context: &Context<'_>, place: Option<Span>) -> Option<Diagnostic> {
+    let major = context.major();
+    let place = place.filter(|_| major < UNENFORCED_FROM)?;
+    let message = format!(
+        "constraints that are not enforced need PostgreSQL {UNENFORCED_FROM}; the server has {major}"
+    );
+    Some(
+        Diagnostic::new("server_too_old", message)
+            .at(place)
+            .help("leave `enforced: false` out: the constraint is proven while reads and writes go on"),
+    )
 }
 
 /// Complains about what cannot take a change of its own: a foreign table.
@@ -277,6 +301,7 @@ impl NewConstraint {
         steps
     }
 
+    /// Added and validated; one that nobody checks is only added.
     fn pair(
         &self,
         suffix: &str,
@@ -285,30 +310,31 @@ impl NewConstraint {
         estimate: Estimate,
         settings: &Settings,
     ) -> Vec<StepDraft> {
-        vec![
-            StepDraft {
-                id: format!("add{suffix}"),
-                phase: Phase::Expand,
-                work: self.add(reach, settings),
-                hazards: match self.is_foreign_key() {
-                    // Asked only when an update changes the key.
-                    true => Vec::new(),
-                    false => vec![updates_fail("23514")],
-                },
-                undo: Undo::Work(vec![self.removal_from(reach, settings)]),
-                estimate: Estimate::INSTANT,
+        // A foreign key is asked only when an update changes the key.
+        let asks_every_update = self.constraint.enforced() && !self.is_foreign_key();
+        let add = StepDraft {
+            id: format!("add{suffix}"),
+            phase: Phase::Expand,
+            work: self.add(reach, settings),
+            hazards: asks_every_update
+                .then(|| updates_fail("23514"))
+                .into_iter()
+                .collect(),
+            undo: Undo::Work(vec![self.removal_from(reach, settings)]),
+            estimate: Estimate::INSTANT,
+        };
+        let validate = || StepDraft {
+            id: format!("validate{suffix}"),
+            phase: Phase::Validate,
+            work: self.validate(reach, violation, settings),
+            hazards: Vec::new(),
+            undo: Undo::NotNeeded {
+                reason: "undoing the step before removes the constraint".into(),
             },
-            StepDraft {
-                id: format!("validate{suffix}"),
-                phase: Phase::Validate,
-                work: self.validate(reach, violation, settings),
-                hazards: Vec::new(),
-                undo: Undo::NotNeeded {
-                    reason: "undoing the step before removes the constraint".into(),
-                },
-                estimate,
-            },
-        ]
+            estimate,
+        };
+        let validate = self.constraint.enforced().then(validate);
+        std::iter::once(add).chain(validate).collect()
     }
 
     /// The same as one list of works: the way back for who drops it. Validation is left out for a constraint that
@@ -363,11 +389,10 @@ impl NewConstraint {
             true => LockMode::ShareRowExclusive,
             false => LockMode::AccessExclusive,
         };
-        // NOT ENFORCED (PostgreSQL 18) is never validated and takes no NOT VALID beside it.
-        let not_valid = if self.sql.ends_with("NOT ENFORCED") {
-            ""
-        } else {
-            " NOT VALID"
+        // What nobody checks is never validated, and takes no NOT VALID beside it.
+        let (not_valid, from_now) = match self.constraint.enforced() {
+            true => (" NOT VALID", " for new rows"),
+            false => ("", ", not enforced"),
         };
         let add = format!(
             "ALTER TABLE {} ADD CONSTRAINT {} {}{not_valid}",
@@ -380,7 +405,7 @@ impl NewConstraint {
         statements.extend(self.comment(reach));
         brief(
             settings,
-            format!("add {} to {} for new rows", self.what(), reach.table),
+            format!("add {} to {}{from_now}", self.what(), reach.table),
             statements,
             locks,
             vec![self.expectation(&reach.table, false)],

@@ -182,7 +182,7 @@ impl CopyPlan {
             ),
             held: (self.followed && join.is_some()).then(|| self.mapping.source_clause(&source)),
             workers: settings.workers,
-            limits: settings.limits,
+            limits: settings.limits.clone(),
         }
     }
 

@@ -284,7 +284,7 @@ impl FillPlan {
             suppress_triggers: self.suppress_triggers,
             columns: setting.columns(),
             workers: settings.workers,
-            limits: settings.limits,
+            limits: settings.limits.clone(),
         }
     }
 

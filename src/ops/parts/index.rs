@@ -66,6 +66,9 @@ pub enum Placing {
     OnlyParent,
 }
 
+/// `INDEX_MAX_KEYS` of a stock server.
+const COLUMNS_MAX: usize = 32;
+
 impl IndexSpec {
     /// Reads all keys of an index definition, `table` and `name` among them.
     pub fn read(fields: &Fields<'_>) -> Option<Self> {
@@ -82,6 +85,12 @@ impl IndexSpec {
         let method = fields.optional_identifier("method");
         let options = fields.optional_pairs("with");
         let tablespace = fields.optional_identifier("tablespace");
+        let columns = keys.as_ref().map_or(0, Vec::len) + include.as_ref().map_or(0, Vec::len);
+        if columns > COLUMNS_MAX {
+            let message = format!("an index has at most {COLUMNS_MAX} columns, and this one {columns}");
+            fields.report(Diagnostic::new("too_many_columns", message).at(fields.span()));
+            return None;
+        }
         Some(Self {
             table: table?,
             name,

@@ -13,6 +13,7 @@ use crate::plan::{
     Action, Check, Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Transaction, Undo, Work,
 };
 use crate::sql::{self, QualifiedName, ident, literal};
+use std::collections::HashSet;
 
 /// New indexes from this size on are worth a warning.
 const LARGE_INDEX_BYTES: i64 = 1 << 30;
@@ -57,6 +58,8 @@ struct Planner<'a> {
     label: &'a str,
     span: Span,
     nodes: Vec<Node>,
+    /// Names of relations that are there or planned, once they were needed.
+    taken: Option<HashSet<QualifiedName>>,
     complaints: Vec<Diagnostic>,
 }
 
@@ -126,16 +129,17 @@ impl Planner<'_> {
     }
 
     /// The name that PostgreSQL would give to the index of a partition, numbered while it is taken.
-    fn free_child_name(&self, child: &QualifiedName) -> String {
-        let taken = |name: &QualifiedName| {
-            self.context.catalog.relation_exists(name)
-                || self.context.now.relation_exists(name)
-                || self.nodes.iter().any(|node| &node.qualified() == name)
-        };
+    fn free_child_name(&mut self, child: &QualifiedName) -> String {
+        // Asked for each of what may be thousands of partitions.
+        let taken = self.taken.get_or_insert_with(|| {
+            let catalogs = [self.context.catalog, self.context.now];
+            let known = catalogs.into_iter().flat_map(CatalogSnapshot::relation_names);
+            known.chain(self.nodes.iter().map(Node::qualified)).collect()
+        });
         let mut suffix = String::from("idx");
         for number in 1.. {
             let name = sql::derived_name(&[&child.name, self.label], &suffix);
-            if !taken(&child.sibling(name.clone())) {
+            if taken.insert(child.sibling(name.clone())) {
                 return name;
             }
             suffix = format!("idx{number}");
@@ -164,6 +168,7 @@ impl Build {
             label: &label,
             span: spec.table.span,
             nodes: Vec::new(),
+            taken: None,
             complaints: Vec::new(),
         };
         if let Err(complaint) = free_index_name(context, &root, spec.name_span()) {

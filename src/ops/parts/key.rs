@@ -262,7 +262,7 @@ impl KeySpec {
             let renamed = table_name.sibling(name.value.clone());
             complaints.extend(free_index_name(context, &renamed, name.span).err());
         }
-        let twin_name = sql::derived_name(&[&wanted.value], "pgmorph_twin");
+        let twin_name = sql::own_name(&[&wanted.value], "pgmorph_twin");
         let twin = table_name.sibling(twin_name.clone());
         complaints.extend(free_index_name(context, &twin, wanted.span).err());
         if !complaints.is_empty() {
@@ -419,7 +419,7 @@ impl KeyTarget {
     /// The constraint takes its index along, so a twin is built first: no moment is without one.
     fn give_back(&self, old_name: &str, twin: &Build, settings: &Settings) -> Vec<Work> {
         let table = &self.table;
-        let twin_name = table.sibling(sql::derived_name(&[old_name], "pgmorph_twin"));
+        let twin_name = table.sibling(sql::own_name(&[old_name], "pgmorph_twin"));
         let mut works = twin.works(settings);
         // The constraint itself keeps duplicates out until the twin is there.
         works.retain(|work| !matches!(work.action, Action::Check(_)));

@@ -249,7 +249,7 @@ impl Sync {
             let pairs: Vec<_> = constraint.columns.iter().zip(&reference.columns).collect();
             reference.table == self.mapping.from.value
                 && !constraint.deferrable
-                && !constraint.definition.ends_with("NOT ENFORCED")
+                && constraint.enforced()
                 && pairs.len() == columns.len()
                 && wanted.clone().all(|pair| pairs.contains(&pair))
         };

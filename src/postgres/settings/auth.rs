@@ -10,7 +10,6 @@ use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::error::{ConnectError, ConnectErrorKind, SettingsError};
 use super::options::closest;
-use super::socket::Socket;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
@@ -235,16 +234,16 @@ impl<S: TlsStream + Unpin> TlsStream for Guarded<S> {
 /// Encrypts, and has the guard move to where it can read.
 pub(super) struct Inside<T>(pub(super) T);
 
-impl<T> TlsConnect<Guarded<Socket>> for Inside<T>
+impl<S, T> TlsConnect<Guarded<S>> for Inside<T>
 where
-    T: TlsConnect<Guarded<Socket>>,
+    T: TlsConnect<Guarded<S>>,
     T::Future: Send + 'static,
 {
     type Stream = Guarded<T::Stream>;
     type Error = T::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Stream, Self::Error>> + Send>>;
 
-    fn connect(self, mut stream: Guarded<Socket>) -> Self::Future {
+    fn connect(self, mut stream: Guarded<S>) -> Self::Future {
         let guard = stream.guard.take();
         let connecting = self.0.connect(stream);
         Box::pin(async move { Ok(Guarded::new(connecting.await?, guard)) })

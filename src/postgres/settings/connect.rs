@@ -4,25 +4,30 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::{SslMode as Negotiated, SslNegotiation};
 use tokio_postgres::error::{DbError, SqlState};
-use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::arrival::{self, Role};
 use super::auth::{Guard, Guarded, Inside};
 use super::cancel::CancelHandle;
+use super::doctor;
 use super::error::{ConnectError, ConnectErrorKind};
 use super::files::reason;
+use super::line::{Encrypt, Line, Watched};
+use super::pool::backend;
 use super::socket::Socket;
 use super::{ConnectionSettings, Endpoint, Host, SslMode, Wanted};
+use crate::release::{self, Standing};
+use crate::units;
 
 /// So many notices are kept until they are taken; older ones go first.
 const NOTICES_KEPT: usize = 256;
@@ -302,70 +307,23 @@ impl Connector {
         target: &str,
         wanted: Wanted,
     ) -> Result<(Opened, Role), ConnectError> {
-        let attempt = Box::pin(self.one_attempt(address, endpoint, mode, target, wanted));
-        within(self.settings.connect_timeout, attempt)
-            .await
-            .unwrap_or_else(|| {
-                Err(ConnectError::new(
-                    ConnectErrorKind::Unreachable,
-                    target,
-                    "timed out",
-                ))
-            })
-    }
-
-    async fn one_attempt(
-        &self,
-        address: &Address,
-        endpoint: &Endpoint,
-        mode: Negotiated,
-        target: &str,
-        wanted: Wanted,
-    ) -> Result<(Opened, Role), ConnectError> {
-        let failed = |error| ConnectError::from_postgres(&error, target);
-        let socket = Socket::open(address, self.settings.tcp)
-            .await
-            .map_err(|error| ConnectError::new(ConnectErrorKind::Unreachable, target, reason(&error)))?;
-        self.refuse_other_peer(&socket, target)?;
-        let negotiates =
-            mode != Negotiated::Disable && self.settings.tls.negotiation == SslNegotiation::Postgres;
-        let allowed = self.settings.allowed.as_ref();
-        let guard = allowed.map(|allowed| Guard::new(allowed, target, negotiates));
-        let name = match address {
-            Address::Tcp { name, .. } => name.as_str(),
-            Address::Unix { .. } => "localhost",
+        let route = Route {
+            connector: self.clone(),
+            address: address.clone(),
+            endpoint: endpoint.clone(),
+            mode,
+            target: target.to_owned(),
+            wanted,
         };
-        let mut tls = self.tls.clone();
-        let tls = MakeTlsConnect::<Guarded<Socket>>::make_tls_connect(&mut tls, name)
-            .map_err(|error| ConnectError::new(ConnectErrorKind::Tls, target, error.to_string()))?;
-        let config = self.config(endpoint, mode);
-        let (client, connection) = config
-            .connect_raw(Guarded::new(socket, guard), Inside(tls))
-            .await
-            .map_err(failed)?;
-        let cancel = CancelHandle::new(
-            client.cancel_token(),
-            self.tls.clone(),
-            address.clone(),
-            self.settings.tcp,
-            self.settings.connect_timeout,
-            target,
-        );
-        let role = Role::of(&connection);
-        let notices = Notices::default();
-        let driver = tokio::spawn(drive(connection, notices.clone()));
-        let role = role.completed(&client, wanted).await.map_err(failed)?;
-        Ok((
-            Opened {
-                session: Session {
-                    client,
-                    cancel,
-                    notices,
-                },
-                driver,
-            },
-            role,
-        ))
+        // A server, database or role may allow a session less time than it takes to say that it needs more.
+        for _ in 1..OPENED_AGAIN {
+            let mut logged_in = false;
+            match route.open(&mut logged_in).await {
+                Err(error) if logged_in && is_out_of_time(&error) => {}
+                result => return result,
+            }
+        }
+        route.open(&mut false).await
     }
 
     /// `requirepeer`: over a Unix socket, whose process it is that listens.
@@ -403,6 +361,126 @@ impl Connector {
     }
 }
 
+/// How often a session is opened that the server ends at once.
+pub(super) const OPENED_AGAIN: u32 = 10;
+
+/// `query_canceled`, `idle_session_timeout`, `idle_in_transaction_session_timeout`, `transaction_timeout`.
+const OUT_OF_TIME: [&str; 4] = ["57014", "57P05", "25P03", "25P04"];
+
+/// The server has ended a session that it had opened. It does not say why when nothing was asked at that moment.
+pub(super) fn is_out_of_time(error: &ConnectError) -> bool {
+    match error.sqlstate() {
+        Some(code) => OUT_OF_TIME.contains(&code),
+        None => error.kind() == ConnectErrorKind::Unreachable,
+    }
+}
+
+/// The way to one server, on which a session was opened and another one may be.
+#[derive(Clone)]
+pub(super) struct Route {
+    connector: Connector,
+    address: Address,
+    endpoint: Endpoint,
+    mode: Negotiated,
+    target: String,
+    wanted: Wanted,
+}
+
+/// What is said goes through a guard of the login, and is counted below it.
+type Way = Guarded<Watched>;
+type Tls = Inside<Encrypt<<MakeRustlsConnect as MakeTlsConnect<Way>>::TlsConnect>>;
+type Spoken = Connection<Way, <Tls as TlsConnect<Way>>::Stream>;
+
+impl Route {
+    /// Tells whether it got as far as the login.
+    async fn open(&self, logged_in: &mut bool) -> Result<(Opened, Role), ConnectError> {
+        let timeout = self.connector.settings.connect_timeout;
+        let timed_out = || ConnectError::new(ConnectErrorKind::Unreachable, &self.target, "timed out");
+        let (client, connection, line) = within(timeout, Box::pin(self.dial()))
+            .await
+            .ok_or_else(timed_out)??;
+        *logged_in = true;
+        let cancel = CancelHandle::new(
+            client.cancel_token(),
+            self.connector.tls.clone(),
+            self.address.clone(),
+            self.connector.settings.tcp,
+            timeout,
+            &self.target,
+        );
+        supported(&connection, &self.target)?;
+        let role = Role::of(&connection);
+        let notices = Notices::default();
+        let (tell, told) = oneshot::channel();
+        let driver = tokio::spawn(drive(connection, notices.clone(), line, self.clone(), told));
+        // A pooler of sessions says another process number at login than the server has.
+        let pid = within(timeout, backend(&client))
+            .await
+            .ok_or_else(|| {
+                *logged_in = false;
+                timed_out()
+            })?
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
+        let _ = tell.send(pid);
+        let role = within(timeout, role.completed(&client, self.wanted))
+            .await
+            .ok_or_else(timed_out)?
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
+        let session = Session {
+            client,
+            cancel,
+            notices,
+        };
+        Ok((Opened { session, driver }, role))
+    }
+
+    /// A session that nobody watches over.
+    pub(super) async fn plainly(&self) -> Result<Client, ConnectError> {
+        let (client, connection, _) = self.dial().await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    async fn dial(&self) -> Result<(Client, Spoken, Line), ConnectError> {
+        let refused = |kind, why: String| ConnectError::new(kind, &self.target, why);
+        let settings = &self.connector.settings;
+        let socket = Socket::open(&self.address, settings.tcp)
+            .await
+            .map_err(|error| refused(ConnectErrorKind::Unreachable, reason(&error)))?;
+        self.connector.refuse_other_peer(&socket, &self.target)?;
+        let mut tls = self.connector.tls.clone();
+        let tls = MakeTlsConnect::<Way>::make_tls_connect(&mut tls, self.name())
+            .map_err(|error| refused(ConnectErrorKind::Tls, error.to_string()))?;
+        let negotiates =
+            self.mode != Negotiated::Disable && settings.tls.negotiation == SslNegotiation::Postgres;
+        let line = Line::new(negotiates);
+        let encrypt = Encrypt {
+            tls,
+            line: line.clone(),
+        };
+        let allowed = settings.allowed.as_ref();
+        let guard = allowed.map(|allowed| Guard::new(allowed, &self.target, negotiates));
+        let config = self.connector.config(&self.endpoint, self.mode);
+        let (client, connection) = config
+            .connect_raw(
+                Guarded::new(Watched::plain(socket, line.clone()), guard),
+                Inside(encrypt),
+            )
+            .await
+            .map_err(|error| ConnectError::from_postgres(&error, &self.target))?;
+        line.logged_in();
+        Ok((client, connection, line))
+    }
+
+    fn name(&self) -> &str {
+        match &self.address {
+            Address::Tcp { name, .. } => name,
+            // Never spoken over TLS.
+            Address::Unix { .. } => "localhost",
+        }
+    }
+}
+
 /// The result, or `None` when the time was up.
 pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Option<F::Output> {
     match limit {
@@ -411,13 +489,58 @@ pub(super) async fn within<F: Future>(limit: Option<Duration>, future: F) -> Opt
     }
 }
 
-/// Drives the connection until it ends. How it ended reaches whoever waits for an answer of the client.
-async fn drive<S, T>(mut connection: Connection<S, T>, notices: Notices)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+/// Looks at the release that the server reported at login. Of one that is newer than what we know there is a word in the
+/// log, once.
+fn supported(connection: &Spoken, target: &str) -> Result<(), ConnectError> {
+    static TOLD: Once = Once::new();
+    let reported = connection.parameter("server_version");
+    let Some(number) = reported.and_then(release::version_num) else {
+        return Ok(());
+    };
+    let (name, oldest, newest) = (release::name(number), release::OLDEST, release::NEWEST);
+    match release::standing(number) {
+        Standing::Supported => {}
+        Standing::Newer => TOLD.call_once(|| {
+            tracing::warn!(
+                "the server is PostgreSQL {name}; this pgmorph was tested with {oldest} to {newest}"
+            );
+        }),
+        Standing::Older => {
+            return Err(ConnectError::new(
+                ConnectErrorKind::UnsupportedRelease,
+                target,
+                format!("it is PostgreSQL {name}, and pgmorph works with {oldest} to {newest}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Drives the connection until it ends, or is found to be lost. That it ended reaches whoever waits for an answer of
+/// the client.
+async fn drive(
+    mut connection: Spoken,
+    notices: Notices,
+    line: Line,
+    route: Route,
+    pid: oneshot::Receiver<String>,
+) {
+    let lost = async {
+        match pid.await {
+            Ok(pid) => doctor::watch(&line, &pid, &route).await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let mut lost = std::pin::pin!(lost);
+    loop {
+        let message = tokio::select! {
+            message = poll_fn(|context| connection.poll_message(context)) => message,
+            (verdict, silent) = &mut lost => {
+                tracing::warn!("gave up a connection after {}: {}", units::duration(silent), verdict.text());
+                return;
+            }
+        };
+        let Some(message) = message else { return };
         match message {
             Ok(AsyncMessage::Notice(notice)) => {
                 log(&notice);

@@ -109,6 +109,8 @@ pub enum ConnectErrorKind {
     Tls,
     /// Servers answered, but none is what `target_session_attrs` asks for.
     WrongServer,
+    /// The server is older than the oldest supported release.
+    UnsupportedRelease,
     /// A proxy that gives each transaction another server session.
     TransactionPooling,
     /// The login may not act as the role that was asked for.
@@ -274,6 +276,9 @@ impl ConnectError {
                 "connect to PostgreSQL directly, or through a pool in session mode: locks and settings must \
                  stay with one session"
             }
+            ConnectErrorKind::UnsupportedRelease => {
+                "upgrade the server first, by pg_upgrade or logical replication; nothing was changed"
+            }
             ConnectErrorKind::RoleRefused => {
                 "name a role that the login is a member of (--role, PGMORPH_ROLE), or let an administrator run: GRANT \
                  <role> TO <login> (from PostgreSQL 16 on WITH SET TRUE, which is the default)"
@@ -301,6 +306,7 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::NotAccepting => "the server does not accept connections now",
             ConnectErrorKind::Tls => "no secure connection",
             ConnectErrorKind::WrongServer => "no suitable server",
+            ConnectErrorKind::UnsupportedRelease => "the server is too old",
             ConnectErrorKind::TransactionPooling => "a transaction-pooling proxy stands before the server",
             ConnectErrorKind::RoleRefused => "the login may not act as the role",
             ConnectErrorKind::OptionsLost => "the connection is not as it was asked for",

@@ -11,6 +11,9 @@ use super::options::Options;
 /// Debian's place for what `pg_config --sysconfdir` names elsewhere.
 const SYSTEM_CONFIGURATION: &str = "/etc/postgresql-common";
 
+/// Bytes of a service file at most, which may be any file that somebody names.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
 /// The options of service `name`, from the user's service file or else from the system's.
 pub(super) fn service(
     name: &str,
@@ -24,7 +27,7 @@ pub(super) fn service(
     let named = own.is_some();
     let mut searched = Vec::new();
     for (at, path) in own.or(home).into_iter().chain([system]).enumerate() {
-        match fs::read_to_string(&path) {
+        match crate::saved::read_text(&path, FILE_BYTES_MAX) {
             Ok(text) => {
                 if let Some(options) = service_in(&text, name, &path)? {
                     return Ok(options);

@@ -28,8 +28,8 @@ const RECYCLE: &str = "ROLLBACK; CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; R
                        SELECT pg_catalog.pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES; ";
 
 impl ConnectionSettings {
-    /// A pool of up to `size` sessions. Each runs `setup` when it is opened and, since recycling resets all
-    /// settings, again whenever it is reused. Opens nothing yet.
+    /// A pool of up to `size` sessions. Each runs the statements of `setup`, as one text, when it is opened and, since
+    /// recycling resets all settings, again whenever it is reused. Opens nothing yet.
     pub fn pool(
         &self,
         application_name: &str,
@@ -37,15 +37,18 @@ impl ConnectionSettings {
         setup: Vec<String>,
     ) -> Result<Pool, ConnectError> {
         let connector = Connector::new(self, application_name)?;
+        // One text: over a long way every statement by itself would take as long as a batch of rows.
+        let setup = setup.join("; ");
         let config = ManagerConfig {
-            recycling_method: RecyclingMethod::Custom(RECYCLE.to_owned() + &role_sql(self.role.as_deref())),
+            recycling_method: RecyclingMethod::Custom(format!(
+                "{RECYCLE}{}; {setup}",
+                role_sql(self.role.as_deref())
+            )),
         };
         let manager = Manager::from_connect(Config::new(), PoolConnect(connector), config);
-        let setup: Arc<[String]> = setup.into();
         Pool::builder(manager)
             .max_size(size)
-            .post_create(setup_hook(Arc::clone(&setup)))
-            .post_recycle(setup_hook(setup))
+            .post_create(setup_hook(setup.into()))
             .build()
             .map_err(|error| {
                 ConnectError::new(ConnectErrorKind::Refused, &self.redacted(), error.to_string())
@@ -108,7 +111,7 @@ async fn keep_their_backends(sessions: &[Client; 2]) -> Result<bool, tokio_postg
 }
 
 /// The process that serves this session now. A simple query, since a proxy may mislay prepared statements.
-async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
+pub(super) async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
     let messages = client.simple_query("SELECT pg_catalog.pg_backend_pid()").await?;
     let pid = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -117,15 +120,10 @@ async fn backend(client: &Client) -> Result<String, tokio_postgres::Error> {
     Ok(pid.unwrap_or_default())
 }
 
-fn setup_hook(setup: Arc<[String]>) -> Hook {
+fn setup_hook(setup: Arc<str>) -> Hook {
     Hook::async_fn(move |client, _| {
         let setup = Arc::clone(&setup);
-        Box::pin(async move {
-            for sql in setup.iter() {
-                client.batch_execute(sql).await.map_err(HookError::Backend)?;
-            }
-            Ok(())
-        })
+        Box::pin(async move { client.batch_execute(&setup).await.map_err(HookError::Backend) })
     })
 }
 

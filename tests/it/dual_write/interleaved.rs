@@ -128,7 +128,7 @@ pub(super) async fn few<'s>(server: &'s TestServer, setup: &str) -> Database<'s>
     Database::create(server, &format!("{tables}{ENTITIES}{setup}")).await
 }
 
-async fn start_again(database: &Database<'_>) {
+async fn restart(database: &Database<'_>) {
     let empty = "TRUNCATE customer_portfolios, lth.customer_strategies, customer_strategies";
     database
         .admin
@@ -144,7 +144,7 @@ async fn all_meet(setup: &str, meetings: &[(&str, &str, &str)]) {
     let plan = database.planned(PLAN).await;
     database.apply(&plan, Phase::Validate).await.unwrap();
     for (what, first, second) in meetings {
-        start_again(&database).await;
+        restart(&database).await;
         meet(&database, first, second).await;
         assert_eq!(unequal(&database).await, Vec::<String>::new(), "{what}");
     }
@@ -259,7 +259,7 @@ async fn an_old_snapshot_is_never_written_over_a_newer_row() {
     database.apply(&plan, Phase::Validate).await.unwrap();
     for level in ["REPEATABLE READ", "SERIALIZABLE"] {
         for (what, first, second) in MEETINGS.iter().filter(|(what, ..)| *what != UNSEEN) {
-            start_again(&database).await;
+            restart(&database).await;
             let (one, other) = (database.session().await, database.session().await);
             let begin =
                 format!("BEGIN ISOLATION LEVEL {level}; SELECT count(*) FROM lth.customer_strategies");

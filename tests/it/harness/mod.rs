@@ -5,16 +5,21 @@ mod database;
 mod dump;
 mod noise;
 mod program;
+mod proxy;
 mod server;
 mod snapshot;
+mod tap;
 mod traffic;
 
 pub use application::{Application, Belongs, Chance, PORTFOLIO, Settlement, Table};
-pub use database::Database;
+pub use database::{Database, Recorder};
 pub use dump::schema_dump;
+pub use noise::{connect, measure as measure_noise};
 pub use program::{Ended, Running, pgmorph};
+pub use proxy::{Fault, Proxy, Strike, WORKER, Whose};
 pub use server::TestServer;
 pub use snapshot::{compare, difference, render_plan};
+pub use tap::{Stroke, Tap};
 pub use traffic::{Balance, Traffic, Workload};
 
 use std::time::{Duration, Instant};

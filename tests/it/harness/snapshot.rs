@@ -3,17 +3,20 @@
 use pgmorph::plan::{
     Action, Backfill, Comparison, ExecutionPlan, MatchColumn, Step, Timeouts, Transaction, Undo, Work,
 };
-use pgmorph::verifier;
+use pgmorph::{release, verifier};
 use similar::TextDiff;
 use std::fmt::Write;
 use std::path::Path;
 
-/// Compares with the file, or writes it where `UPDATE_FIXTURES` is set. A file `x.18.snap` stands for `x.snap` on
-/// that release where the texts differ; `UPDATE_FIXTURES=18` begins one.
+/// Compares with the file, or writes it where `UPDATE_FIXTURES` is set. A file `x.18.snap` stands for `x.snap` from that
+/// release on, where the texts differ; `UPDATE_FIXTURES=18` begins one.
 pub fn compare(path: &Path, major: u32, text: &str) -> Result<(), String> {
-    let special = path.with_extension(format!("{major}.snap"));
+    let of_release = |release: u32| path.with_extension(format!("{release}.snap"));
+    let special = of_release(major);
     let update = std::env::var("UPDATE_FIXTURES").ok();
-    let chosen = if special.exists() { &special } else { path };
+    let mut latest = (release::OLDEST..=major).rev().map(of_release);
+    let latest = latest.find(|file| file.exists());
+    let chosen = latest.as_deref().unwrap_or(path);
     let expected = std::fs::read_to_string(chosen).unwrap_or_default();
     if expected == text {
         return Ok(());

@@ -13,13 +13,19 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
-const BLOWS: [Blow; 6] = [
+const BLOWS: [Blow; 12] = [
     Blow::Program,
+    Blow::Statement,
     Blow::Sessions,
     Blow::Server,
     Blow::Statements,
     Blow::Interrupt,
     Blow::Freeze,
+    Blow::Cut,
+    Blow::Answer,
+    Blow::Silence,
+    Blow::Slow,
+    Blow::Restart,
 ];
 
 /// So many plans at once, each with a server of its own.

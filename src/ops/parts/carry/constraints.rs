@@ -44,16 +44,18 @@ pub(super) fn comment(table: &QualifiedName, name: &str, constraint: &Constraint
     ))
 }
 
+/// The definition for rows that nobody looks at now.
+fn unproven_sql(constraint: &Constraint) -> String {
+    let not_valid = if constraint.enforced() { " NOT VALID" } else { "" };
+    format!("{}{not_valid}", constraint.definition)
+}
+
 pub(in crate::ops::parts) fn add_again(
     table: &QualifiedName,
     name: &str,
     constraint: &Constraint,
 ) -> Vec<String> {
-    let add = format!(
-        "ADD CONSTRAINT {} {} NOT VALID",
-        ident(name),
-        constraint.definition
-    );
+    let add = format!("ADD CONSTRAINT {} {}", ident(name), unproven_sql(constraint));
     let mut statements = vec![alter(table, &add)];
     statements.extend(comment(table, name, constraint));
     statements
@@ -178,10 +180,13 @@ impl CheckTwin {
         name: &str,
         before: &Constraint,
     ) -> Result<Self, &'static str> {
-        if before.definition.ends_with("NOT ENFORCED") {
-            return Err("it is NOT ENFORCED");
-        }
         let below = below(context, subject.table_name, name, before);
+        if below
+            .iter()
+            .any(|it| it.constraint.enforced() != before.enforced())
+        {
+            return Err("it is NOT ENFORCED on some tables of the tree only");
+        }
         if !before.validated && below.iter().any(|it| it.constraint.validated) {
             return Err("it is NOT VALID, but proven on a table below: validate it");
         }
@@ -261,9 +266,9 @@ impl CheckTwin {
             alter(
                 &it.table,
                 &format!(
-                    "ADD CONSTRAINT {} {} NOT VALID",
+                    "ADD CONSTRAINT {} {}",
                     ident(&self.name),
-                    self.before.definition
+                    unproven_sql(&self.before)
                 ),
             )
         };
@@ -329,7 +334,10 @@ fn below(context: &Context<'_>, top: &QualifiedName, name: &str, constraint: &Co
 
 /// The expression of `CHECK (…)`.
 fn inner(definition: &str) -> &str {
-    let text = definition.strip_suffix(" NO INHERIT").unwrap_or(definition);
+    let text = definition
+        .strip_suffix(Constraint::NOT_ENFORCED)
+        .unwrap_or(definition);
+    let text = text.strip_suffix(" NO INHERIT").unwrap_or(text);
     let text = text.strip_prefix("CHECK (").unwrap_or(text);
     text.strip_suffix(')').unwrap_or(text)
 }
@@ -337,9 +345,10 @@ fn inner(definition: &str) -> &str {
 /// Constraints that some rows may violate, and what each of them forbids. Foreign keys are left out: they are only
 /// asked about rows whose columns change.
 pub fn unproven(table: &Table) -> Vec<(String, String)> {
-    let checks = table.constraints.iter().filter(|(_, it)| {
-        it.kind == ConstraintKind::Check && !it.validated && !it.definition.ends_with("NOT ENFORCED")
-    });
+    let checks = table
+        .constraints
+        .iter()
+        .filter(|(_, it)| it.kind == ConstraintKind::Check && !it.validated && it.enforced());
     let forbidden = checks.map(|(name, it)| (name.clone(), format!("NOT ({})", inner(&it.definition))));
     let not_null = table.columns.iter().filter_map(|column| {
         let constraint = column.not_null_constraint.as_ref().filter(|it| !it.validated)?;

@@ -31,8 +31,8 @@ fn with_columns(
         .definition
         .strip_prefix(&head)
         .ok_or("its definition cannot be read")?;
-    if tail.contains("SET NULL (") || tail.contains("SET DEFAULT (") || tail.contains("NOT ENFORCED") {
-        return Err("its actions name columns, or it is NOT ENFORCED");
+    if tail.contains("SET NULL (") || tail.contains("SET DEFAULT (") {
+        return Err("its actions name columns");
     }
     Ok(Constraint {
         definition: text(&columns, &referenced) + tail,

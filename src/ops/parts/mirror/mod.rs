@@ -15,7 +15,7 @@ mod functions;
 
 use super::mapping::{Mapping, Pair};
 use crate::plan::Expectation;
-use crate::sql::{QualifiedName, derived_name, ident, literal};
+use crate::sql::{QualifiedName, ident, literal, own_name};
 
 /// Where everything of ours lives.
 const SCHEMA: &str = "pgmorph";
@@ -94,7 +94,7 @@ fn unlike(left: &[String], right: &[String]) -> String {
 impl Mirror {
     /// The name of an object of ours, at most 63 bytes.
     fn object(&self, what: &str) -> QualifiedName {
-        QualifiedName::new(SCHEMA, derived_name(&["sync", &self.name], what))
+        QualifiedName::new(SCHEMA, own_name(&["sync", &self.name], what))
     }
 
     /// The rows that the target must have.
@@ -236,7 +236,7 @@ impl Mirror {
             Kind::Emptied => (DEPTH_MAX - self.depth, "all"),
         };
         let suffix = format!("{word}{}", suffix(number));
-        derived_name(&[&format!("{rank}_pgmorph_sync"), &self.name], &suffix)
+        own_name(&[&format!("{rank}_pgmorph_sync"), &self.name], &suffix)
     }
 
     /// The triggers of one source are there and always fire.
@@ -262,10 +262,7 @@ impl Mirror {
 
     fn trigger_function_name(&self, number: Option<usize>) -> QualifiedName {
         let suffix = suffix(number);
-        QualifiedName::new(
-            SCHEMA,
-            derived_name(&["sync", &self.name], &format!("write{suffix}")),
-        )
+        QualifiedName::new(SCHEMA, own_name(&["sync", &self.name], &format!("write{suffix}")))
     }
 
     /// Nobody else may make a trigger of a function that writes with our rights.

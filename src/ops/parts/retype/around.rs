@@ -90,7 +90,7 @@ impl Around {
                 && table.partition_of.is_none()
                 && context.now.role.acts_as(&table.owner)
         };
-        self.keys_in_reach &= table.is_some_and(in_reach) && !constraint.definition.ends_with("NOT ENFORCED");
+        self.keys_in_reach &= table.is_some_and(in_reach) && constraint.enforced();
         self.far_ends.push(far_end.clone());
     }
 

@@ -439,7 +439,7 @@ impl Shadow {
             suppress_triggers: self.suppress_triggers,
             columns: vec![self.shadow()],
             workers: settings.workers,
-            limits: settings.limits,
+            limits: settings.limits.clone(),
         }
     }
 

@@ -1,0 +1,2 @@
+-- whole-table-write
+DELETE FROM orders;

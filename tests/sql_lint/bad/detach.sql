@@ -1,0 +1,3 @@
+-- detach-blocks
+SET lock_timeout = '2s';
+ALTER TABLE events DETACH PARTITION events_2025_01;

@@ -1,0 +1,3 @@
+-- drop-table
+SET lock_timeout = '2s';
+DROP TABLE IF EXISTS legacy_orders;

@@ -1,0 +1,2 @@
+-- statement-fails
+DROP INDEX CONCURRENTLY a_idx, b_idx;

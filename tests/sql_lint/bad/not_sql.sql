@@ -1,0 +1,2 @@
+-- syntax
+ALTER TABEL orders ADD COLUMN note text;

@@ -1,0 +1,3 @@
+-- refresh-blocks
+SET lock_timeout = '2s';
+REFRESH MATERIALIZED VIEW daily_totals;

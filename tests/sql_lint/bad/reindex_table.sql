@@ -1,0 +1,3 @@
+-- reindex-blocks
+SET lock_timeout = '2s';
+REINDEX TABLE orders;

@@ -1,0 +1,3 @@
+-- table-rewrite
+SET lock_timeout = '2s';
+ALTER TABLE orders SET TABLESPACE fast;

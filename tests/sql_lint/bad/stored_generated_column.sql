@@ -1,0 +1,3 @@
+-- add-column-rewrites
+SET lock_timeout = '2s';
+ALTER TABLE orders ADD COLUMN total numeric GENERATED ALWAYS AS (price * quantity) STORED;

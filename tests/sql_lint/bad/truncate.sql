@@ -1,0 +1,3 @@
+-- truncate
+SET lock_timeout = '2s';
+TRUNCATE orders;

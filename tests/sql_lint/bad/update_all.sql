@@ -1,0 +1,2 @@
+-- whole-table-write
+UPDATE orders SET total = price * quantity;

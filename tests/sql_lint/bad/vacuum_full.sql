@@ -1,0 +1,2 @@
+-- table-rewrite
+VACUUM (FULL, ANALYZE) orders;

@@ -1,0 +1,4 @@
+-- not-in-transaction
+BEGIN;
+VACUUM orders;
+COMMIT;

@@ -1,0 +1,3 @@
+SET lock_timeout = '2s';
+ALTER TABLE orders ADD CONSTRAINT nn NOT NULL customer_id NOT VALID;
+ALTER TABLE orders VALIDATE CONSTRAINT nn;

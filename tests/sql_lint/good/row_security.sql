@@ -1,0 +1,3 @@
+SET lock_timeout = '2s';
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON orders USING (owner = current_user);
