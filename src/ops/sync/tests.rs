@@ -69,10 +69,12 @@ fn writes_are_repeated_in_both_directions() {
       undo   locks:  (lock_timeout 200ms)
     01-sync-follow [expand] repeat writes in public.new
       LOCK TABLE public."Old Ones", public.more IN SHARE ROW EXCLUSIVE MODE;
-      CREATE FUNCTION pgmorph.sync_forth_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+      CREATE FUNCTION pgmorph.sync_forth_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'DECLARE pgmorph_flag text := pg_catalog.current_setting(''pgmorph.sync'', true);
+    BEGIN
     PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
-    IF TG_OP = ''TRUNCATE'' THEN DELETE FROM pgmorph.sync_forth_into AS t USING pgmorph.sync_forth_key AS s WHERE t.key OPERATOR(pg_catalog.=) s.id; RETURN NULL; END IF;
-    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_row(OLD.id); RETURN NULL;
+    <<work>> BEGIN
+    IF TG_OP = ''TRUNCATE'' THEN DELETE FROM pgmorph.sync_forth_into AS t USING pgmorph.sync_forth_key AS s WHERE t.key OPERATOR(pg_catalog.=) s.id; EXIT work; END IF;
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_row(OLD.id); EXIT work;
     ELSIF TG_OP = ''UPDATE'' THEN
     IF ROW(OLD.id)::record OPERATOR(pg_catalog.*<>) ROW(NEW.id)::record THEN
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63);
@@ -83,6 +85,8 @@ fn writes_are_repeated_in_both_directions() {
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(pg_catalog.hashtext(''pgmorph.sync_forth_from''), pg_catalog.hashtext(pg_catalog.concat_ws(''/'', NEW.id::text)) OPERATOR(pg_catalog.&) 63);
     END IF;
     PERFORM pgmorph.sync_forth_row(NEW.id);
+    END;
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pgmorph_flag, true);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write() FROM PUBLIC;
       CREATE TRIGGER "0_pgmorph_sync_forth_row" AFTER INSERT OR UPDATE ON public."Old Ones" FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write('id');
@@ -91,13 +95,17 @@ fn writes_are_repeated_in_both_directions() {
       ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_gone";
       CREATE TRIGGER "9_pgmorph_sync_forth_all" BEFORE TRUNCATE ON public."Old Ones" FOR EACH STATEMENT WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write('id');
       ALTER TABLE public."Old Ones" ENABLE ALWAYS TRIGGER "9_pgmorph_sync_forth_all";
-      CREATE FUNCTION pgmorph.sync_forth_write1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+      CREATE FUNCTION pgmorph.sync_forth_write1() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'DECLARE pgmorph_flag text := pg_catalog.current_setting(''pgmorph.sync'', true);
+    BEGIN
     PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
-    IF TG_OP = ''TRUNCATE'' THEN PERFORM pgmorph.sync_forth_joined(s.id) FROM pgmorph.sync_forth_key AS s; RETURN NULL; END IF;
-    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_joined(OLD.of); RETURN NULL; END IF;
+    <<work>> BEGIN
+    IF TG_OP = ''TRUNCATE'' THEN PERFORM pgmorph.sync_forth_joined(s.id) FROM pgmorph.sync_forth_key AS s; EXIT work; END IF;
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_forth_joined(OLD.of); EXIT work; END IF;
     IF TG_OP = ''UPDATE'' THEN
     IF ROW(OLD.of)::record OPERATOR(pg_catalog.*<>) ROW(NEW.of)::record THEN PERFORM pgmorph.sync_forth_joined(OLD.of); END IF; END IF;
     PERFORM pgmorph.sync_forth_joined(NEW.of);
+    END;
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pgmorph_flag, true);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_forth_write1() FROM PUBLIC;
       CREATE TRIGGER "0_pgmorph_sync_forth_row1" AFTER INSERT OR UPDATE ON public.more FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_forth_write1('of');
@@ -141,9 +149,11 @@ fn writes_are_repeated_in_both_directions() {
       undo DROP VIEW IF EXISTS pgmorph.sync_back_from, pgmorph.sync_back_into, pgmorph.sync_back_key;
       undo   locks:  (lock_timeout 200ms)
     02-sync-follow [expand] repeat writes in public."Old Ones"
-      CREATE FUNCTION pgmorph.sync_back_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET "pgmorph.sync" = '' AS 'BEGIN
+      CREATE FUNCTION pgmorph.sync_back_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'DECLARE pgmorph_flag text := pg_catalog.current_setting(''pgmorph.sync'', true);
+    BEGIN
     PERFORM pg_catalog.set_config(''pgmorph.sync'', pg_catalog.pg_trigger_depth()::text, true);
-    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_back_row(OLD.key); RETURN NULL;
+    <<work>> BEGIN
+    IF TG_OP = ''DELETE'' THEN PERFORM pgmorph.sync_back_row(OLD.key); EXIT work;
     ELSIF TG_OP = ''UPDATE'' THEN
     IF ROW(OLD.key)::record OPERATOR(pg_catalog.*<>) ROW(NEW.key)::record THEN
     UPDATE pgmorph.sync_back_into AS t SET id = NEW.key WHERE t.id OPERATOR(pg_catalog.=) OLD.key AND NOT EXISTS (SELECT FROM pgmorph.sync_back_into AS o WHERE o.id OPERATOR(pg_catalog.=) NEW.key) AND NOT EXISTS (SELECT FROM pgmorph.sync_back_key AS s WHERE s.key OPERATOR(pg_catalog.=) OLD.key);
@@ -151,6 +161,8 @@ fn writes_are_repeated_in_both_directions() {
     END IF;
     END IF;
     PERFORM pgmorph.sync_back_row(NEW.key);
+    END;
+    PERFORM pg_catalog.set_config(''pgmorph.sync'', pgmorph_flag, true);
     RETURN NULL; END';
       REVOKE ALL ON FUNCTION pgmorph.sync_back_write() FROM PUBLIC;
       CREATE TRIGGER "0_pgmorph_sync_back_row" AFTER INSERT OR UPDATE ON public.new FOR EACH ROW WHEN (current_setting('pgmorph.sync', true) IS DISTINCT FROM CASE pg_trigger_depth() WHEN 0 THEN 'on' ELSE pg_trigger_depth()::text END) EXECUTE FUNCTION pgmorph.sync_back_write('key');

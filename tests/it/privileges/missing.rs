@@ -104,7 +104,7 @@ const CASES: &[Case] = &[
     // What is read.
     one(
         &[
-            "backfill: {table: app.orders, set: {note: (SELECT max(name) FROM app.customers)}, needs: note = 'n', no_undo: none}",
+            "backfill: {table: app.orders, set: {note: (SELECT max(name) || 'x' FROM app.customers)}, needs: note = 'n', no_undo: none}",
         ],
         &["GRANT SELECT ON TABLE app.customers TO clerk"],
     ),
@@ -123,7 +123,7 @@ const CASES: &[Case] = &[
     ),
     one(
         &[
-            "sql: {summary: s, run: \"SELECT 1\", no_undo: none, phase: expand, expect: SELECT count(*) >= 0 FROM app.customers}",
+            "sql: {summary: s, run: \"SELECT 1\", lock: {}, no_undo: none, phase: expand, expect: SELECT count(*) >= 0 FROM app.customers}",
         ],
         &["GRANT SELECT ON TABLE app.customers TO clerk"],
     ),
@@ -158,7 +158,7 @@ const CASES: &[Case] = &[
     Case {
         also: "DROP SCHEMA pgmorph",
         changes: &[
-            "backfill: {table: app.orders, set: {note: (SELECT max(name) FROM app.customers)}, needs: note = 'n', no_undo: none}",
+            "backfill: {table: app.orders, set: {note: (SELECT max(name) || 'x' FROM app.customers)}, needs: note = 'n', no_undo: none}",
             "backfill: {table: app.orders, set: {version: app.f()}, needs: version = 0, no_undo: none}",
         ],
         mends: &[

@@ -18,7 +18,7 @@ struct Owner {
 const PLAIN: Owner = Owner {
     name: "plain_owner",
     made: |_| "CREATE ROLE plain_owner LOGIN".to_owned(),
-    sample: 2,
+    sample: 1,
 };
 
 /// The administrator of a managed service: it may make roles and databases, and from PostgreSQL 15 on keep triggers

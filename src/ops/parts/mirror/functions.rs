@@ -171,12 +171,16 @@ impl Mirror {
             None => self.driving_body(),
             Some(number) => self.joined_body(number),
         };
+        // As an attribute of the function only a superuser may set a parameter that no extension has declared, so it is
+        // set and set back by hand; an error takes it back with all else.
         let body = format!(
-            "BEGIN\nPERFORM pg_catalog.set_config('pgmorph.sync', pg_catalog.pg_trigger_depth()::text, true);\n\
-             {steps}\nRETURN NULL; END"
+            "DECLARE pgmorph_flag text := pg_catalog.current_setting('pgmorph.sync', true);\n\
+             BEGIN\nPERFORM pg_catalog.set_config('pgmorph.sync', pg_catalog.pg_trigger_depth()::text, true);\n\
+             <<work>> BEGIN\n{steps}\nEND;\n\
+             PERFORM pg_catalog.set_config('pgmorph.sync', pgmorph_flag, true);\nRETURN NULL; END"
         );
         let attributes = format!(
-            "RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = {} SET \"pgmorph.sync\" = ''",
+            "RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = {}",
             self.path()
         );
         self.function(&self.trigger_function_name(number), &[], &attributes, &body)
@@ -203,7 +207,7 @@ impl Mirror {
         };
         let emptied = match self.deletes {
             true => format!(
-                "IF TG_OP = 'TRUNCATE' THEN DELETE FROM {} AS t USING {} AS s WHERE {}; RETURN NULL; END IF;\n",
+                "IF TG_OP = 'TRUNCATE' THEN DELETE FROM {} AS t USING {} AS s WHERE {}; EXIT work; END IF;\n",
                 self.target(),
                 self.keys(),
                 self.same_key("t", &self.own_key("s"))
@@ -211,7 +215,7 @@ impl Mirror {
             false => String::new(),
         };
         format!(
-            "{emptied}IF TG_OP = 'DELETE' THEN {} RETURN NULL;\nELSIF TG_OP = 'UPDATE' THEN\n{moved}{inserted}END IF;\n{}",
+            "{emptied}IF TG_OP = 'DELETE' THEN {} EXIT work;\nELSIF TG_OP = 'UPDATE' THEN\n{moved}{inserted}END IF;\n{}",
             self.remake(&old),
             self.remake(&new)
         )
@@ -253,8 +257,8 @@ impl Mirror {
             self.keys()
         );
         format!(
-            "IF TG_OP = 'TRUNCATE' THEN {all} RETURN NULL; END IF;\n\
-             IF TG_OP = 'DELETE' THEN {} RETURN NULL; END IF;\n\
+            "IF TG_OP = 'TRUNCATE' THEN {all} EXIT work; END IF;\n\
+             IF TG_OP = 'DELETE' THEN {} EXIT work; END IF;\n\
              IF TG_OP = 'UPDATE' THEN\nIF {} THEN {} END IF; END IF;\n{}",
             touch(&old),
             unlike(&old, &new),
