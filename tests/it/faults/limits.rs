@@ -23,7 +23,7 @@ async fn a_limit_at_the_start_is_waited_for() {
         running.says("it is asked again for 30 s").await;
         admin.batch_execute(&format!("{limit} -1")).await.unwrap();
         running.end().await.expect(0);
-        case.is_done(&limit, Duration::ZERO).await;
+        case.ends_done(&limit, Duration::ZERO).await;
     }
 }
 
@@ -76,7 +76,7 @@ async fn a_limit_in_the_middle_is_waited_for() {
         .await
         .unwrap();
     running.end().await.expect(0);
-    case.is_done("a limit in the middle", Duration::from_secs(5))
+    case.ends_done("a limit in the middle", Duration::from_secs(5))
         .await;
 }
 

@@ -30,7 +30,7 @@ async fn struck(stage: &Stage, (phase, text): (&str, &str), fault: Fault, whose:
     println!("{story}: exit {:?} after {took:?}", ended.code);
     if ended.code == Some(0) {
         assert_eq!(whose, Whose::This, "{story}: it did not need the server");
-        case.is_done(&story, HELD).await;
+        case.ends_done(&story, HELD).await;
     } else {
         stopped(&ended, &[5], &story);
         assert!(took < NOTICED, "{story}: {took:?}: {}", ended.stderr);
@@ -88,7 +88,7 @@ async fn a_slow_network() {
         let case = stage.begin().await;
         case.proxy.strike(fault, Whose::All);
         stage.apply(&case.proxied()).end().await.expect(0);
-        case.is_done(&format!("{fault:?}"), Duration::ZERO).await;
+        case.ends_done(&format!("{fault:?}"), Duration::ZERO).await;
     }))
     .await;
 }
@@ -114,7 +114,7 @@ async fn a_killed_program_behind_a_proxy_that_does_not_hang_up() {
         ended.code == Some(0)
     })
     .await;
-    case.is_done("a program killed behind a proxy", HELD).await;
+    case.ends_done("a program killed behind a proxy", HELD).await;
 }
 
 /// Commands that only look are bounded too.

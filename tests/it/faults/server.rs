@@ -102,7 +102,7 @@ async fn struck(stage: &Stage, (phase, text): (&str, &str), end: End, back: bool
     }
     case.reconnect().await;
     println!("{story}: {calls} calls");
-    case.is_done(&story, AWAY).await;
+    case.ends_done(&story, AWAY).await;
 }
 
 /// One after the other: the server is everybody's.

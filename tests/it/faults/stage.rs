@@ -175,16 +175,16 @@ impl Case<'_> {
         };
         let ended = command.end().await;
         assert_eq!(ended.code, Some(0), "{story}: {}{}", ended.stdout, ended.stderr);
-        self.is_well(story, verdict, schema, patience).await;
+        self.settles(story, verdict, schema, patience).await;
     }
 
     /// The run is complete.
-    pub async fn is_done(self, story: &str, patience: Duration) {
+    pub async fn ends_done(self, story: &str, patience: Duration) {
         let schema = &self.stage.after;
-        self.is_well(story, "matches", schema, patience).await;
+        self.settles(story, "matches", schema, patience).await;
     }
 
-    async fn is_well(self, story: &str, verdict: &str, schema: &str, patience: Duration) {
+    async fn settles(self, story: &str, verdict: &str, schema: &str, patience: Duration) {
         let Self {
             stage,
             database,

@@ -51,7 +51,7 @@ async fn under_tiny_timeouts(stage: &Stage, set: &str, reset: &str) {
         .batch_execute("SELECT pg_reload_conf()")
         .await
         .unwrap();
-    case.is_done(&story, Duration::ZERO).await;
+    case.ends_done(&story, Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
