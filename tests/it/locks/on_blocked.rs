@@ -49,14 +49,6 @@ fn cases() -> Vec<Case> {
             Ok(SqlState::ADMIN_SHUTDOWN),
         ),
         case(
-            "terminate",
-            "marshal",
-            "app",
-            READS,
-            SLEEPS,
-            Ok(SqlState::ADMIN_SHUTDOWN),
-        ),
-        case(
             "cancel",
             "marshal",
             "app",
