@@ -135,7 +135,7 @@ impl Cluster {
     fn over_socket(&self, user: &str) -> ConnectionSettings {
         let host = self.directory.path().display();
         resolve(&format!(
-            "host={host} port={} user={user} dbname=postgres",
+            "host={host} port={} user={user} dbname=postgres connect_timeout=60",
             self.port
         ))
     }
@@ -146,7 +146,7 @@ impl Cluster {
         let more = more.replace("$CA", &ca.display().to_string());
         let more = more.replace("$DIR", &self.directory.path().display().to_string());
         resolve(&format!(
-            "host=localhost hostaddr=127.0.0.1 port={port} user=secret password=hush dbname=postgres {more}"
+            "host=localhost hostaddr=127.0.0.1 port={port} user=secret password=hush dbname=postgres connect_timeout=60 {more}"
         ))
     }
 }

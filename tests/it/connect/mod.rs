@@ -110,7 +110,7 @@ impl Comparison {
             ("USER", "nobody-by-this-name"),
             ("PGSYSCONFDIR", "$DIR/system"),
             ("PGAPPNAME", "parity"),
-            ("PGCONNECT_TIMEOUT", "20"),
+            ("PGCONNECT_TIMEOUT", "60"),
         ];
         let all = always.iter().chain(case.variables);
         all.map(|(name, value)| ((*name).to_owned(), self.replaced(value)))
