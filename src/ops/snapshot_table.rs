@@ -215,12 +215,35 @@ impl SnapshotTable {
             .unwrap_or_default()
     }
 
+    /// As the server chooses it: like that of no other constraint in the schema.
+    fn not_null_name(&self, context: &Context<'_>, column: &str) -> String {
+        let name = &self.name.value;
+        let taken = |key: &str| {
+            let tables = [context.catalog, context.now]
+                .into_iter()
+                .flat_map(|it| &it.tables);
+            let mut beside = tables.filter(|(other, _)| other.schema == name.schema && *other != name);
+            beside.any(|(_, table)| {
+                let mut own = table
+                    .columns
+                    .iter()
+                    .filter_map(|it| it.not_null_constraint.as_ref());
+                table.constraints.contains_key(key) || own.any(|constraint| constraint.name == key)
+            })
+        };
+        let suffixes = std::iter::once("not_null".to_owned());
+        suffixes
+            .chain((1..).map(|number| format!("not_null{number}")))
+            .map(|suffix| derived_name(&[&name.name, column], &suffix))
+            .find(|key| !taken(key))
+            .unwrap_or_default()
+    }
+
     fn table(&self, context: &Context<'_>, mut columns: Vec<Column>, key: &[String]) -> Table {
         for column in columns.iter_mut().filter(|column| key.contains(&column.name)) {
             column.not_null = true;
-            let name = || derived_name(&[&self.name.value.name, &column.name], "not_null");
             column.not_null_constraint = (context.major() >= 18).then(|| NotNullConstraint {
-                name: name(),
+                name: self.not_null_name(context, &column.name),
                 validated: true,
                 local: true,
             });

@@ -304,6 +304,7 @@ async fn what_was_saved_is_what_runs() {
             "SET ",
             "WITH",
             "SELECT",
+            "SHOW",
             "CLOSE",
             "/* pgmorph",
         ];
@@ -311,6 +312,15 @@ async fn what_was_saved_is_what_runs() {
             || (!bounds && looks.iter().any(|start| text.starts_with(start)))
     };
     let mut found = sent(&server.log()[before..], &scene.database.name);
+    for text in &mut found {
+        // Whether it is still to be done is asked with the beginning.
+        if let Some((begin, rest)) = text.split_once("; /* pgmorph ledger */")
+            && begin.starts_with("BEGIN; SET LOCAL")
+            && !rest.ends_with("COMMIT")
+        {
+            *text = begin.to_owned();
+        }
+    }
     found.retain(|text| !other(text));
     expected.retain(|text| !other(text));
     assert_eq!(found, expected);

@@ -11,28 +11,36 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The SQL files that the paths name, in the order of their names within each directory.
+/// The SQL files that the paths name, in the order of their names within each directory. Beside plans there are none: what
+/// lies there is their data.
 pub fn files(paths: &[String]) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
     for path in paths {
         if set::is_directory(path) {
             let mut inside = Vec::new();
+            let mut has_plans = false;
             let failed = |error: std::io::Error| {
                 Error::new(ErrorKind::Usage, format!("cannot read {path}: {error}")).source(error)
             };
             for entry in std::fs::read_dir(path).map_err(failed)? {
                 let entry = entry.map_err(failed)?.path();
+                has_plans |= is_plan(&entry) && entry.is_file();
                 if is_sql(&entry) && entry.is_file() {
                     inside.push(entry.display().to_string());
                 }
             }
             inside.sort();
-            found.extend(inside);
+            found.extend(inside.into_iter().filter(|_| !has_plans));
         } else if is_sql(Path::new(path)) {
             found.push(path.clone());
         }
     }
     Ok(found)
+}
+
+fn is_plan(path: &Path) -> bool {
+    let ends = path.extension().and_then(|extension| extension.to_str());
+    matches!(ends, Some("yaml" | "yml"))
 }
 
 fn is_sql(path: &Path) -> bool {

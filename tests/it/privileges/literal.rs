@@ -53,7 +53,7 @@ async fn what_looks_like_a_variable_stays_as_it_stands() {
     for row in database.admin.query(found, &[]).await.unwrap() {
         assert_eq!(row.get::<_, String>(0), odd);
     }
-    let names = "SELECT conname::text FROM pg_constraint WHERE contype = 'c' \
+    let names = "SELECT conname::text FROM pg_constraint WHERE contype = 'c' AND conrelid = 'orders'::regclass \
                  UNION ALL SELECT col_description('orders'::regclass, 2)";
     let names: Vec<String> = database
         .admin
