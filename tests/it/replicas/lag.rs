@@ -107,8 +107,8 @@ async fn a_standby_that_stands_still_is_waited_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_standby_is_filled_for_in_parts() {
     let (primary, standby) = pair(&[]).await;
-    let database = database(&primary, 60_000).await;
-    let (plan, _) = expanded(&database, "replica_lag: 400ms", 15_000).await;
+    let database = database(&primary, 40_000).await;
+    let (plan, _) = expanded(&database, "replica_lag: 400ms", 5_000).await;
     let admin = standby.connect_here("postgres").await;
     for statement in [
         "ALTER SYSTEM SET recovery_min_apply_delay = '800ms'",
@@ -135,7 +135,7 @@ async fn a_slow_standby_is_filled_for_in_parts() {
     let all = number(&database, position).await - began;
     println!("{farthest} of {all} bytes were ahead of it at most");
     assert!(says(&database, "standby east is "), "it never waited");
-    assert!(farthest * 2 < all, "{farthest} of {all}");
+    assert!(farthest * 3 < all * 2, "{farthest} of {all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
