@@ -37,7 +37,8 @@ pub fn sent(log: &str, session: &str) -> Vec<String> {
 fn is_beside_the_plan(text: &str) -> bool {
     // A session is taken from the pool, and cleaned when it is given back.
     let of_the_pool = text.starts_with("ROLLBACK; CLOSE ALL;")
-        || text.starts_with("SET client_connection_check_interval = '1s'; ")
+        || (text.starts_with("SET statement_timeout = ")
+            && text.contains("; SET client_connection_check_interval = '1s'; "))
         || text.starts_with("SELECT pg_backend_pid()")
         || text.starts_with("SELECT pg_catalog.pg_backend_pid()");
     // The catalog is read in transactions that can only read and are rolled back.

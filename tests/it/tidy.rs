@@ -12,6 +12,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("catalog::types", &[]),
     ("catalog::load", &["catalog", "release", "sql"]),
     ("catalog::probe", &["catalog", "sql"]),
+    ("catalog::check", &["catalog::model", "sql"]),
     ("diagnostic", &[]),
     ("document", &["diagnostic", "sql"]),
     ("plan", &["catalog::model", "sql"]),
@@ -54,9 +55,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["catalog::model", "catalog::types", "diagnostic", "plan", "sql"],
     ),
     ("verifier", &["catalog::model", "plan", "sql"]),
+    ("saved", &["catalog", "error", "plan", "units"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres"]),
-    ("postgres", &["release"]),
+    ("postgres", &["release", "saved", "sql", "units"]),
     (
         "executor",
         &[

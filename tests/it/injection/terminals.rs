@@ -65,7 +65,7 @@ async fn names_and_errors_are_spelled_out() {
     {
         assert_eq!(control(line), None, "{line}");
     }
-    assert!(printed.stdout.contains(&table));
+    assert!(printed.stdout.contains(&table), "{:?}", printed.stdout);
 
     // The NULL stops it, with the server's own words.
     let stopped = pgmorph(&url, &["apply", path, "--yes"]).await;
