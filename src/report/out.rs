@@ -21,12 +21,16 @@ pub fn result(text: &str) -> Result<(), Error> {
 pub fn script(text: &str) -> Result<(), Error> {
     match std::io::stdout().is_terminal() {
         true => result(text),
-        false => raw(text),
+        // Not a byte is left out, whatever names look like.
+        false => write(std::io::stdout().lock(), text),
     }
 }
 
 fn raw(text: &str) -> Result<(), Error> {
-    let mut stdout = anstream::stdout().lock();
+    write(anstream::stdout().lock(), text)
+}
+
+fn write(mut stdout: impl Write, text: &str) -> Result<(), Error> {
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != IoKind::BrokenPipe => {
             Err(Error::new(ErrorKind::Usage, "cannot write to standard output").source(error))
