@@ -9,7 +9,7 @@ use crate::catalog::load;
 use crate::catalog::model::CatalogSnapshot;
 use crate::error::{Error, ErrorKind};
 use crate::plan_set::{Complaint, PlanFile, PlanSet, Scope, Turn};
-use crate::report::{out, style};
+use crate::report::{out, safe, style};
 use crate::sql_lint::world::NEWEST;
 use crate::sql_lint::{Report, World};
 use crate::units;
@@ -180,7 +180,7 @@ impl Lint {
         };
         match global.format {
             Format::Sarif => {
-                out::result(&sql::sarif(reports))?;
+                out::result(&safe::json(&sql::sarif(reports)))?;
                 return Ok(code);
             }
             Format::Github => {

@@ -108,7 +108,7 @@ fn render(report: &Report, finding: &Finding, judged: Option<&Judged>) -> String
     if let Some(help) = &finding.help {
         group = group.element(Level::HELP.message(help));
     }
-    format!("{}\n\n", Renderer::styled().render(&[group]))
+    report::safe::marked(&format!("{}\n\n", Renderer::styled().render(&[group])))
 }
 
 /// What the statement does, in one line.

@@ -72,6 +72,7 @@ async fn a_statement_in_json_has_its_locks_and_its_findings() {
     ] {
         assert!(human.contains(part), "{part}\n{human}");
     }
+    assert!(!human.contains("x1b"), "{human}");
     let sarif: Value = serde_json::from_str(&lint(&[path, "--format", "sarif"], 1).await).unwrap();
     assert_eq!(sarif["version"], json!("2.1.0"));
     let result = &sarif["runs"][0]["results"][0];
