@@ -49,6 +49,13 @@ struct Books {
 }
 
 impl Books {
+    /// Its maker may have deleted it since, and crossed it out.
+    fn change_known(&self, label: &str, change: impl FnOnce(&mut Account)) {
+        if let Some(account) = self.accounts.lock().unwrap().get_mut(label) {
+            change(account);
+        }
+    }
+
     fn change(&self, label: &str, change: impl FnOnce(&mut Account)) {
         change(self.accounts.lock().unwrap().entry(label.to_owned()).or_default());
     }
@@ -160,7 +167,7 @@ impl Writer {
         let sql = format!("UPDATE {table} SET {column} = {column} + 1 WHERE label = '{label}'");
         let written = self.send(&sql).await;
         if written > 0 {
-            self.books.change(&label, |account| match self.version {
+            self.books.change_known(&label, |account| match self.version {
                 Version::Old => account.by_old += 1,
                 Version::New => account.by_new += 1,
             });
@@ -180,7 +187,7 @@ impl Writer {
             ),
         };
         if self.send(&sql).await > 0 {
-            self.books.change(&label, |account| account.switched += 1);
+            self.books.change_known(&label, |account| account.switched += 1);
         }
     }
 
