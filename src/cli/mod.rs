@@ -24,6 +24,7 @@ mod new;
 mod plan;
 mod resolve;
 mod rollback;
+mod schema;
 mod set;
 mod snapshot;
 mod status;
@@ -94,6 +95,7 @@ pub enum Command {
     Plan(plan::Plan),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
+    Schema(schema::Schema),
     Snapshot(snapshot::Snapshot),
     Status(status::Status),
     Tune(tune::Tune),
@@ -241,6 +243,7 @@ impl Command {
             Self::Plan(command) => command.run(global).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
+            Self::Schema(command) => command.run(),
             Self::Snapshot(command) => command.run(global).await,
             Self::Status(command) => command.run(global).await,
             Self::Tune(command) => command.run(global).await,

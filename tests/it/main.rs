@@ -28,6 +28,7 @@ mod prepared;
 mod publications;
 mod refusals;
 mod renames;
+mod schema;
 mod seeds;
 mod server_log;
 mod settings;
