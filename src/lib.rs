@@ -42,6 +42,9 @@ pub mod plan;
 /// The operations: one room each.
 pub mod ops;
 
+/// What the hazards of a plan mean.
+pub mod hazards;
+
 /// The conditions of a change.
 pub mod when;
 

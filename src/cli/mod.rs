@@ -2,6 +2,7 @@
 
 use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
+use crate::ops::MANUALS;
 use crate::postgres::settings::{ConnectionSettings, Session};
 use crate::report::{self, Reporter, out};
 use clap::parser::ValueSource;
@@ -20,6 +21,7 @@ mod history;
 mod input;
 mod interrupts;
 mod lint;
+mod man;
 mod new;
 mod plan;
 mod resolve;
@@ -44,7 +46,8 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or matches; 1 findings, or not confirmed; 2 usage error or invalid plan; 3 a precondition
 failed, nothing changed; 4 lock budget used up, run again later; 5 cannot connect or log in; 6 a step failed;
-7 another run holds the database; 130 interrupted. In all of them the state is saved.";
+7 another run holds the database; 130 interrupted. In all of them the state is saved.
+More: pgmorph explain exit_codes";
 
 #[derive(Debug, Args)]
 pub struct Global {
@@ -80,6 +83,8 @@ pub enum Format {
     Sql,
     /// For the review of a pull request (`plan` only)
     Markdown,
+    /// A page of one file, to decide on (`plan` only)
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
@@ -90,6 +95,7 @@ pub enum Command {
     Demo(demo::Demo),
     Explain(explain::Explain),
     Lint(lint::Lint),
+    Man(man::Man),
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
@@ -174,7 +180,17 @@ impl Failure {
 
 impl InvalidPlan {
     fn human(&self) -> String {
-        diagnostic::render(&self.diagnostics, &self.path, &self.source, true)
+        let mut text = diagnostic::render(&self.diagnostics, &self.path, &self.source, true);
+        let spans = self.diagnostics.iter().filter_map(|found| found.span);
+        let mut operations: Vec<&str> = spans
+            .filter_map(|span| operation_at(&self.source, span.start))
+            .collect();
+        operations.sort_unstable();
+        operations.dedup();
+        if !operations.is_empty() {
+            text.push_str(&format!("more: pgmorph explain {}\n", operations.join(", ")));
+        }
+        text
     }
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {
@@ -224,12 +240,15 @@ pub fn main() -> ExitCode {
 
 impl Command {
     async fn run(&self, global: &Global) -> Outcome {
-        if matches!(global.format, Format::Sql | Format::Markdown) && !matches!(self, Self::Plan(_)) {
-            return Err(
-                Error::new(ErrorKind::Usage, "only `plan` has the formats sql and markdown")
-                    .help("use --format human or --format json")
-                    .into(),
-            );
+        if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
+            && !matches!(self, Self::Plan(_))
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "only `plan` has the formats sql, markdown and html",
+            )
+            .help("use --format human or --format json")
+            .into());
         }
         match self {
             Self::Apply(command) => command.run(global).await,
@@ -238,6 +257,7 @@ impl Command {
             Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
             Self::Lint(command) => command.run(global).await,
+            Self::Man(command) => command.run(),
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
@@ -330,6 +350,21 @@ impl Global {
     }
 }
 
+/// The operation whose entry the place is in: the last line at or before it that begins one.
+fn operation_at(source: &str, offset: usize) -> Option<&'static str> {
+    let end = source[offset.min(source.len())..]
+        .find('\n')
+        .map_or(source.len(), |length| offset + length);
+    source.get(..end)?.lines().rev().find_map(|line| {
+        let entry = line.trim_start().strip_prefix("- ")?;
+        let (name, _) = entry.split_once(':')?;
+        MANUALS
+            .iter()
+            .map(|(known, _)| *known)
+            .find(|known| *known == name.trim())
+    })
+}
+
 /// The plan is invalid, unless it is only the server or the role that does not fit it.
 fn kind_of(diagnostics: &[Diagnostic]) -> ErrorKind {
     const ABOUT_THE_SERVER: [&str; 2] = ["not_owner", "server_too_old"];
@@ -351,6 +386,16 @@ mod tests {
     fn the_arguments_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_complaint_knows_its_operation() {
+        let source = "name: x\nchanges:\n  - add_check:\n      table: t\n  - create_index: {table: é}\n";
+        let at = |text: &str| operation_at(source, source.find(text).unwrap());
+        assert_eq!(at("name"), None);
+        assert_eq!(at("table: t"), Some("add_check"));
+        assert_eq!(at("create_index"), Some("create_index"));
+        assert_eq!(operation_at(source, source.len()), Some("create_index"));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! Texts for people carry ANSI styles; the streams in [`out`] strip them where nobody would see colour.
 
 pub mod error;
+pub mod html;
 pub mod human;
 pub mod json;
 pub mod out;
+pub mod plan_html;
 pub mod plan_human;
 pub mod plan_markdown;
 pub mod plan_sql;

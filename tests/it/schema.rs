@@ -24,13 +24,34 @@ const ABOUT: [(&str, &str); 10] = [
     (".name", "Identity of the plan in the ledger."),
     (".description", "For people."),
     (".schema", "Of names without one; `public` where it is left out."),
-    (".depends_on", "Names of plans that must be applied before this one."),
-    (".settings", "Timeouts and limits of all changes; a change may have its own."),
-    (".before", "Queries that must have no rows before anything is changed."),
-    (".changes", "What is changed, in this order; `pgmorph explain` lists the operations."),
-    (".after", "Queries that must have no rows afterwards; `verify` asks them, too."),
-    (".monitor", "Queries whose answers are shown while the plan is at work."),
-    (".confirm_rollback", "What must be typed before it is rolled back."),
+    (
+        ".depends_on",
+        "Names of plans that must be applied before this one.",
+    ),
+    (
+        ".settings",
+        "Timeouts and limits of all changes; a change may have its own.",
+    ),
+    (
+        ".before",
+        "Queries that must have no rows before anything is changed.",
+    ),
+    (
+        ".changes",
+        "What is changed, in this order; `pgmorph explain` lists the operations.",
+    ),
+    (
+        ".after",
+        "Queries that must have no rows afterwards; `verify` asks them, too.",
+    ),
+    (
+        ".monitor",
+        "Queries whose answers are shown while the plan is at work.",
+    ),
+    (
+        ".confirm_rollback",
+        "What must be typed before it is rolled back.",
+    ),
 ];
 
 fn root() -> PathBuf {
@@ -111,7 +132,11 @@ impl Maker {
                 (one, other) => one.or(other),
             };
         }
-        shapes.entry(".schema".to_owned()).or_default().kinds.insert(Kind::Scalar);
+        shapes
+            .entry(".schema".to_owned())
+            .or_default()
+            .kinds
+            .insert(Kind::Scalar);
         Self { shapes }
     }
 
@@ -135,7 +160,8 @@ impl Maker {
         });
         definitions.insert("change".into(), change);
         let mut plan = self.map("");
-        plan["properties"]["changes"] = json!({"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/change"}});
+        plan["properties"]["changes"] =
+            json!({"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/change"}});
         for (path, about) in ABOUT {
             plan["properties"][&path[1..]]["description"] = about.into();
         }
@@ -170,11 +196,18 @@ impl Maker {
         if path == "sql.lock{}" {
             return json!({"enum": LockMode::ALL.map(LockMode::sql)});
         }
-        let shape = self.shapes.get(path).unwrap_or_else(|| panic!("no plan has {path}: give tests/schema one"));
-        let words: Vec<&String> = shape.kinds.iter().filter_map(|kind| match kind {
-            Kind::Word(word) => Some(word),
-            _ => None,
-        }).collect();
+        let shape = self
+            .shapes
+            .get(path)
+            .unwrap_or_else(|| panic!("no plan has {path}: give tests/schema one"));
+        let words: Vec<&String> = shape
+            .kinds
+            .iter()
+            .filter_map(|kind| match kind {
+                Kind::Word(word) => Some(word),
+                _ => None,
+            })
+            .collect();
         let has = |kind: &Kind| shape.kinds.contains(kind);
         let mut ways = Vec::new();
         if !words.is_empty() {
@@ -186,7 +219,11 @@ impl Maker {
         }
         if has(&Kind::List) {
             let items = format!("{path}[]");
-            let items = if self.shapes.contains_key(&items) { self.value(&items) } else { scalar() };
+            let items = if self.shapes.contains_key(&items) {
+                self.value(&items)
+            } else {
+                scalar()
+            };
             ways.push(json!({"type": "array", "minItems": 1, "items": items}));
         }
         if has(&Kind::Map) {
@@ -196,7 +233,11 @@ impl Maker {
             ways.push(json!({"type": "object", "additionalProperties": self.value(&format!("{path}{{}}"))}));
         }
         assert!(!ways.is_empty(), "no plan has {path}: give tests/schema one");
-        if ways.len() == 1 { ways.remove(0) } else { json!({"anyOf": ways}) }
+        if ways.len() == 1 {
+            ways.remove(0)
+        } else {
+            json!({"anyOf": ways})
+        }
     }
 
     /// A list of nothing but maps: a single value is none of them.
@@ -230,7 +271,10 @@ fn it_is_what_the_reader_asks_for() {
         if let Some(shapes) = shapes {
             all.merge(shapes);
         } else {
-            assert!(!path.starts_with(root().join("tests/schema")), "{path:?} is refused");
+            assert!(
+                !path.starts_with(root().join("tests/schema")),
+                "{path:?} is refused"
+            );
         }
     }
     let made = format!("{:#}\n", Maker::new(all).schema());
@@ -239,12 +283,16 @@ fn it_is_what_the_reader_asks_for() {
         std::fs::write(&path, &made).unwrap();
     }
     let kept = std::fs::read_to_string(&path).unwrap();
-    assert!(made == kept, "src/plan.schema.json is not up to date: UPDATE_SCHEMA=1 cargo test --test it schema::");
+    assert!(
+        made == kept,
+        "src/plan.schema.json is not up to date: UPDATE_SCHEMA=1 cargo test --test it schema::"
+    );
 }
 
 #[test]
 fn it_agrees_with_the_reader_about_every_plan() {
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(root().join("src/plan.schema.json")).unwrap()).unwrap();
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(root().join("src/plan.schema.json")).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let (mut good, mut bad) = (0, 0);
     for (path, text, shapes) in plans() {
@@ -252,7 +300,10 @@ fn it_agrees_with_the_reader_about_every_plan() {
             assert!(shapes.is_none(), "{path:?}");
             continue;
         };
-        let complaints: Vec<String> = validator.iter_errors(&plan).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        let complaints: Vec<String> = validator
+            .iter_errors(&plan)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
         if shapes.is_some() {
             assert!(complaints.is_empty(), "{path:?}: {complaints:#?}");
             good += 1;
@@ -267,7 +318,8 @@ fn it_agrees_with_the_reader_about_every_plan() {
 /// What an editor should underline.
 #[test]
 fn it_refuses_what_the_reader_refuses() {
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(root().join("src/plan.schema.json")).unwrap()).unwrap();
+    let schema: Value =
+        serde_json::from_str(&std::fs::read_to_string(root().join("src/plan.schema.json")).unwrap()).unwrap();
     let validator = jsonschema::validator_for(&schema).unwrap();
     let change = |body: &str| format!("name: x\nchanges:\n  - {body}\n");
     let wrong = [
