@@ -75,6 +75,9 @@ pub mod executor;
 /// What people and machines see.
 pub mod report;
 
+/// Metrics, hooks and traces of a run.
+pub mod monitor;
+
 /// The temporary server and the application that the demo changes a schema under.
 pub mod demo;
 

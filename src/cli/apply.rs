@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
 use crate::executor::{Executor, Interrupt, gate};
+use crate::monitor::Watchers;
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
@@ -39,6 +40,8 @@ pub struct Apply {
     /// `tune` changes it later
     #[arg(long, value_name = "SHARE|RATE")]
     throttle: Option<Brake>,
+    #[command(flatten)]
+    pub(super) watchers: Watchers,
 }
 
 /// A phase on the command line.
@@ -176,7 +179,7 @@ impl Apply {
             return Ok(0);
         }
         confirm::ask(&self.question(&task, &settings), self.yes)?;
-        let reporter = global.reporter();
+        let reporter = self.watchers.around(global.reporter())?;
         let interrupts = interrupts::watch(reporter.clone())?;
         let execution = self.execute(global, &settings, &task, through, &reporter, interrupts);
         let summary = Box::pin(execution).await;

@@ -5,6 +5,7 @@ use super::{Global, Outcome, confirm, input, interrupts, set};
 use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, StepState};
 use crate::executor::{self, Executor, Interrupt, Loss};
+use crate::monitor::Watchers;
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, style};
 use crate::units;
@@ -33,6 +34,8 @@ pub struct Rollback {
     /// Give up values that the old column cannot hold, instead of refusing to go back
     #[arg(long)]
     accept_loss: bool,
+    #[command(flatten)]
+    pub(super) watchers: Watchers,
 }
 
 impl Rollback {
@@ -53,7 +56,7 @@ impl Rollback {
             let question = question(&undoing, &settings, self.loss());
             confirm::ask_for(&typed(&undoing.runs), &question, &self.confirm, self.yes)?;
         }
-        let reporter = global.reporter();
+        let reporter = self.watchers.around(global.reporter())?;
         let interrupts = interrupts::watch(reporter.clone())?;
         let undone = Box::pin(self.undo(global, &settings, &undoing.runs, &reporter, &interrupts)).await;
         reporter.finish();

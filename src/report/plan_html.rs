@@ -148,7 +148,7 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
     const LEFT: usize = 80;
     const LANE: usize = 26;
     const WIDTH: usize = 900;
-    let phases = plan.phases();
+    let phases: Vec<_> = plan.phases().collect();
     let total: usize = plan
         .steps
         .iter()
@@ -217,9 +217,8 @@ fn phases(text: &mut String, plan: &ExecutionPlan) {
     text.push_str("<h2>Phases</h2>\n");
     let rows: Vec<Vec<String>> = plan
         .phases()
-        .iter()
         .map(|(phase, steps)| {
-            let lock = plan_view::strongest(steps);
+            let lock = plan_view::strongest(&steps);
             let rows = steps.iter().filter_map(|step| step.estimate.rows).max();
             let disk: i64 = steps.iter().map(|step| step.estimate.disk_bytes).sum();
             vec![
@@ -227,8 +226,8 @@ fn phases(text: &mut String, plan: &ExecutionPlan) {
                 steps.len().to_string(),
                 lock_cell(lock),
                 blocks_cell(lock.map_or("nothing", |lock| lock.mode.blocks())),
-                longest_wait(steps),
-                plan_view::longest(steps).name().into(),
+                longest_wait(&steps),
+                plan_view::longest(&steps).name().into(),
                 rows.and_then(|rows| u64::try_from(rows).ok())
                     .map_or(String::new(), units::count),
                 if disk > 0 {
