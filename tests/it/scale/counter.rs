@@ -8,7 +8,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::task::JoinHandle;
 
 /// Every message after which a client waits for an answer is one: Query and Sync. What is sent at once, without
-/// waiting in between, counts for as many, so that this is never less than the round trips.
+/// waiting in between, counts for as many, so that this is never less than the round trips. A Sync after nothing but
+/// Close is none: nobody waits for it, and whether a prepared statement is still closed before its session ends is chance.
 pub struct Counter {
     asked: Arc<AtomicU64>,
     port: u16,
@@ -80,6 +81,8 @@ struct Reader {
     started: bool,
     header: Vec<u8>,
     skip: usize,
+    /// Something was sent since the last Sync that has an answer.
+    awaits: bool,
 }
 
 impl Reader {
@@ -99,11 +102,22 @@ impl Reader {
             let length = &self.header[wanted - 4..];
             let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]);
             self.skip = usize::try_from(length).unwrap() - 4;
-            asked += u64::from(self.started && matches!(self.header[0], b'Q' | b'S'));
+            asked += u64::from(self.started && self.is_asked(self.header[0]));
             // Without TLS the first message is the startup.
             self.started = true;
             self.header.clear();
         }
         asked
+    }
+    fn is_asked(&mut self, message: u8) -> bool {
+        match message {
+            b'Q' => true,
+            b'S' => std::mem::take(&mut self.awaits),
+            b'C' | b'X' => false,
+            _ => {
+                self.awaits = true;
+                false
+            }
+        }
     }
 }
