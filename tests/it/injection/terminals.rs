@@ -82,7 +82,7 @@ async fn names_and_errors_are_spelled_out() {
 
     // An error message that the plan makes the server say.
     let check = file(
-        "name: q\nbefore:\n  - {name: a, query: \"SELECT (chr(27) || ']0;owned' || chr(7))::int\"}\nchanges: []\n",
+        "name: q\nbefore:\n  - {name: a, query: \"SELECT (chr(27) || ']0;owned' || chr(7))::int\"}\nchanges:\n  - create_schema: {name: told}\n",
     );
     for format in ["human", "json"] {
         let ended = pgmorph(
