@@ -181,3 +181,29 @@ async fn a_young_transaction_is_left_alone() {
     holder.batch_execute("COMMIT").await.unwrap();
     scene.apply(&[]).await.expect(0);
 }
+
+/// On the way back, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_ends_old_readers() {
+    let server = TestServer::start(&[]);
+    roles(&server).await;
+    let scene = Scene::set(&server, "marshal").await;
+    scene.write("lock_deadline: 2s, on_blocked_after: 1s", CHANGE);
+    scene.apply(&[]).await.expect(0);
+    let holder = scene.session("app", "culprit").await;
+    let pid = pid_of(&holder).await;
+    holder.batch_execute(READS).await.unwrap();
+    let waiting = scene.start("rollback", &[]).end().await.expect(4);
+    assert!(waiting.stderr.contains("blocked by pid"), "{}", waiting.stderr);
+    let ended = scene
+        .start("rollback", &["--on-blocked", "terminate"])
+        .end()
+        .await;
+    let said = format!("terminated pid {pid} of app (culprit)");
+    assert!(
+        ended.expect(0).stderr.contains(&said),
+        "{said} {}",
+        waiting.stderr
+    );
+    holder.batch_execute("SELECT 1").await.unwrap_err();
+}
