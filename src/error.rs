@@ -1,6 +1,7 @@
 //! What can end a command: kind + subject + source + what to do next.
 
 use crate::postgres::settings::{ConnectError, ConnectErrorKind, SettingsError};
+use crate::sqlstate::ends_session;
 use std::error::Error as StdError;
 use std::fmt;
 
@@ -115,12 +116,6 @@ impl Error {
             .or_else(|| remedy(db.code().code()).map(ToOwned::to_owned));
         made
     }
-}
-
-/// Whether the server says with this SQLSTATE that the session is over: connection exceptions, admin_shutdown,
-/// crash_shutdown, cannot_connect_now, idle_session, idle_in_transaction_session and transaction timeouts.
-pub fn ends_session(sqlstate: &str) -> bool {
-    sqlstate.starts_with("08") || ["57P01", "57P02", "57P03", "57P05", "25P03", "25P04"].contains(&sqlstate)
 }
 
 /// What to do about the refusals that a schema change typically meets, by SQLSTATE.

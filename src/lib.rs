@@ -34,6 +34,9 @@ pub mod catalog;
 /// Which releases of PostgreSQL are supported.
 pub mod release;
 
+/// What error codes say about a session.
+pub mod sqlstate;
+
 /// Complaints with a place and a way out.
 pub mod diagnostic;
 

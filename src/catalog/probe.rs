@@ -6,6 +6,7 @@ use super::model::{
     CatalogSnapshot, Probe, ProbeAnswer, ProbeError, ProbeOutcome, Question, Trial, TrialAnswer, TrialOutcome,
 };
 use crate::sql::{QualifiedName, ident};
+use crate::sqlstate::ends_session;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -222,7 +223,7 @@ async fn try_out(client: &Client, trial: &Trial) -> Result<Result<TrialOutcome, 
 /// the statement was cancelled, a table is locked, or the server has no room.
 fn refusal(subject: &'static str, error: tokio_postgres::Error) -> Result<ProbeError, LoadError> {
     let passing = |code: &str| {
-        matches!(code, "57014" | "55P03" | "40P01") || code.starts_with("57P") || code.starts_with("53")
+        matches!(code, "57014" | "55P03" | "40P01") || ends_session(code) || code.starts_with("53")
     };
     match error.as_db_error() {
         Some(answer) if !passing(answer.code().code()) => Ok(ProbeError {

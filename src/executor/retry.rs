@@ -1,6 +1,6 @@
 //! What to do about an error of the server, and how long to wait before another attempt. Pure: chance is passed in.
 
-use crate::error::ends_session;
+use crate::sqlstate::ends_session;
 
 /// What an error asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,7 @@ mod tests {
             (Some("55P03"), Reaction::Contention),
             (Some("40P01"), Reaction::Contention),
             (Some("57P01"), Reaction::Lost),
+            (Some("25P03"), Reaction::Lost),
             (Some("08006"), Reaction::Lost),
             (None, Reaction::Lost),
             (Some("23505"), Reaction::Integrity),

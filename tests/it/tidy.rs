@@ -8,10 +8,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("sql", &[]),
     ("release", &[]),
+    ("sqlstate", &[]),
     ("catalog::model", &["sql"]),
     ("catalog::types", &[]),
-    ("catalog::load", &["catalog", "release", "sql"]),
-    ("catalog::probe", &["catalog", "sql"]),
+    ("catalog::load", &["catalog", "release", "sql", "sqlstate"]),
+    ("catalog::probe", &["catalog", "sql", "sqlstate"]),
     ("catalog::check", &["catalog::model", "sql"]),
     ("diagnostic", &[]),
     ("document", &["diagnostic", "sql"]),
@@ -57,12 +58,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("verifier", &["catalog::model", "plan", "sql"]),
     ("saved", &["catalog", "error", "plan", "units"]),
     ("event", &["plan"]),
-    ("error", &["catalog::load", "postgres"]),
+    ("error", &["catalog::load", "postgres", "sqlstate"]),
     ("postgres", &["release", "saved", "sql", "units"]),
     (
         "executor",
         &[
-            "catalog", "error", "event", "plan", "postgres", "sql", "units", "verifier",
+            "catalog", "error", "event", "plan", "postgres", "sql", "sqlstate", "units", "verifier",
         ],
     ),
     (

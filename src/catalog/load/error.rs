@@ -1,6 +1,7 @@
 //! Why loading failed.
 
 use crate::release::{self, Standing};
+use crate::sqlstate::ends_session;
 use std::error::Error;
 use std::fmt;
 use tokio_postgres::error::{DbError, SqlState};
@@ -75,9 +76,7 @@ impl LoadError {
                 LoadErrorKind::Changed
             }
             Some(code) if *code == SqlState::CHARACTER_NOT_IN_REPERTOIRE => LoadErrorKind::Encoding,
-            Some(code) if code.code().starts_with("08") || code.code().starts_with("57P") => {
-                LoadErrorKind::Connection
-            }
+            Some(code) if ends_session(code.code()) => LoadErrorKind::Connection,
             Some(_) => LoadErrorKind::Server,
         };
         Self {
