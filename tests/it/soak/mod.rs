@@ -68,8 +68,10 @@ impl Summary {
             .into_iter()
             .chain(found.balance.complaints)
             .chain(found.leftovers);
-        self.failed
-            .extend(wrong.map(|what| format!("{}: {what}", way.story)));
+        for what in wrong {
+            println!("WRONG {}: {what}", way.story);
+            self.failed.push(format!("{}: {what}", way.story));
+        }
     }
 
     fn print(&self, took: Duration) {
