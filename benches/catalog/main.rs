@@ -82,8 +82,12 @@ impl Scene {
             .unwrap();
         tokio::spawn(connection);
         let directory = tempfile::tempdir().unwrap();
-        for (file, name) in [("plan.yaml", "made"), ("other.yaml", "other")] {
-            std::fs::write(directory.path().join(file), PLAN.replace("NAME", name)).unwrap();
+        let other = PLAN
+            .replace("NAME", "other")
+            .replace("t0000", "t0002")
+            .replace("t0001", "t0003");
+        for (file, text) in [("plan.yaml", PLAN.replace("NAME", "made")), ("other.yaml", other)] {
+            std::fs::write(directory.path().join(file), text).unwrap();
         }
         Self {
             counter: Counter::start(socket).await,
