@@ -46,6 +46,9 @@ pub mod plan;
 /// The operations: one room each.
 pub mod ops;
 
+/// What the hazards of a plan mean.
+pub mod hazards;
+
 /// The conditions of a change.
 pub mod when;
 
@@ -81,6 +84,9 @@ pub mod executor;
 
 /// What people and machines see.
 pub mod report;
+
+/// Metrics, hooks and traces of a run.
+pub mod monitor;
 
 /// The temporary server and the application that the demo changes a schema under.
 pub mod demo;

@@ -2,6 +2,7 @@
 
 use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
+use crate::ops::MANUALS;
 use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
 use crate::report::{self, Reporter, out};
 use clap::parser::ValueSource;
@@ -22,11 +23,13 @@ mod history;
 mod input;
 mod interrupts;
 mod lint;
+mod man;
 mod new;
 mod permit;
 mod plan;
 mod resolve;
 mod rollback;
+mod schema;
 mod set;
 mod snapshot;
 mod status;
@@ -47,7 +50,8 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or matches; 1 findings, or not confirmed; 2 usage error or invalid plan; 3 a precondition
 failed, nothing changed; 4 lock budget used up, run again later; 5 cannot connect or log in; 6 a step failed;
-7 another run holds the database; 130 interrupted. In all of them the state is saved.";
+7 another run holds the database; 130 interrupted. In all of them the state is saved.
+More: pgmorph explain exit_codes";
 
 #[derive(Debug, Args)]
 pub struct Global {
@@ -90,6 +94,8 @@ pub enum Format {
     Sarif,
     /// Annotations of a GitHub workflow (`lint` of SQL only)
     Github,
+    /// A page of one file, to decide on (`plan` only)
+    Html,
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,11 +106,13 @@ pub enum Command {
     Demo(demo::Demo),
     Explain(explain::Explain),
     Lint(lint::Lint),
+    Man(man::Man),
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
+    Schema(schema::Schema),
     Snapshot(snapshot::Snapshot),
     Status(status::Status),
     Tune(tune::Tune),
@@ -183,12 +191,18 @@ impl Failure {
 
 impl InvalidPlan {
     fn human(&self) -> String {
-        report::safe::marked(&diagnostic::render(
-            &self.diagnostics,
-            &self.path,
-            &self.source,
-            true,
-        ))
+        let text = diagnostic::render(&self.diagnostics, &self.path, &self.source, true);
+        let mut text = report::safe::marked(&text);
+        let spans = self.diagnostics.iter().filter_map(|found| found.span);
+        let mut operations: Vec<&str> = spans
+            .filter_map(|span| operation_at(&self.source, span.start))
+            .collect();
+        operations.sort_unstable();
+        operations.dedup();
+        if !operations.is_empty() {
+            text.push_str(&format!("more: pgmorph explain {}\n", operations.join(", ")));
+        }
+        text
     }
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {
@@ -238,12 +252,15 @@ pub fn main() -> ExitCode {
 
 impl Command {
     async fn run(&self, global: &Global) -> Outcome {
-        if matches!(global.format, Format::Sql | Format::Markdown) && !matches!(self, Self::Plan(_)) {
-            return Err(
-                Error::new(ErrorKind::Usage, "only `plan` has the formats sql and markdown")
-                    .help("use --format human or --format json")
-                    .into(),
-            );
+        if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
+            && !matches!(self, Self::Plan(_))
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "only `plan` has the formats sql, markdown and html",
+            )
+            .help("use --format human or --format json")
+            .into());
         }
         if matches!(global.format, Format::Sarif | Format::Github) && !matches!(self, Self::Lint(_)) {
             return Err(
@@ -259,11 +276,13 @@ impl Command {
             Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
             Self::Lint(command) => command.run(global).await,
+            Self::Man(command) => command.run(),
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
+            Self::Schema(command) => command.run(),
             Self::Snapshot(command) => command.run(global).await,
             Self::Status(command) => command.run(global).await,
             Self::Tune(command) => command.run(global).await,
@@ -352,6 +371,21 @@ impl Global {
     }
 }
 
+/// The operation whose entry the place is in: the last line at or before it that begins one.
+fn operation_at(source: &str, offset: usize) -> Option<&'static str> {
+    let end = source[offset.min(source.len())..]
+        .find('\n')
+        .map_or(source.len(), |length| offset + length);
+    source.get(..end)?.lines().rev().find_map(|line| {
+        let entry = line.trim_start().strip_prefix("- ")?;
+        let (name, _) = entry.split_once(':')?;
+        MANUALS
+            .iter()
+            .map(|(known, _)| *known)
+            .find(|known| *known == name.trim())
+    })
+}
+
 /// The plan is invalid, unless it is only the server or the role that does not fit it.
 fn kind_of(diagnostics: &[Diagnostic]) -> ErrorKind {
     const ABOUT_THE_SERVER: [&str; 6] = [
@@ -380,6 +414,16 @@ mod tests {
     fn the_arguments_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_complaint_knows_its_operation() {
+        let source = "name: x\nchanges:\n  - add_check:\n      table: t\n  - create_index: {table: é}\n";
+        let at = |text: &str| operation_at(source, source.find(text).unwrap());
+        assert_eq!(at("name"), None);
+        assert_eq!(at("table: t"), Some("add_check"));
+        assert_eq!(at("create_index"), Some("create_index"));
+        assert_eq!(operation_at(source, source.len()), Some("create_index"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{Failure, Format, Global, Outcome, set};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::ExecutionPlan;
 use crate::planner;
-use crate::report::{out, plan_human, plan_markdown, plan_sql};
+use crate::report::{out, plan_html, plan_human, plan_markdown, plan_sql};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -45,6 +45,7 @@ impl Plan {
             Format::Json => out::json(&json!({"plan": plan}))?,
             Format::Sql => out::script(&plan_sql::plan(&plan))?,
             Format::Markdown => out::result(&plan_markdown::plan(&plan))?,
+            Format::Html => out::result(&plan_html::plan(&plan))?,
         }
         Ok(0)
     }

@@ -4,9 +4,11 @@
 //! from anywhere else are spelled out there.
 
 pub mod error;
+pub mod html;
 pub mod human;
 pub mod json;
 pub mod out;
+pub mod plan_html;
 pub mod plan_human;
 pub mod plan_markdown;
 pub mod plan_sql;

@@ -235,6 +235,9 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         text.push_str("`apply` stops before contract, unless it is told --through contract.\n");
     }
     let _ = writeln!(text, "Digest: {}", plan.digest);
+    if plan.steps.iter().any(|step| !step.hazards.is_empty()) {
+        text.push_str("What a hazard means, and what to do: pgmorph explain NAME\n");
+    }
 }
 
 fn locks_several(work: &Work) -> bool {

@@ -39,6 +39,7 @@ mod refusals;
 mod renames;
 mod replicas;
 mod scale;
+mod schema;
 mod seeds;
 mod server_log;
 mod servers;
