@@ -79,6 +79,11 @@ pub const HAZARDS: &[(&str, &str)] = &[
          keys, or shift them by one, fail with 23505 between these steps. Hold such statements back, or do them by a detour.",
     ),
     (
+        "ledger_published",
+        "A publication of all tables, or of the schema pgmorph, also publishes the ledger, and a subscriber stops at the first row for a \
+         table that it does not have. Make the tables there before the run begins: `pg_dump --schema-only --schema pgmorph` writes them.",
+    ),
+    (
         "long_swap",
         "The cutover locks every partition, and with very many of them it takes longer than an instant. Raise \
          `lock_timeout` only if the application can wait so long, or choose a quiet time.",
@@ -105,6 +110,11 @@ pub const HAZARDS: &[(&str, &str)] = &[
         "no_primary_key",
         "Without a primary key, logical replication cannot tell rows apart (set REPLICA IDENTITY), tools that work row by row \
          find none, and `INSERT … ON CONFLICT` on the key fails with SQLSTATE 42P10.",
+    ),
+    (
+        "not_replicated",
+        "Logical replication carries rows, not DDL. Change the subscriber by hand, in the order that the message gives: what is added \
+         or made wider first there and then here, what is taken away first here and then there. Else the subscriber stops.",
     ),
     (
         "old_name_gone",
@@ -241,6 +251,11 @@ pub const HAZARDS: &[(&str, &str)] = &[
         "slower_queries",
         "Queries that used the index are planned without it. pg_stat_user_indexes.idx_scan tells how often it was used, on each standby \
          for itself.",
+    ),
+    (
+        "standbys_unseen",
+        "The role may not see how far standbys have replayed, so backfills cannot wait for them, and they may fall behind. Grant it \
+         pg_read_all_stats (pg_monitor has that too), or say `replicas: none` where that is meant.",
     ),
     (
         "statistics_dropped",

@@ -27,7 +27,7 @@ const EXIT_CODES: &str = "\
 What a command's exit code means, the same for all commands. In all of them the state is saved, and nothing is left locked.
 
 0    It is done, or what was asked for is as it should be.
-1    `verify`, `lint` or `plan --check` found something, or you did not confirm. The findings are on standard output.
+1    `verify` or `lint` found something, `plan --diff` a difference, or you did not confirm. The findings are on standard output.
 2    Wrong usage, or a plan that cannot be: nothing was changed. The message points at the place.
 3    A precondition does not hold: nothing was changed by this call. Do what the message says and run it again.
 4    The lock budget is used up: somebody held a conflicting lock until `lock_deadline`. Steps that were done stay done.

@@ -74,6 +74,9 @@ pub struct Global {
     /// The form of results
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// The form of what is told meanwhile, on standard error: `json` is one object a line; as --format where not given
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "PGMORPH_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
     /// Say only results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -96,6 +99,12 @@ pub enum Format {
     Github,
     /// A page of one file, to decide on (`plan` only)
     Html,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Human,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -296,6 +305,12 @@ impl Global {
         self.format == Format::Json
     }
 
+    /// Whether what is told meanwhile is for machines.
+    fn logs_json(&self) -> bool {
+        self.log_format
+            .map_or(self.is_json(), |format| format == LogFormat::Json)
+    }
+
     fn settings(&self) -> Result<ConnectionSettings, Error> {
         let env = |name: &str| std::env::var(name).ok();
         let role = self.role.as_deref().filter(|role| !role.is_empty());
@@ -316,7 +331,12 @@ impl Global {
 
     /// Something to know, besides the result.
     fn note(&self, text: &str) {
-        if !self.quiet {
+        if self.quiet {
+            return;
+        }
+        if self.log_format == Some(LogFormat::Json) {
+            report::json::JsonReporter.note(text);
+        } else {
             out::line(text);
         }
     }
@@ -325,7 +345,7 @@ impl Global {
     fn reporter(&self) -> Arc<dyn Reporter> {
         if self.quiet {
             Arc::new(report::Silent)
-        } else if self.is_json() {
+        } else if self.logs_json() {
             Arc::new(report::json::JsonReporter)
         } else if self.verbose == 0 && std::io::stderr().is_terminal() {
             Arc::new(report::human::BarReporter::new())
@@ -348,7 +368,7 @@ impl Global {
             .with_writer(std::io::stderr)
             .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never);
         // Somebody may have set a logger already; then that one is it.
-        let _ = if self.is_json() {
+        let _ = if self.logs_json() {
             logger.json().try_init().err()
         } else {
             logger.with_target(false).try_init().err()
@@ -361,6 +381,10 @@ impl Global {
             Ok(code) => code,
             Err(failure) if self.is_json() => {
                 let _ = out::json(&serde_json::json!({"error": failure.json()}));
+                failure.exit_code()
+            }
+            Err(failure) if self.log_format == Some(LogFormat::Json) => {
+                report::json::JsonReporter::failed(&failure.json());
                 failure.exit_code()
             }
             Err(failure) => {

@@ -1,14 +1,20 @@
 //! Commands and URLs that are told when a run or a phase begins and ends.
+//!
+//! A command is started as it stands, without a shell: nothing of a plan can ever become part of a script.
 
-use super::standing::{Standing, State};
+use super::standing::Standing;
 use super::{Watcher, http};
 use crate::error::Error;
 use crate::event::Event;
 use crate::report::Reporter;
+use crate::units;
 use jiff::Timestamp;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::Agent;
@@ -17,9 +23,26 @@ use ureq::Agent;
 const VERSION: u32 = 1;
 
 pub struct Targets {
-    pub commands: Vec<String>,
+    /// Each a program and its arguments.
+    pub commands: Vec<Program>,
     pub urls: Vec<String>,
     pub timeout: Duration,
+}
+
+/// A program and its arguments, split as a shell would split them; nothing else of a shell's language has a meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program(Vec<String>);
+
+impl FromStr for Program {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match shlex::split(text) {
+            None => Err("a quote is not closed"),
+            Some(words) if words.first().is_none_or(String::is_empty) => Err("a program and its arguments"),
+            Some(words) => Ok(Self(words)),
+        }
+    }
 }
 
 pub struct Hooks {
@@ -73,7 +96,7 @@ impl Hooks {
         let text = told.to_string();
         for command in &self.targets.commands {
             if let Err(reason) = run(command, &text, moment, &self.standing, self.targets.timeout) {
-                self.note(moment, "command", &reason);
+                self.note(moment, &command.0[0], &reason);
             }
         }
         for url in &self.targets.urls {
@@ -135,18 +158,18 @@ impl Watcher for Hooks {
 
     fn flush(&mut self, last: bool) {
         // A run that stops by its own without a word of its end: a lost connection, a used up budget.
-        if last && !self.is_over && self.standing.run != 0 {
+        if last && !self.is_over && self.standing.is_cut_off() {
             self.is_over = true;
-            self.standing.state = State::Failed;
             self.tell(Timestamp::now(), Moment::RunFailed);
         }
     }
 }
 
-/// By the shell of the machine, with nothing of the plan in its text: only in its input and environment.
-fn run(command: &str, input: &str, moment: Moment, standing: &Standing, timeout: Duration) -> Result<(), String> {
-    let mut child = Command::new("/bin/sh")
-        .args(["-c", command])
+/// What is told goes to its input and, the most important of it, to its environment.
+fn run(command: &Program, input: &str, moment: Moment, standing: &Standing, timeout: Duration) -> Result<(), String> {
+    let Program(words) = command;
+    let mut child = Command::new(&words[0])
+        .args(&words[1..])
         .env("PGMORPH_EVENT", moment.name())
         .env("PGMORPH_PLAN", &standing.plan)
         .env("PGMORPH_RUN", standing.run.to_string())
@@ -156,9 +179,11 @@ fn run(command: &str, input: &str, moment: Moment, standing: &Standing, timeout:
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::inherit())
+        // A group of its own: Ctrl-C is for the run, and what the command has started ends with it.
+        .process_group(0)
         .spawn()
         .map_err(|error| error.to_string())?;
-    // A command that does not read it closes the pipe: that is no failure.
+    // A command that does not read it closes the pipe: that is no failure. What is told is shorter than a pipe is deep.
     if let Some(mut stdin) = child.stdin.take() {
         let _ = stdin.write_all(input.as_bytes());
     }
@@ -173,13 +198,20 @@ fn wait(child: &mut Child, timeout: Duration) -> Result<(), String> {
             Ok(Some(status)) => return Err(status.to_string()),
             Ok(None) if began.elapsed() < timeout => std::thread::sleep(Duration::from_millis(10)),
             Ok(None) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("ended after {} s", timeout.as_secs_f32()));
+                end(child);
+                return Err(format!("ended after {}", units::duration(timeout)));
             }
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// With everything that it has started.
+fn end(child: &mut Child) {
+    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 #[cfg(test)]
@@ -207,6 +239,16 @@ mod tests {
             heard,
             ["run_started", "phase_started", "phase_finished", "phase_started", "phase_finished", "run_finished"]
         );
-        assert_eq!((standing.done, standing.state), (1, State::Completed));
+        assert_eq!((standing.done, standing.state.name()), (1, "completed"));
+    }
+
+    #[test]
+    fn a_command_is_words_and_nothing_else() {
+        let words = |text: &str| text.parse::<Program>().map(|program| program.0);
+        assert_eq!(
+            words("notify 'to all' a\\ b $HOME;reboot").unwrap(),
+            ["notify", "to all", "a b", "$HOME;reboot"]
+        );
+        assert!(words("").is_err() && words("'").is_err() && words("''").is_err());
     }
 }

@@ -34,6 +34,12 @@ pub struct Metrics {
 
 impl Metrics {
     pub fn take(&mut self, at: Timestamp, event: &Event) {
+        // Of a directory, one plan comes after the other: each has its own counts.
+        if let Event::RunStarted { plan, .. } = event
+            && *plan != self.standing.plan
+        {
+            *self = Self::default();
+        }
         self.at = Some(at);
         self.standing.take(event);
         match event {
@@ -215,6 +221,10 @@ impl Watcher for Keeper {
     }
 
     fn flush(&mut self, last: bool) {
+        if last {
+            let mut metrics = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+            self.is_stale |= metrics.standing.is_cut_off();
+        }
         let due = self.written.is_none_or(|at| at.elapsed() >= EVERY);
         if self.is_stale && (due || last) {
             self.write();
@@ -239,6 +249,8 @@ mod tests {
             total: 4,
             rows,
             per_second: 250.5,
+            batch: None,
+            lag: None,
         };
         let events = [
             Event::RunStarted {

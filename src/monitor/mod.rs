@@ -32,10 +32,11 @@ pub struct Watchers {
     /// Answer GET /metrics at this address of this machine while the run goes on
     #[arg(long, value_name = "127.0.0.1:PORT", env = "PGMORPH_METRICS_LISTEN")]
     metrics_listen: Option<SocketAddr>,
-    /// A shell command for each beginning and end of run and phase, with the event as JSON on its standard input
+    /// A program with its arguments, started without a shell at each beginning and end of run and phase, with the event
+    /// as JSON on its standard input; may be given several times
     #[arg(long, value_name = "COMMAND", env = "PGMORPH_HOOK")]
-    hook: Vec<String>,
-    /// A URL to which the same JSON is posted
+    hook: Vec<hooks::Program>,
+    /// A URL to which the same JSON is posted; may be given several times
     #[arg(long, value_name = "URL", env = "PGMORPH_WEBHOOK")]
     webhook: Vec<String>,
     /// How long a hook may take before it is given up
@@ -94,7 +95,11 @@ impl Watchers {
             return Ok(reporter);
         }
         let threads = watchers.into_iter().map(Thread::start).collect();
-        Ok(Arc::new(Monitor { reporter, threads }))
+        Ok(Arc::new(Monitor {
+            reporter,
+            threads,
+            patience: LAST_WORDS + self.hook_timeout,
+        }))
     }
 }
 
@@ -102,6 +107,8 @@ impl Watchers {
 struct Monitor {
     reporter: Arc<dyn Reporter>,
     threads: Vec<Thread>,
+    /// How long the last words of all watchers together may take.
+    patience: Duration,
 }
 
 struct Thread {
@@ -109,7 +116,7 @@ struct Thread {
     handle: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The last words of all watchers together may take so long.
+/// Besides the time that a hook may take.
 const LAST_WORDS: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_secs(1);
 
@@ -172,7 +179,7 @@ impl Reporter for Monitor {
             thread.hang_up();
         }
         let began = Instant::now();
-        while self.threads.iter().any(|thread| !thread.is_done()) && began.elapsed() < LAST_WORDS {
+        while self.threads.iter().any(|thread| !thread.is_done()) && began.elapsed() < self.patience {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.reporter.finish();

@@ -53,6 +53,15 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// After the last event: a run that has begun and of whose end nobody was told has failed.
+    pub fn is_cut_off(&mut self) -> bool {
+        let cut = self.run != 0 && self.state == State::Running;
+        if cut {
+            self.state = State::Failed;
+        }
+        cut
+    }
+
     pub fn take(&mut self, event: &Event) {
         match event {
             Event::RunStarted {

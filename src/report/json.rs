@@ -37,6 +37,13 @@ impl JsonReporter {
     }
 }
 
+impl JsonReporter {
+    /// What ended the command, in a line like the others.
+    pub fn failed(error: &Value) {
+        Self::write(&json!({"event": "failed", "error": error}));
+    }
+}
+
 impl Listener for JsonReporter {
     fn tell(&self, event: &Event) {
         Self::write(event);

@@ -344,6 +344,7 @@ mod tests {
         Point of no return: 01-widen_column-drop (contract)
         `apply` stops before contract, unless it is told --through contract.
         Digest: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        What a hazard means, and what to do: pgmorph explain NAME
         ");
     }
 }

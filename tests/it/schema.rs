@@ -10,14 +10,24 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const DURATIONS: [&str; 5] = [
+const DURATIONS: [&str; 9] = [
     "lock_timeout",
     "lock_deadline",
+    "stall_budget",
+    "stall_budget_per_run",
+    "on_blocked_after",
     "statement_timeout",
     "long_statement_timeout",
     "replica_lag",
+    "replica_grace",
 ];
-const SIZES: [&str; 4] = ["small_table", "wal_retained", "archive_backlog", "wal_rate"];
+const SIZES: [&str; 5] = [
+    "small_table",
+    "replica_lag_bytes",
+    "wal_retained",
+    "archive_backlog",
+    "wal_rate",
+];
 
 /// What the keys of the whole file are for; those of an operation are in its manual.
 const ABOUT: [(&str, &str); 10] = [
@@ -259,6 +269,11 @@ fn setting(key: &str) -> Value {
         return json!({"type": ["string", "integer"], "pattern": "^ *[0-9.]+ *(B|kB|KB|MB|GB|TB)? *$", "examples": ["512kB", "8MB", "1GB"]});
     }
     match key {
+        "on_blocked" => json!({"enum": ["wait", "cancel", "terminate"]}),
+        "replicas" => json!({"anyOf": [
+            {"type": "string", "examples": ["all", "none", "east"]},
+            {"type": "array", "minItems": 1, "items": {"type": "string"}},
+        ]}),
         "workers" => json!({"type": "integer", "minimum": 1, "maximum": Settings::WORKERS_MAX}),
         _ => panic!("what may the setting `{key}` be? Say it here"),
     }
