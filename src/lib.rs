@@ -70,6 +70,9 @@ pub mod sql_lint;
 /// Does a fact hold; what differs?
 pub mod verifier;
 
+/// In what two plans, or two catalogs, differ.
+pub mod plan_diff;
+
 /// What happened, as data.
 pub mod event;
 

@@ -4,7 +4,7 @@ use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
 use crate::ops::MANUALS;
 use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
-use crate::report::{self, Reporter, out};
+use crate::report::{Reporter, out};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
@@ -18,6 +18,7 @@ mod completions;
 mod confirm;
 mod contention;
 mod demo;
+mod diff;
 mod explain;
 mod history;
 mod input;
@@ -27,6 +28,7 @@ mod man;
 mod new;
 mod permit;
 mod plan;
+mod report;
 mod resolve;
 mod rollback;
 mod schema;
@@ -36,6 +38,7 @@ mod status;
 mod tune;
 mod untested;
 mod verify;
+mod watch;
 
 /// Zero-downtime schema changes for PostgreSQL: plan, apply, verify, roll back.
 #[derive(Debug, Parser)]
@@ -97,7 +100,7 @@ pub enum Format {
     Sarif,
     /// Annotations of a GitHub workflow (`lint` of SQL only)
     Github,
-    /// A page of one file, to decide on (`plan` only)
+    /// A page of one file (`plan` and `report` only)
     Html,
 }
 
@@ -119,6 +122,7 @@ pub enum Command {
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
+    Report(report::Report),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
     Schema(schema::Schema),
@@ -170,7 +174,7 @@ impl Failure {
     /// As the value of `error` in a JSON result.
     fn json(&self) -> serde_json::Value {
         let plans = match self {
-            Self::Error(error) => return report::error::json(error),
+            Self::Error(error) => return crate::report::error::json(error),
             Self::Plan(plan) => std::slice::from_ref(&**plan),
             Self::Plans(plans) => plans,
         };
@@ -184,14 +188,14 @@ impl Failure {
         };
         let found = plans.iter().flat_map(|plan| &plan.diagnostics);
         let messages = found.map(|complaint| complaint.message.clone());
-        let mut error = report::error::json(&Error::new(kind, message).details(messages));
+        let mut error = crate::report::error::json(&Error::new(kind, message).details(messages));
         error["diagnostics"] = plans.iter().flat_map(InvalidPlan::json).collect();
         error
     }
 
     fn human(&self, chain: bool) -> String {
         match self {
-            Self::Error(error) => report::error::human(error, chain),
+            Self::Error(error) => crate::report::error::human(error, chain),
             Self::Plan(plan) => plan.human(),
             Self::Plans(plans) => plans.iter().map(InvalidPlan::human).collect(),
         }
@@ -201,7 +205,7 @@ impl Failure {
 impl InvalidPlan {
     fn human(&self) -> String {
         let text = diagnostic::render(&self.diagnostics, &self.path, &self.source, true);
-        let mut text = report::safe::marked(&text);
+        let mut text = crate::report::safe::marked(&text);
         let spans = self.diagnostics.iter().filter_map(|found| found.span);
         let mut operations: Vec<&str> = spans
             .filter_map(|span| operation_at(&self.source, span.start))
@@ -216,7 +220,7 @@ impl InvalidPlan {
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {
         self.diagnostics.iter().map(|found| {
-            let mut found = report::error::diagnostic_json(found, &self.source);
+            let mut found = crate::report::error::diagnostic_json(found, &self.source);
             found["file"] = self.path.as_str().into();
             found
         })
@@ -261,12 +265,14 @@ pub fn main() -> ExitCode {
 
 impl Command {
     async fn run(&self, global: &Global) -> Outcome {
+        let is_page = global.format == Format::Html && matches!(self, Self::Report(_));
         if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
             && !matches!(self, Self::Plan(_))
+            && !is_page
         {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "only `plan` has the formats sql, markdown and html",
+                "only `plan` has the formats sql, markdown and html, and `report` html",
             )
             .help("use --format human or --format json")
             .into());
@@ -289,6 +295,7 @@ impl Command {
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
+            Self::Report(command) => Box::pin(command.run(global)).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
             Self::Schema(command) => command.run(),
@@ -335,7 +342,7 @@ impl Global {
             return;
         }
         if self.log_format == Some(LogFormat::Json) {
-            report::json::JsonReporter.note(text);
+            crate::report::json::JsonReporter.note(text);
         } else {
             out::line(text);
         }
@@ -344,13 +351,13 @@ impl Global {
     /// Bars where somebody watches and no log lines get between them.
     fn reporter(&self) -> Arc<dyn Reporter> {
         if self.quiet {
-            Arc::new(report::Silent)
+            Arc::new(crate::report::Silent)
         } else if self.logs_json() {
-            Arc::new(report::json::JsonReporter)
+            Arc::new(crate::report::json::JsonReporter)
         } else if self.verbose == 0 && std::io::stderr().is_terminal() {
-            Arc::new(report::human::BarReporter::new())
+            Arc::new(crate::report::human::BarReporter::new())
         } else {
-            Arc::new(report::human::LineReporter::default())
+            Arc::new(crate::report::human::LineReporter::default())
         }
     }
 
@@ -384,7 +391,7 @@ impl Global {
                 failure.exit_code()
             }
             Err(failure) if self.log_format == Some(LogFormat::Json) => {
-                report::json::JsonReporter::failed(&failure.json());
+                crate::report::json::JsonReporter::failed(&failure.json());
                 failure.exit_code()
             }
             Err(failure) => {

@@ -31,10 +31,12 @@ mod locks;
 pub mod matching;
 mod orphans;
 pub mod privileges;
+mod recording;
 mod retry;
 mod session;
 mod stall;
 pub mod stats;
+pub mod waits;
 
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};

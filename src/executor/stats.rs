@@ -1,12 +1,10 @@
 //! What steps came to, besides their records: what they waited for, how they were filled, whom they stood aside for.
 //! Kept in the ledger, bounded, for `report` and `status --watch`; no decision rests on it.
 
-use super::{Runner, ledger};
+use super::ledger;
 use crate::event::{Event, Lag, LockTotals};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::convert::Infallible;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Points of a step's progress; where there are more, every other one goes.
@@ -18,7 +16,7 @@ const NOTES_MAX: usize = 20;
 const TEXT_MAX: usize = 400;
 
 /// How often somebody who looks on learns what a step waits for.
-const WRITE_WAITS_EVERY: Duration = Duration::from_secs(2);
+pub(super) const WRITE_WAITS_EVERY: Duration = Duration::from_secs(2);
 /// How much of a long step's progress a crash may lose.
 const WRITE_EVERY: Duration = Duration::from_secs(30);
 
@@ -287,7 +285,7 @@ impl Keeper {
     }
 
     /// The row to write now; `last` where the step is over for this call.
-    fn due(&mut self, now: Duration, totals: &LockTotals, last: bool) -> Option<String> {
+    pub(super) fn due(&mut self, now: Duration, totals: &LockTotals, last: bool) -> Option<String> {
         let locks = totals.since(&self.counted);
         let current = self.current.as_mut()?;
         let worst = current.stats.locks.stalled_worst_ms;
@@ -394,46 +392,6 @@ impl Current {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl Runner {
-    pub(super) fn stats(&self) -> MutexGuard<'_, Keeper> {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What earlier calls left of the same steps.
-    pub(super) async fn begin_stats(&self, run: i64, has_earlier: bool) {
-        let known = match has_earlier {
-            true => ledger::stats::read(&self.lock.client, run).await.unwrap_or_default(),
-            false => Vec::new(),
-        };
-        let known = known.into_iter().map(|it| ((it.step, it.undo), it.stats));
-        self.stats().begin(run, known.collect());
-    }
-
-    /// With the end of a step, or of the call in the middle of it. That it cannot be written stops nothing.
-    pub(super) async fn record_stats(&self) {
-        self.write_stats(true).await;
-    }
-
-    async fn write_stats(&self, last: bool) {
-        let totals = self.totals().clone();
-        let due = self.stats().due(self.began.elapsed(), &totals, last);
-        if let Some(sql) = due
-            && !self.lock.client.is_closed()
-            && let Err(error) = self.lock.client.batch_execute(&sql).await
-        {
-            tracing::debug!("what a step came to cannot be recorded: {error}");
-        }
-    }
-
-    /// Never ends.
-    pub(super) async fn keep_recording(&self) -> Infallible {
-        loop {
-            tokio::time::sleep(WRITE_WAITS_EVERY / 2).await;
-            self.write_stats(false).await;
-        }
-    }
 }
 
 #[cfg(test)]

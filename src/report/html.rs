@@ -35,6 +35,26 @@ pub fn page(title: &str, body: &str) -> String {
     )
 }
 
+/// What somebody asks first: pairs of a label and its value, both plain text.
+pub fn facts(list: &[(&str, String)]) -> String {
+    let item = |(label, value): &(&str, String)| format!("<li><b>{}</b>{}</li>\n", escaped(value), escaped(label));
+    let items: String = list.iter().map(item).collect();
+    format!("<ul class=\"facts\">\n{items}</ul>\n")
+}
+
+/// A picture that scrolls by itself where the screen is narrow. `said` is the picture in words; `drawn` and `caption` are
+/// markup already.
+pub fn figure(label: &str, said: &str, size: (u64, u64), drawn: &str, caption: &str) -> String {
+    let (width, height) = size;
+    format!(
+        "<figure>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"{}\">\n\
+         <svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg>\n</div>\n\
+         <figcaption>{caption}</figcaption>\n</figure>\n",
+        escaped(label),
+        escaped(said)
+    )
+}
+
 /// A table that scrolls by itself where the screen is narrow; cells are HTML already. A column that begins with `#` holds
 /// numbers.
 pub fn table(label: &str, columns: &[&str], rows: &[Vec<String>]) -> String {

@@ -13,6 +13,11 @@ pub fn versioned(value: &impl Serialize) -> String {
     out::pretty(&with_version(value))
 }
 
+/// The same in one line.
+pub fn line(value: &impl Serialize) -> String {
+    with_version(value).to_string()
+}
+
 fn with_version(value: &impl Serialize) -> Value {
     let mut fields = Map::new();
     fields.insert("version".into(), VERSION.into());

@@ -1,9 +1,9 @@
 //! A plan as a page that people can decide on: what it does to whom and for how long, then how.
 
-use super::html::{escaped, page, table};
-use super::plan_view;
+use super::html::{escaped, figure, page, table};
+use super::{html, plan_view};
 use crate::hazards::HAZARDS;
-use crate::plan::{Check, DurationClass, ExecutionPlan, Lock, LockMode, Phase, Step, Transaction, Undo};
+use crate::plan::{Check, ExecutionPlan, Lock, LockMode, Phase, Step, Transaction, Undo};
 use crate::units;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -58,27 +58,22 @@ fn facts(text: &mut String, plan: &ExecutionPlan) {
     let blocking = all
         .iter()
         .filter(|step| blocked(step) != LockMode::AccessShare.blocks());
-    let rows = all.iter().filter_map(|step| step.estimate.rows).max();
+    let queue = plan_view::longest_block(&all).map_or("no time".into(), |block| units::millis(block.queue_ms));
     let facts = [
         (
             "steps that block the application",
             format!("{} of {}", blocking.count(), all.len()),
         ),
-        ("an attempt at a lock blocks at most", longest_wait(&all)),
+        ("an attempt at a lock keeps others waiting at most", queue),
         ("longest step", plan_view::longest(&all).name().to_owned()),
         (
             "rows at most",
-            rows.and_then(|rows| u64::try_from(rows).ok())
-                .map_or("unknown".into(), units::count),
+            plan_view::rows(&all).map_or("unknown".into(), units::count),
         ),
         ("more disk", units::signed_size(plan_view::disk_bytes(plan))),
         ("gives up on a lock after", units::millis(plan.lock_deadline_ms)),
     ];
-    text.push_str("<ul class=\"facts\">\n");
-    for (label, value) in facts {
-        let _ = write!(text, "<li><b>{}</b>{}</li>\n", escaped(value), escaped(label));
-    }
-    text.push_str("</ul>\n");
+    text.push_str(&html::facts(&facts));
 }
 
 fn blocked(step: &Step) -> &'static str {
@@ -89,16 +84,11 @@ fn strongest(step: &Step) -> Option<&Lock> {
     plan_view::strongest(&[step])
 }
 
-/// The `lock_timeout` of the steps that block somebody: queueing so long makes others queue behind.
-fn longest_wait(steps: &[&Step]) -> String {
-    let waits = steps
-        .iter()
-        .filter(|step| blocked(step) != "nothing")
-        .filter_map(|step| step.work.timeouts.lock_ms);
-    waits.max().map_or("nothing".into(), units::millis)
+fn longest_block(steps: &[&Step]) -> String {
+    plan_view::longest_block(steps).map_or("nothing".into(), plan_view::Block::words)
 }
 
-fn class(blocks: &str) -> &'static str {
+pub(super) fn class(blocks: &str) -> &'static str {
     match blocks {
         "nothing" => "free",
         "writes" => "writes",
@@ -133,27 +123,13 @@ fn left_out(text: &mut String, plan: &ExecutionPlan) {
     text.push_str("</ul>\n");
 }
 
-/// How wide a step is drawn: nobody knows seconds beforehand, but an hour is not an instant.
-fn width(duration: DurationClass) -> usize {
-    match duration {
-        DurationClass::Instant => 6,
-        DurationClass::Seconds => 24,
-        DurationClass::Minutes => 72,
-        DurationClass::Hours => 160,
-    }
-}
-
 /// The steps one after the other, a lane for each phase, coloured by what they block.
 fn picture(text: &mut String, plan: &ExecutionPlan) {
     const LEFT: usize = 80;
     const LANE: usize = 26;
     const WIDTH: usize = 900;
     let phases: Vec<_> = plan.phases().collect();
-    let total: usize = plan
-        .steps
-        .iter()
-        .map(|step| width(step.estimate.duration) + 2)
-        .sum();
+    let total = plan_view::length(&plan.steps.iter().collect::<Vec<_>>());
     let scale = |units: usize| LEFT + units * (WIDTH - LEFT - 10) / total.max(1);
     let mut drawn = String::new();
     let mut at = 0;
@@ -166,7 +142,7 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
             top + 15
         );
         for step in steps {
-            let wide = width(step.estimate.duration);
+            let wide = plan_view::width(step.estimate.duration);
             let (from, to) = (scale(at), scale(at + wide));
             let _ = write!(
                 drawn,
@@ -178,7 +154,7 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
                 step.estimate.duration.name(),
                 blocked(step)
             );
-            at += wide + 2;
+            at += wide + plan_view::GAP;
         }
     }
     let said: Vec<String> = phases
@@ -192,24 +168,24 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
         })
         .collect();
     let height = 10 + phases.len() * LANE;
-    let _ = write!(
-        text,
-        "<figure>\n<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"The phases over time\">\n\
-         <svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg>\n</div>\n\
-         <figcaption>The phases over time, not to scale: <span class=\"free\">green blocks nothing</span>, \
+    text.push_str(&figure(
+        "The phases over time",
+        &said.join("; "),
+        (WIDTH as u64, height as u64),
+        &drawn,
+        "The phases over time, not to scale: <span class=\"free\">green blocks nothing</span>, \
          <span class=\"writes\">brown blocks writes</span>, <span class=\"all\">red blocks reads and writes</span>, \
-         each for an instant where the table below does not say otherwise.</figcaption>\n</figure>\n",
-        escaped(said.join("; "))
-    );
+         each for an instant where the table below does not say otherwise.",
+    ));
 }
 
-fn lock_cell(lock: Option<&Lock>) -> String {
+pub(super) fn lock_cell(lock: Option<&Lock>) -> String {
     lock.map_or("none".into(), |lock| {
         format!("{} on <code>{}</code>", lock.mode, escaped(&lock.relation))
     })
 }
 
-fn blocks_cell(blocks: &str) -> String {
+pub(super) fn blocks_cell(blocks: &str) -> String {
     format!("<span class=\"blocks {}\">{blocks}</span>", class(blocks))
 }
 
@@ -219,17 +195,15 @@ fn phases(text: &mut String, plan: &ExecutionPlan) {
         .phases()
         .map(|(phase, steps)| {
             let lock = plan_view::strongest(&steps);
-            let rows = steps.iter().filter_map(|step| step.estimate.rows).max();
-            let disk: i64 = steps.iter().map(|step| step.estimate.disk_bytes).sum();
+            let disk = plan_view::disk_of(&steps);
             vec![
                 phase.to_string(),
                 steps.len().to_string(),
                 lock_cell(lock),
                 blocks_cell(lock.map_or("nothing", |lock| lock.mode.blocks())),
-                longest_wait(&steps),
+                longest_block(&steps),
                 plan_view::longest(&steps).name().into(),
-                rows.and_then(|rows| u64::try_from(rows).ok())
-                    .map_or(String::new(), units::count),
+                plan_view::rows(&steps).map_or(String::new(), units::count),
                 if disk > 0 {
                     units::signed_size(disk)
                 } else {
@@ -245,7 +219,7 @@ fn phases(text: &mut String, plan: &ExecutionPlan) {
             "#steps",
             "strongest lock",
             "blocks",
-            "an attempt waits at most",
+            "for how long at most",
             "longest step",
             "#rows",
             "#disk",
