@@ -7,7 +7,7 @@ use crate::catalog::model::CatalogSnapshot;
 use crate::plan::{Check, ExecutionPlan, Step, Undo, Work};
 use crate::verifier;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// From one text to another; `None` where there is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ pub type Shown<'a> = &'a dyn Fn(&Work) -> String;
 /// What `to` has otherwise than `from`.
 pub fn plans(from: &ExecutionPlan, to: &ExecutionPlan, shown: Shown<'_>) -> PlanDiff {
     let key = |step: &Step| (step.phase, step.work.summary.clone());
-    let mut earlier: HashMap<_, Vec<(usize, &Step)>> = HashMap::new();
+    let mut earlier: BTreeMap<_, Vec<(usize, &Step)>> = BTreeMap::new();
     for (position, step) in from.steps.iter().enumerate().rev() {
         earlier.entry(key(step)).or_default().push((position, step));
     }

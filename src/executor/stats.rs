@@ -106,32 +106,26 @@ impl StepStats {
 
     fn stands_aside(&mut self, reason: &str, begins: bool, more_ms: u64) {
         let cause = cause(reason);
-        let known = self.aside.iter().position(|aside| aside.cause == cause);
-        match known.map(|position| &mut self.aside[position]) {
-            Some(aside) => {
-                aside.times += u64::from(begins);
-                aside.ms += more_ms;
-                aside.reason = cut(reason);
-            }
-            None if self.aside.len() < CAUSES_MAX => self.aside.push(Aside {
+        if let Some(aside) = self.aside.iter_mut().find(|aside| aside.cause == cause) {
+            aside.times += u64::from(begins);
+            aside.ms += more_ms;
+            aside.reason = cut(reason);
+        } else if self.aside.len() < CAUSES_MAX {
+            self.aside.push(Aside {
                 cause,
                 reason: cut(reason),
                 times: 1,
                 ms: more_ms,
-            }),
-            None => {}
+            });
         }
     }
 
     fn lags(&mut self, lag: &Lag) {
-        let known = self.lag.iter().position(|known| known.who == lag.who);
-        match known.map(|position| &mut self.lag[position]) {
-            Some(known) => {
-                known.ms = known.ms.max(lag.ms);
-                known.bytes = known.bytes.max(lag.bytes);
-            }
-            None if self.lag.len() < STANDBYS_MAX => self.lag.push(lag.clone()),
-            None => {}
+        if let Some(known) = self.lag.iter_mut().find(|known| known.who == lag.who) {
+            known.ms = known.ms.max(lag.ms);
+            known.bytes = known.bytes.max(lag.bytes);
+        } else if self.lag.len() < STANDBYS_MAX {
+            self.lag.push(lag.clone());
         }
     }
 

@@ -44,11 +44,19 @@ impl Metrics {
         self.standing.take(event);
         match event {
             Event::Progress {
-                done, total, rows, per_second, ..
+                done,
+                total,
+                rows,
+                per_second,
+                batch,
+                ..
             } => {
                 self.moves();
                 (self.done, self.total, self.per_second) = (*done, *total, *per_second);
-                self.current_rows = *rows;
+                // What is only compared is not filled.
+                if batch.is_some() {
+                    self.current_rows = *rows;
+                }
             }
             Event::Waiting { waited_ms, blockers, .. } => {
                 self.waiting_ms = *waited_ms;
@@ -249,7 +257,12 @@ mod tests {
             total: 4,
             rows,
             per_second: 250.5,
-            batch: None,
+            batch: Some(crate::event::BatchSize {
+                number: 1,
+                pages: 1,
+                passes: 1,
+                held_us: 1,
+            }),
             lag: None,
         };
         let events = [

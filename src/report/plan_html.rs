@@ -11,9 +11,9 @@ use std::fmt::Write;
 pub fn plan(plan: &ExecutionPlan) -> String {
     let mut body = heading(plan);
     if plan.steps.is_empty() {
-        let _ = write!(
+        let _ = writeln!(
             body,
-            "<p>{}</p>\n",
+            "<p>{}</p>",
             escaped(plan_view::nothing_to_do(plan).trim())
         );
         left_out(&mut body, plan);
@@ -30,9 +30,9 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         }
         checks(&mut body, "Afterwards", &plan.postconditions);
     }
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<p class=\"soft\">Digest <code>{}</code>. What stands here is what <code>pgmorph apply</code> sends.</p>\n",
+        "<p class=\"soft\">Digest <code>{}</code>. What stands here is what <code>pgmorph apply</code> sends.</p>",
         escaped(&plan.digest)
     );
     page(&format!("Plan {}", plan.name), &body)
@@ -47,7 +47,7 @@ fn heading(plan: &ExecutionPlan) -> String {
         escaped(plan_view::server(plan)),
     );
     if !plan.description.is_empty() {
-        let _ = write!(text, "<p>{}</p>\n", escaped(&plan.description));
+        let _ = writeln!(text, "<p>{}</p>", escaped(&plan.description));
     }
     text
 }
@@ -99,9 +99,9 @@ pub(super) fn class(blocks: &str) -> &'static str {
 fn point_of_no_return(text: &mut String, plan: &ExecutionPlan) {
     match plan.point_of_no_return() {
         Some(step) => {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<p class=\"warning\"><strong>Point of no return:</strong> <code>{}</code> in {}: {}.</p>\n",
+                "<p class=\"warning\"><strong>Point of no return:</strong> <code>{}</code> in {}: {}.</p>",
                 escaped(&step.id),
                 step.phase,
                 escaped(plan_view::irreversible(step).unwrap_or_default())
@@ -118,7 +118,7 @@ fn left_out(text: &mut String, plan: &ExecutionPlan) {
     }
     let _ = write!(text, "<p>{}</p>\n<ul>\n", escaped(plan_view::WAITING));
     for change in waiting {
-        let _ = write!(text, "<li>{}</li>\n", escaped(change));
+        let _ = writeln!(text, "<li>{}</li>", escaped(change));
     }
     text.push_str("</ul>\n");
 }
@@ -135,18 +135,18 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
     let mut at = 0;
     for (lane, (phase, steps)) in phases.iter().enumerate() {
         let top = 6 + lane * LANE;
-        let _ = write!(
+        let _ = writeln!(
             drawn,
-            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>\n",
+            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>",
             top + LANE - 4,
             top + 15
         );
         for step in steps {
             let wide = plan_view::width(step.estimate.duration);
             let (from, to) = (scale(at), scale(at + wide));
-            let _ = write!(
+            let _ = writeln!(
                 drawn,
-                "<rect class=\"bar {}\" x=\"{from}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, blocks {}</title></rect>\n",
+                "<rect class=\"bar {}\" x=\"{from}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, blocks {}</title></rect>",
                 class(blocked(step)),
                 top + 2,
                 (to - from).max(2),
@@ -245,16 +245,16 @@ fn hazards(text: &mut String, plan: &ExecutionPlan) {
     for (code, places) in found {
         let _ = write!(text, "<h3><code>{}</code></h3>\n<ul>\n", escaped(code));
         for (step, message) in places {
-            let _ = write!(
+            let _ = writeln!(
                 text,
-                "<li>{} <span class=\"soft\">(<code>{}</code>)</span></li>\n",
+                "<li>{} <span class=\"soft\">(<code>{}</code>)</span></li>",
                 escaped(message),
                 escaped(step)
             );
         }
         text.push_str("</ul>\n");
         if let Some((_, manual)) = HAZARDS.iter().find(|(known, _)| *known == code) {
-            let _ = write!(text, "<p class=\"soft\">{}</p>\n", escaped(manual));
+            let _ = writeln!(text, "<p class=\"soft\">{}</p>", escaped(manual));
         }
     }
 }
@@ -296,7 +296,7 @@ fn one_step(text: &mut String, step: &Step) {
         escaped(plan_view::estimate(&step.estimate))
     );
     let mut part = |label: &str, value: String| {
-        let _ = write!(text, "<dt>{label}</dt><dd>{value}</dd>\n");
+        let _ = writeln!(text, "<dt>{label}</dt><dd>{value}</dd>");
     };
     part("step", format!("<code>{}</code>", escaped(&step.id)));
     let locks: Vec<String> = step.work.locks.iter().map(|lock| lock_cell(Some(lock))).collect();
@@ -317,9 +317,9 @@ fn one_step(text: &mut String, step: &Step) {
     }
     part("undo", escaped(plan_view::undo(&step.undo)));
     text.push_str("</dl>\n");
-    let _ = write!(
+    let _ = writeln!(
         text,
-        "<pre>{}</pre>\n",
+        "<pre>{}</pre>",
         escaped(plan_view::sql(&step.work.action).join("\n"))
     );
     if let Undo::Work(works) = &step.undo {

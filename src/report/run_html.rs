@@ -25,9 +25,9 @@ pub fn run(report: &RunReport) -> String {
     if let Some(verification) = &report.verification {
         verified(&mut body, report, verification);
     }
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "<p class=\"soft\">Digest <code>{}</code>. Written {} from the ledger of the database.</p>\n",
+        "<p class=\"soft\">Digest <code>{}</code>. Written {} from the ledger of the database.</p>",
         escaped(&report.run.plan.digest),
         time(report.now)
     );
@@ -48,7 +48,7 @@ fn heading(report: &RunReport) -> String {
         escaped(plan_view::server(&run.plan)),
     );
     if !run.plan.description.is_empty() {
-        let _ = write!(text, "<p>{}</p>\n", escaped(&run.plan.description));
+        let _ = writeln!(text, "<p>{}</p>", escaped(&run.plan.description));
     }
     text
 }
@@ -106,18 +106,18 @@ fn timeline(text: &mut String, report: &RunReport) {
     let mut drawn = String::new();
     for (lane, (phase, lines)) in (0_u64..).zip(&phases) {
         let top = 6 + lane * LANE;
-        let _ = write!(
+        let _ = writeln!(
             drawn,
-            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>\n",
+            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>",
             top + LANE - 4,
             top + 15
         );
         for line in lines {
             let Some((from, to)) = span(line) else { continue };
             let (left, right) = (LEFT + axis.at(from), LEFT + axis.at(to));
-            let _ = write!(
+            let _ = writeln!(
                 drawn,
-                "<rect class=\"bar {}\" x=\"{left}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, {}</title></rect>\n",
+                "<rect class=\"bar {}\" x=\"{left}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, {}</title></rect>",
                 bar(line),
                 top + 2,
                 (right - left).max(2),
@@ -129,9 +129,9 @@ fn timeline(text: &mut String, report: &RunReport) {
     }
     let height = 10 + LANE * u64::try_from(phases.len()).unwrap_or(0);
     for (place, lasts) in axis.pauses() {
-        let _ = write!(
+        let _ = writeln!(
             drawn,
-            "<line class=\"pause\" x1=\"{0}\" y1=\"0\" x2=\"{0}\" y2=\"{height}\"/><text x=\"{0}\" y=\"{1}\" text-anchor=\"middle\">{2}</text>\n",
+            "<line class=\"pause\" x1=\"{0}\" y1=\"0\" x2=\"{0}\" y2=\"{height}\"/><text x=\"{0}\" y=\"{1}\" text-anchor=\"middle\">{2}</text>",
             LEFT + place + 20,
             height + 12,
             units::millis(lasts)
@@ -247,7 +247,7 @@ fn fills(text: &mut String, report: &RunReport) {
     text.push_str("<h2>Backfills</h2>\n");
     for line in filled {
         let Some(stats) = line.stats else { continue };
-        let _ = write!(text, "<h3>{}</h3>\n", escaped(&line.step.work.summary));
+        let _ = writeln!(text, "<h3>{}</h3>", escaped(&line.step.work.summary));
         let cursor = report.fills.iter().find(|(step, _)| *step == line.record.id);
         let mut list = Vec::new();
         if let Some((_, cursor)) = cursor {
@@ -320,7 +320,7 @@ fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
     );
     if latest > 0 {
         let lag = points(&|it| it.lag_ms.unwrap_or(0) as f64 / latest as f64);
-        let _ = write!(drawn, "<polyline class=\"lag\" points=\"{}\"/>\n", lag.trim_end());
+        let _ = writeln!(drawn, "<polyline class=\"lag\" points=\"{}\"/>", lag.trim_end());
         let latest = units::millis(latest);
         let _ = write!(caption, " <span class=\"all\">Red, dotted</span>: replica lag, at most {latest}.");
         let _ = write!(said, "; replica lag at most {latest}");
@@ -345,7 +345,7 @@ fn one_step(text: &mut String, report: &RunReport, line: &Line<'_>) {
         state_cell(line.record.state),
     );
     let mut part = |label: &str, value: String| {
-        let _ = write!(text, "<dt>{label}</dt><dd>{value}</dd>\n");
+        let _ = writeln!(text, "<dt>{label}</dt><dd>{value}</dd>");
     };
     part("step", format!("<code>{}</code>", escaped(&line.record.id)));
     part("lock", lock_cell(line.lock()));
@@ -457,7 +457,7 @@ fn verified(text: &mut String, report: &RunReport, verification: &Verification) 
     if !verification.notes.is_empty() {
         text.push_str("<ul>\n");
         for note in &verification.notes {
-            let _ = write!(text, "<li>{}</li>\n", escaped(note));
+            let _ = writeln!(text, "<li>{}</li>", escaped(note));
         }
         text.push_str("</ul>\n");
     }
@@ -486,12 +486,12 @@ fn verified(text: &mut String, report: &RunReport, verification: &Verification) 
         ));
     }
     for answer in &verification.monitors {
-        let _ = write!(text, "<h3>{}</h3>\n", escaped(&answer.name));
+        let _ = writeln!(text, "<h3>{}</h3>", escaped(&answer.name));
         let mut lines: Vec<String> = answer.rows.iter().map(ToString::to_string).collect();
         lines.extend(answer.error.clone());
         if lines.is_empty() {
             lines.push("no rows".into());
         }
-        let _ = write!(text, "<pre>{}</pre>\n", escaped(lines.join("\n")));
+        let _ = writeln!(text, "<pre>{}</pre>", escaped(lines.join("\n")));
     }
 }
