@@ -98,7 +98,11 @@ pub fn plans(from: &ExecutionPlan, to: &ExecutionPlan, shown: Shown<'_>) -> Plan
         }
     }
     let known: BTreeSet<usize> = kept.iter().copied().collect();
-    let gone = from.steps.iter().enumerate().filter(|(position, _)| !known.contains(position));
+    let gone = from
+        .steps
+        .iter()
+        .enumerate()
+        .filter(|(position, _)| !known.contains(position));
     steps.extend(gone.map(|(_, step)| StepDiff::Removed {
         step: Box::new(step.clone()),
     }));
@@ -125,7 +129,11 @@ fn differ(what: &str, from: String, to: String, into: &mut Vec<Difference>) {
 fn of_steps(from: &Step, to: &Step, shown: Shown<'_>) -> Vec<Difference> {
     let mut found = Vec::new();
     let locks = |step: &Step| {
-        let lines = step.work.locks.iter().map(|lock| format!("{} on {}", lock.mode, lock.relation));
+        let lines = step
+            .work
+            .locks
+            .iter()
+            .map(|lock| format!("{} on {}", lock.mode, lock.relation));
         lines.collect::<Vec<_>>().join("\n")
     };
     let timeouts = |step: &Step| {
@@ -134,7 +142,10 @@ fn of_steps(from: &Step, to: &Step, shown: Shown<'_>) -> Vec<Difference> {
         format!("lock {lock}, statement {}ms", timeouts.statement_ms)
     };
     let hazards = |step: &Step| {
-        let lines = step.hazards.iter().map(|hazard| format!("{}: {}", hazard.code, hazard.message));
+        let lines = step
+            .hazards
+            .iter()
+            .map(|hazard| format!("{}: {}", hazard.code, hazard.message));
         lines.collect::<Vec<_>>().join("\n")
     };
     let undo = |step: &Step| match &step.undo {
@@ -164,18 +175,28 @@ fn of_wholes(from: &ExecutionPlan, to: &ExecutionPlan) -> Vec<Difference> {
     differ("contention", contention(from), contention(to), &mut found);
     let point = |plan: &ExecutionPlan| {
         let step = plan.point_of_no_return();
-        step.map_or(String::new(), |step| format!("{} ({})", step.work.summary, step.phase))
+        step.map_or(String::new(), |step| {
+            format!("{} ({})", step.work.summary, step.phase)
+        })
     };
     differ("point of no return", point(from), point(to), &mut found);
     let confirm = |plan: &ExecutionPlan| plan.confirm_rollback.clone().unwrap_or_default();
     differ("confirm_rollback", confirm(from), confirm(to), &mut found);
     let waiting = |plan: &ExecutionPlan| {
-        let lines = plan.waiting().into_iter().map(|it| format!("{}: {}", it.operation, it.reason));
+        let lines = plan
+            .waiting()
+            .into_iter()
+            .map(|it| format!("{}: {}", it.operation, it.reason));
         lines.collect::<Vec<_>>().join("\n")
     };
     differ("waiting", waiting(from), waiting(to), &mut found);
     of_checks("precondition", &from.preconditions, &to.preconditions, &mut found);
-    of_checks("postcondition", &from.postconditions, &to.postconditions, &mut found);
+    of_checks(
+        "postcondition",
+        &from.postconditions,
+        &to.postconditions,
+        &mut found,
+    );
     found
 }
 
@@ -218,7 +239,12 @@ pub fn catalogs(from: &CatalogSnapshot, to: &CatalogSnapshot) -> Vec<Difference>
 }
 
 fn texts<K: ToString, V: Serialize>(objects: &BTreeMap<K, V>) -> BTreeMap<String, String> {
-    let text = |(name, object): (&K, &V)| (name.to_string(), serde_json::to_string(object).unwrap_or_default());
+    let text = |(name, object): (&K, &V)| {
+        (
+            name.to_string(),
+            serde_json::to_string(object).unwrap_or_default(),
+        )
+    };
     objects.iter().map(text).collect()
 }
 
@@ -252,7 +278,10 @@ mod tests {
         let back = plans(&both, &plan(TWO), &shown);
         assert_eq!(back.counts(), (0, 1, 0));
         let turned = plans(&both, &plan(&format!("{TWO}{ONE}")), &shown);
-        assert_eq!((turned.counts(), turned.reordered, turned.is_empty()), ((0, 0, 0), true, false));
+        assert_eq!(
+            (turned.counts(), turned.reordered, turned.is_empty()),
+            ((0, 0, 0), true, false)
+        );
     }
 
     #[test]
@@ -274,7 +303,9 @@ mod tests {
     #[test]
     fn catalogs_differ_by_their_objects() {
         let from = catalog().with("t", table(&["a bigint"]));
-        let to = catalog().with("t", table(&["a integer"])).with("u", table(&["a bigint"]));
+        let to = catalog()
+            .with("t", table(&["a integer"]))
+            .with("u", table(&["a bigint"]));
         assert_eq!(catalogs(&from, &from), []);
         let what: Vec<String> = catalogs(&from, &to).into_iter().map(|it| it.what).collect();
         assert!(what.iter().any(|it| it.contains("public.u")), "{what:?}");

@@ -74,6 +74,9 @@ fn exit_code(is_same: bool) -> u8 {
 }
 
 fn no_such_form() -> Error {
-    Error::new(ErrorKind::Usage, "a difference has the formats human, json and markdown")
-        .help("use --format human, json or markdown")
+    Error::new(
+        ErrorKind::Usage,
+        "a difference has the formats human, json and markdown",
+    )
+    .help("use --format human, json or markdown")
 }

@@ -78,7 +78,13 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
     /// The form of what is told meanwhile, on standard error: `json` is one object a line; as --format where not given
-    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "PGMORPH_LOG_FORMAT")]
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        env = "PGMORPH_LOG_FORMAT"
+    )]
     pub log_format: Option<LogFormat>,
     /// Say only results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]

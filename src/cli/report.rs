@@ -104,7 +104,12 @@ impl Report {
 /// Of the plan as it stands; what a later run of it has changed since is not this one's.
 async fn verified(client: &Client, run: &Run, given: Option<Input>) -> Result<Option<Verification>, Failure> {
     let history = History::read(client, &run.plan.name).await?;
-    let latest = history.standing.iter().chain(&history.undone).map(|it| it.id).max();
+    let latest = history
+        .standing
+        .iter()
+        .chain(&history.undone)
+        .map(|it| it.id)
+        .max();
     if latest != Some(run.id) {
         return Ok(None);
     }

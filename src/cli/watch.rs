@@ -126,11 +126,16 @@ async fn look(client: &Client, name: Option<&str>) -> Result<Option<Look>, Failu
     let fills = ledger::cursors(client, run.id).await?;
     let undo = run.state == RunState::RollingBack;
     let stats = ledger::stats::read(client, run.id).await?;
-    let stats = stats.into_iter().find(|it| is_current(&it.step) && it.undo == undo);
+    let stats = stats
+        .into_iter()
+        .find(|it| is_current(&it.step) && it.undo == undo);
     Ok(Some(Look {
         at: Timestamp::now(),
         runner: executor::runner(client).await?,
-        fill: fills.into_iter().find(|(step, _)| is_current(step)).map(|(_, cursor)| cursor),
+        fill: fills
+            .into_iter()
+            .find(|(step, _)| is_current(step))
+            .map(|(_, cursor)| cursor),
         building: waits::building(client).await?,
         waits: stats.and_then(|it| it.stats.now),
         in_the_way: waits::in_the_way(client).await?,
@@ -156,7 +161,11 @@ fn current(run: &Run) -> Option<(usize, &str)> {
 }
 
 /// The pace since the last look, and what to compare the next with.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss
+)]
 fn pace(before: Option<Before>, look: &Look, now: Instant) -> (Pace, Option<Before>) {
     let (Some((_, step)), Some(fill)) = (current(&look.run), &look.fill) else {
         return (Pace::default(), None);
@@ -236,9 +245,17 @@ impl Look {
             ));
         }
         if let Some(waits) = self.waits.as_ref().filter(|_| self.runner.is_some()) {
-            parts.push(format!("waits for {}: {}", units::millis(waits.waited_ms), waits.reason));
+            parts.push(format!(
+                "waits for {}: {}",
+                units::millis(waits.waited_ms),
+                waits.reason
+            ));
         }
-        parts.extend(self.in_the_way.iter().map(|it| format!("in the way: {}", blocker_line(it))));
+        parts.extend(
+            self.in_the_way
+                .iter()
+                .map(|it| format!("in the way: {}", blocker_line(it))),
+        );
         parts
     }
 

@@ -13,7 +13,9 @@ impl Runner {
     /// What earlier calls left of the same steps.
     pub(super) async fn begin_stats(&self, run: i64, has_earlier: bool) {
         let known = match has_earlier {
-            true => ledger::stats::read(&self.lock.client, run).await.unwrap_or_default(),
+            true => ledger::stats::read(&self.lock.client, run)
+                .await
+                .unwrap_or_default(),
             false => Vec::new(),
         };
         let known = known.into_iter().map(|it| ((it.step, it.undo), it.stats));

@@ -160,12 +160,17 @@ fn cause(reason: &str) -> String {
         .rsplit_once('(')
         .and_then(|(_, rest)| rest.split_once(')'))
         .map(|(name, _)| name)
-        .filter(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+        .filter(|name| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+        });
     match named {
         Some(name) => name.to_owned(),
         None if reason.starts_with("paused") => "paused".into(),
         None => {
-            let words = reason.split(|c: char| c.is_ascii_digit()).next().unwrap_or_default();
+            let words = reason
+                .split(|c: char| c.is_ascii_digit())
+                .next()
+                .unwrap_or_default();
             cut(words.trim_end())
         }
     }
@@ -269,7 +274,9 @@ impl Keeper {
                 current.note(now, &format!("disconnected: {reason}"));
             }
             Event::Progress { step, .. } => self.of(now, step, None).progress(now, event),
-            Event::CleanedUp { step, what } | Event::Noted { step, what } => self.of(now, step, None).note(now, what),
+            Event::CleanedUp { step, what } | Event::Noted { step, what } => {
+                self.of(now, step, None).note(now, what)
+            }
             Event::Ended { step, how, blocker } => {
                 let what = format!("{how} {}", super::blocker_line(blocker));
                 self.of(now, step, None).note(now, &what);
@@ -304,7 +311,8 @@ impl Keeper {
         }
         (current.written, current.is_dirty, current.is_news) = (Some(now), false, false);
         let is_worth_it = !current.stats.is_empty();
-        let sql = is_worth_it.then(|| ledger::stats::write_sql(self.run, &current.step, current.undo, &current.stats));
+        let sql = is_worth_it
+            .then(|| ledger::stats::write_sql(self.run, &current.step, current.undo, &current.stats));
         if last {
             self.current = None;
         }
@@ -340,7 +348,11 @@ impl Current {
         self.worked_before + millis(now.saturating_sub(self.began))
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rate is a rough figure")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is a rough figure"
+    )]
     fn progress(&mut self, now: Duration, event: &Event) {
         let Event::Progress {
             done,
@@ -440,14 +452,26 @@ mod tests {
         keeper.take(AT(0), &started());
         for number in 0..10_000 {
             keeper.take(AT(number * 500), &progress(number, number % 7 + 1));
-            let reason = format!("cause {} lasts {number}s", "x".repeat(usize::try_from(number % 50).unwrap()));
+            let reason = format!(
+                "cause {} lasts {number}s",
+                "x".repeat(usize::try_from(number % 50).unwrap())
+            );
             keeper.take(AT(number * 500), &aside(&reason, 1_000));
             let what = "y".repeat(10_000);
-            keeper.take(AT(number * 500), &Event::Noted { step: "a".into(), what });
+            keeper.take(
+                AT(number * 500),
+                &Event::Noted {
+                    step: "a".into(),
+                    what,
+                },
+            );
         }
         let stats = &keeper.current.as_ref().unwrap().stats;
         assert!(stats.samples.len() <= SAMPLES_MAX && stats.samples.len() >= SAMPLES_MAX / 2);
-        assert_eq!((stats.samples[0].done, stats.samples.last().unwrap().done), (0, 9_999));
+        assert_eq!(
+            (stats.samples[0].done, stats.samples.last().unwrap().done),
+            (0, 9_999)
+        );
         assert_eq!((stats.notes.len(), stats.notes_left_out), (NOTES_MAX, 9_980));
         let sql = keeper.due(AT(9_000_000), &LockTotals::default(), true).unwrap();
         assert!(sql.len() < 40_000, "{}", sql.len());
@@ -465,10 +489,17 @@ mod tests {
             keeper.take(AT(0), &aside(reason, waited));
         }
         keeper.take(AT(3_000), &progress(1, 1));
-        keeper.take(AT(4_000), &aside("standby t is 15s behind, above 10s (replica_lag)", 500));
+        keeper.take(
+            AT(4_000),
+            &aside("standby t is 15s behind, above 10s (replica_lag)", 500),
+        );
         keeper.take(AT(4_000), &aside("paused since 2026-01-01 by x", 100));
         let stats = &keeper.current.as_ref().unwrap().stats;
-        let told: Vec<_> = stats.aside.iter().map(|it| (it.cause.as_str(), it.times, it.ms)).collect();
+        let told: Vec<_> = stats
+            .aside
+            .iter()
+            .map(|it| (it.cause.as_str(), it.times, it.ms))
+            .collect();
         assert_eq!(told, [("replica_lag", 2, 2_500), ("paused", 1, 100)]);
         assert_eq!(stats.now.as_ref().unwrap().waited_ms, 100);
     }
@@ -484,7 +515,10 @@ mod tests {
         keeper.take(AT(61_000), &progress(2, 1));
         assert_eq!(keeper.due(AT(70_000), &totals, false), None, "progress can wait");
         keeper.take(AT(71_000), &aside("paused since then", 0));
-        assert!(keeper.due(AT(71_000), &totals, false).is_some(), "waiting is told");
+        assert!(
+            keeper.due(AT(71_000), &totals, false).is_some(),
+            "waiting is told"
+        );
         assert_eq!(keeper.due(AT(99_000), &totals, false), None);
         assert!(keeper.due(AT(99_000), &totals, true).is_some());
         assert_eq!(keeper.due(AT(99_000), &totals, true), None, "it is over");
@@ -511,7 +545,9 @@ mod tests {
         };
         keeper.take(AT(10), &stalled);
         let first = keeper.due(AT(100), &totals(2, 300), true).unwrap();
-        assert!(first.contains("\"gave_up\":2,\"waited_ms\":300") && first.contains("\"stalled_worst_ms\":70"));
+        assert!(
+            first.contains("\"gave_up\":2,\"waited_ms\":300") && first.contains("\"stalled_worst_ms\":70")
+        );
         let other = Event::StepStarted {
             step: "b".into(),
             summary: String::new(),
@@ -519,8 +555,21 @@ mod tests {
         };
         keeper.take(AT(200), &other);
         let second = keeper.due(AT(300), &totals(3, 350), true).unwrap();
-        assert!(second.contains("\"gave_up\":1,\"waited_ms\":50") && second.contains("\"stalled_worst_ms\":0"));
-        keeper.take(AT(400), &Event::StepStarted { step: "c".into(), summary: String::new(), undo: true });
-        assert_eq!(keeper.due(AT(500), &totals(3, 350), true), None, "nothing to tell of");
+        assert!(
+            second.contains("\"gave_up\":1,\"waited_ms\":50") && second.contains("\"stalled_worst_ms\":0")
+        );
+        keeper.take(
+            AT(400),
+            &Event::StepStarted {
+                step: "c".into(),
+                summary: String::new(),
+                undo: true,
+            },
+        );
+        assert_eq!(
+            keeper.due(AT(500), &totals(3, 350), true),
+            None,
+            "nothing to tell of"
+        );
     }
 }

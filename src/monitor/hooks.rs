@@ -108,7 +108,8 @@ impl Hooks {
 
     fn note(&self, moment: Moment, who: &str, reason: &str) {
         let moment = moment.name();
-        self.reporter.note(&format!("hook at {moment} ({who}): {reason}; the run goes on"));
+        self.reporter
+            .note(&format!("hook at {moment} ({who}): {reason}; the run goes on"));
     }
 }
 
@@ -149,7 +150,10 @@ impl Watcher for Hooks {
                 self.standing.take(event);
             }
             self.tell(at, moment);
-            self.is_over = matches!(moment, Moment::RunFinished | Moment::RunFailed | Moment::RunInterrupted);
+            self.is_over = matches!(
+                moment,
+                Moment::RunFinished | Moment::RunFailed | Moment::RunInterrupted
+            );
         }
         if moments(&self.standing, event).is_empty() {
             self.standing.take(event);
@@ -166,7 +170,13 @@ impl Watcher for Hooks {
 }
 
 /// What is told goes to its input and, the most important of it, to its environment.
-fn run(command: &Program, input: &str, moment: Moment, standing: &Standing, timeout: Duration) -> Result<(), String> {
+fn run(
+    command: &Program,
+    input: &str,
+    moment: Moment,
+    standing: &Standing,
+    timeout: Duration,
+) -> Result<(), String> {
     let Program(words) = command;
     let mut child = Command::new(&words[0])
         .args(&words[1..])
@@ -224,12 +234,35 @@ mod tests {
         let mut standing = Standing::default();
         let mut heard = Vec::new();
         let events = [
-            Event::RunStarted { plan: "p".into(), run: 1, steps: 2, done: 0, resumed: false },
-            Event::PhaseStarted { phase: Phase::Expand, steps: 1 },
-            Event::StepStarted { step: "a".into(), summary: String::new(), undo: false },
-            Event::StepDone { step: "a".into(), elapsed_ms: 1, attempts: 1, undo: false },
-            Event::PhaseStarted { phase: Phase::Cutover, steps: 1 },
-            Event::RunFinished { state: "completed".into() },
+            Event::RunStarted {
+                plan: "p".into(),
+                run: 1,
+                steps: 2,
+                done: 0,
+                resumed: false,
+            },
+            Event::PhaseStarted {
+                phase: Phase::Expand,
+                steps: 1,
+            },
+            Event::StepStarted {
+                step: "a".into(),
+                summary: String::new(),
+                undo: false,
+            },
+            Event::StepDone {
+                step: "a".into(),
+                elapsed_ms: 1,
+                attempts: 1,
+                undo: false,
+            },
+            Event::PhaseStarted {
+                phase: Phase::Cutover,
+                steps: 1,
+            },
+            Event::RunFinished {
+                state: "completed".into(),
+            },
         ];
         for event in &events {
             heard.extend(moments(&standing, event).into_iter().map(Moment::name));
@@ -237,7 +270,14 @@ mod tests {
         }
         assert_eq!(
             heard,
-            ["run_started", "phase_started", "phase_finished", "phase_started", "phase_finished", "run_finished"]
+            [
+                "run_started",
+                "phase_started",
+                "phase_finished",
+                "phase_started",
+                "phase_finished",
+                "run_finished"
+            ]
         );
         assert_eq!((standing.done, standing.state.name()), (1, "completed"));
     }

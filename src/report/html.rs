@@ -37,7 +37,8 @@ pub fn page(title: &str, body: &str) -> String {
 
 /// What somebody asks first: pairs of a label and its value, both plain text.
 pub fn facts(list: &[(&str, String)]) -> String {
-    let item = |(label, value): &(&str, String)| format!("<li><b>{}</b>{}</li>\n", escaped(value), escaped(label));
+    let item =
+        |(label, value): &(&str, String)| format!("<li><b>{}</b>{}</li>\n", escaped(value), escaped(label));
     let items: String = list.iter().map(item).collect();
     format!("<ul class=\"facts\">\n{items}</ul>\n")
 }

@@ -66,7 +66,11 @@ fn whole(text: &mut String, mark: String, step: &Step) {
     );
     for lock in &step.work.locks {
         let blocks = lock.mode.blocks();
-        let _ = writeln!(text, "    lock {} on {}: blocks {blocks}", lock.mode, lock.relation);
+        let _ = writeln!(
+            text,
+            "    lock {} on {}: blocks {blocks}",
+            lock.mode, lock.relation
+        );
     }
     for line in shown(&step.work).lines() {
         let _ = writeln!(text, "    {mark} {line}");
@@ -86,7 +90,9 @@ fn changes(difference: &Difference) -> Vec<(char, String)> {
         };
         (sign, value.trim_end_matches('\n').to_owned())
     };
-    diff.iter_all_changes().map(|change| line(change.tag(), change.value())).collect()
+    diff.iter_all_changes()
+        .map(|change| line(change.tag(), change.value()))
+        .collect()
 }
 
 fn lines(text: &mut String, indent: &str, difference: &Difference) {
@@ -136,7 +142,14 @@ fn one_markdown(text: &mut String, what: &str, sign: char, step: &Step) {
         .work
         .locks
         .iter()
-        .map(|lock| format!("{} on {}, which blocks {}", lock.mode, lock.relation, lock.mode.blocks()))
+        .map(|lock| {
+            format!(
+                "{} on {}, which blocks {}",
+                lock.mode,
+                lock.relation,
+                lock.mode.blocks()
+            )
+        })
         .collect();
     let locks = match locks.is_empty() {
         true => "no locks".into(),
@@ -150,7 +163,10 @@ fn one_markdown(text: &mut String, what: &str, sign: char, step: &Step) {
         step.phase,
         inline(&locks)
     );
-    let sql: Vec<(char, String)> = shown(&step.work).lines().map(|line| (sign, line.to_owned())).collect();
+    let sql: Vec<(char, String)> = shown(&step.work)
+        .lines()
+        .map(|line| (sign, line.to_owned()))
+        .collect();
     fenced(text, &sql);
 }
 
@@ -163,7 +179,9 @@ fn blocks(text: &mut String, differences: &[Difference]) {
 
 /// In a fence that is longer than any within.
 fn fenced(text: &mut String, lines: &[(char, String)]) {
-    let runs = lines.iter().flat_map(|(_, line)| line.split(|c| c != '`').map(str::len));
+    let runs = lines
+        .iter()
+        .flat_map(|(_, line)| line.split(|c| c != '`').map(str::len));
     let fence = "`".repeat(runs.max().unwrap_or(0).max(2) + 1);
     let _ = writeln!(text, "{fence}diff");
     for (sign, line) in lines {
@@ -181,7 +199,10 @@ pub fn catalogs_human(differences: &[Difference]) -> String {
     if differences.is_empty() {
         return "no difference between the catalogs\n".into();
     }
-    let mut text = format!("{} between the catalogs\n", units::counted(differences.len(), "difference"));
+    let mut text = format!(
+        "{} between the catalogs\n",
+        units::counted(differences.len(), "difference")
+    );
     for difference in differences {
         lines(&mut text, "  ", difference);
     }

@@ -11,11 +11,7 @@ use std::fmt::Write;
 pub fn plan(plan: &ExecutionPlan) -> String {
     let mut body = heading(plan);
     if plan.steps.is_empty() {
-        let _ = writeln!(
-            body,
-            "<p>{}</p>",
-            escaped(plan_view::nothing_to_do(plan).trim())
-        );
+        let _ = writeln!(body, "<p>{}</p>", escaped(plan_view::nothing_to_do(plan).trim()));
         left_out(&mut body, plan);
     } else {
         facts(&mut body, plan);
@@ -58,7 +54,8 @@ fn facts(text: &mut String, plan: &ExecutionPlan) {
     let blocking = all
         .iter()
         .filter(|step| blocked(step) != LockMode::AccessShare.blocks());
-    let queue = plan_view::longest_block(&all).map_or("no time".into(), |block| units::millis(block.queue_ms));
+    let queue =
+        plan_view::longest_block(&all).map_or("no time".into(), |block| units::millis(block.queue_ms));
     let facts = [
         (
             "steps that block the application",

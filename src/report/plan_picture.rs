@@ -8,7 +8,8 @@ use std::fmt::Write;
 const COLUMNS: usize = 32;
 
 pub fn picture(plan: &ExecutionPlan) -> String {
-    let mut text = String::from("Over time, not to scale (# blocks reads and writes, = writes, - nothing):\n");
+    let mut text =
+        String::from("Over time, not to scale (# blocks reads and writes, = writes, - nothing):\n");
     let total = plan_view::length(&plan.steps.iter().collect::<Vec<_>>());
     let mut at = 0;
     for (phase, steps) in plan.phases() {

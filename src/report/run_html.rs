@@ -31,7 +31,10 @@ pub fn run(report: &RunReport) -> String {
         escaped(&report.run.plan.digest),
         time(report.now)
     );
-    page(&format!("Run {} of {}", report.run.id, report.run.plan.name), &body)
+    page(
+        &format!("Run {} of {}", report.run.id, report.run.plan.name),
+        &body,
+    )
 }
 
 fn heading(report: &RunReport) -> String {
@@ -83,7 +86,11 @@ fn summary(text: &mut String, report: &RunReport) {
         list.push(("connections lost", units::count(totals.reconnects)));
     }
     if let Some(verification) = &report.verification {
-        let passes = if verification.passes() { "passes" } else { "findings" };
+        let passes = if verification.passes() {
+            "passes"
+        } else {
+            "findings"
+        };
         list.push(("verification", passes.into()));
     }
     text.push_str(&facts(&list));
@@ -98,7 +105,11 @@ fn timeline(text: &mut String, report: &RunReport) {
     let phases = report.phases();
     let ms = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()).unwrap_or(0);
     let span = |line: &Line<'_>| line.span(report.now).map(|(from, to)| (ms(from), ms(to)));
-    let spans: Vec<(u64, u64)> = phases.iter().flat_map(|(_, lines)| lines).filter_map(span).collect();
+    let spans: Vec<(u64, u64)> = phases
+        .iter()
+        .flat_map(|(_, lines)| lines)
+        .filter_map(span)
+        .collect();
     if spans.is_empty() {
         return;
     }
@@ -139,7 +150,11 @@ fn timeline(text: &mut String, report: &RunReport) {
     }
     let took = |(phase, lines): &(crate::plan::Phase, Vec<Line<'_>>)| {
         let ms: u64 = lines.iter().filter_map(|line| line.took_ms(report.now)).sum();
-        format!("{phase}: {} in {}", units::counted(lines.len(), "step"), units::millis(ms))
+        format!(
+            "{phase}: {} in {}",
+            units::counted(lines.len(), "step"),
+            units::millis(ms)
+        )
     };
     let said: Vec<String> = phases.iter().map(took).collect();
     text.push_str(&figure(
@@ -260,7 +275,11 @@ fn fills(text: &mut String, report: &RunReport) {
                 "pages in a batch",
                 match batches.pages_min == batches.pages_max {
                     true => units::count(batches.pages_max),
-                    false => format!("{} to {}", units::count(batches.pages_min), units::count(batches.pages_max)),
+                    false => format!(
+                        "{} to {}",
+                        units::count(batches.pages_min),
+                        units::count(batches.pages_max)
+                    ),
                 },
             ));
             list.push(("passes over each page", units::count(batches.passes)));
@@ -271,7 +290,10 @@ fn fills(text: &mut String, report: &RunReport) {
             ));
         }
         for lag in &stats.lag {
-            list.push(("replica lag at most", format!("{} ({})", units::millis(lag.ms), lag.who)));
+            list.push((
+                "replica lag at most",
+                format!("{} ({})", units::millis(lag.ms), lag.who),
+            ));
         }
         text.push_str(&facts(&list));
         chart(text, line, &stats.samples);
@@ -322,7 +344,10 @@ fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
         let lag = points(&|it| it.lag_ms.unwrap_or(0) as f64 / latest as f64);
         let _ = writeln!(drawn, "<polyline class=\"lag\" points=\"{}\"/>", lag.trim_end());
         let latest = units::millis(latest);
-        let _ = write!(caption, " <span class=\"all\">Red, dotted</span>: replica lag, at most {latest}.");
+        let _ = write!(
+            caption,
+            " <span class=\"all\">Red, dotted</span>: replica lag, at most {latest}."
+        );
         let _ = write!(said, "; replica lag at most {latest}");
     }
     let label = format!("Progress of {}", line.record.id);
@@ -394,10 +419,16 @@ fn figures(stats: &StepStats) -> Vec<(&'static str, String)> {
         list.push(("ended", format!("{count} sessions in the way")));
     }
     for aside in &stats.aside {
-        list.push(("stood aside", format!("{}: {}", units::millis(aside.ms), aside.reason)));
+        list.push((
+            "stood aside",
+            format!("{}: {}", units::millis(aside.ms), aside.reason),
+        ));
     }
     for note in &stats.notes {
-        list.push(("note", format!("after {}: {}", units::millis(note.at_ms), note.text)));
+        list.push((
+            "note",
+            format!("after {}: {}", units::millis(note.at_ms), note.text),
+        ));
     }
     if stats.notes_left_out > 0 {
         let count = units::count(stats.notes_left_out);
@@ -440,7 +471,12 @@ fn who(attempt: &AttemptRecord) -> String {
             Some(pid) => format!("pid {pid}"),
             None => "a prepared transaction".into(),
         };
-        format!("{pid} of {} ({}), {}", text("user"), text("application"), text("state"))
+        format!(
+            "{pid} of {} ({}), {}",
+            text("user"),
+            text("application"),
+            text("state")
+        )
     };
     let list: Vec<String> = blockers.into_iter().flatten().map(one).collect();
     list.join("; ")

@@ -23,7 +23,15 @@ pub fn run(report: &RunReport) -> String {
             .map_or(String::new(), |at| format!(", finished {}", status::time(at))),
     );
     let mut table = plan_human::table(&[
-        "Step", "Phase", "State", "Took", "Attempts", "Lock wait", "Stood aside", "Rows", "Batches",
+        "Step",
+        "Phase",
+        "State",
+        "Took",
+        "Attempts",
+        "Lock wait",
+        "Stood aside",
+        "Rows",
+        "Batches",
     ]);
     for line in report.lines() {
         table.add_row(row(report, &line));
@@ -40,7 +48,12 @@ pub fn run(report: &RunReport) -> String {
             aside.reason
         );
     }
-    if let Some(lag) = report.stats.iter().flat_map(|it| &it.stats.lag).max_by_key(|lag| lag.ms) {
+    if let Some(lag) = report
+        .stats
+        .iter()
+        .flat_map(|it| &it.stats.lag)
+        .max_by_key(|lag| lag.ms)
+    {
         let _ = writeln!(text, "  {} was {} behind at most", lag.who, units::millis(lag.ms));
     }
     if totals.reconnects > 0 {

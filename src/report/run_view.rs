@@ -127,7 +127,11 @@ impl RunReport {
 
     /// From the first begin of a step to the last end of one.
     pub fn took_ms(&self) -> Option<u64> {
-        let spans: Vec<_> = self.lines().iter().filter_map(|line| line.span(self.now)).collect();
+        let spans: Vec<_> = self
+            .lines()
+            .iter()
+            .filter_map(|line| line.span(self.now))
+            .collect();
         let from = spans.iter().map(|(from, _)| *from).min()?;
         let to = spans.iter().map(|(_, to)| *to).max()?;
         u64::try_from(to.duration_since(from).as_millis()).ok()
@@ -136,7 +140,10 @@ impl RunReport {
     pub fn json(&self) -> Value {
         let run = &self.run;
         let step = |line: &Line<'_>| {
-            let failed = self.attempts.iter().filter(|attempt| attempt.step == line.record.id);
+            let failed = self
+                .attempts
+                .iter()
+                .filter(|attempt| attempt.step == line.record.id);
             json!({
                 "id": line.record.id,
                 "phase": line.step.phase,

@@ -16,7 +16,10 @@ fn script(stage: &Stage<'_>, name: &str, text: &str) -> String {
 
 /// Each line that a hook has written, as JSON.
 fn told(path: &str) -> Vec<Value> {
-    read(path).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    read(path)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// The documented fields; more would have to be documented.
@@ -38,7 +41,11 @@ const FIELDS: [&str; 11] = [
 async fn each_beginning_and_end_is_told_in_order_and_without_a_shell() {
     let server = TestServer::start(&[]);
     let stage = Stage::new(&server, 2_000).await;
-    let (out, arguments, environment) = (stage.path("told"), stage.path("arguments"), stage.path("environment"));
+    let (out, arguments, environment) = (
+        stage.path("told"),
+        stage.path("arguments"),
+        stage.path("environment"),
+    );
     let evil = stage.path("evil");
     let hook = script(
         &stage,
@@ -46,7 +53,15 @@ async fn each_beginning_and_end_is_told_in_order_and_without_a_shell() {
         &format!("cat >> {out}; echo >> {out}; printf '%s\\n' \"$@\" > {arguments}; env > {environment}"),
     );
     let command = format!("{hook} 'two words' $(touch\\ {evil}) ;touch {evil}");
-    let through = ["apply", &stage.plan, "--yes", "--through", "contract", "--hook", &command];
+    let through = [
+        "apply",
+        &stage.plan,
+        "--yes",
+        "--through",
+        "contract",
+        "--hook",
+        &command,
+    ];
     pgmorph(&stage.url, &through).await.expect(0);
     let told = told(&out);
     let mut expected = vec!["run_started -".to_owned()];
@@ -55,16 +70,28 @@ async fn each_beginning_and_end_is_told_in_order_and_without_a_shell() {
         expected.push(format!("phase_finished {phase}"));
     }
     expected.push("run_finished contract".into());
-    let heard = |it: &Value| format!("{} {}", it["event"].as_str().unwrap(), it["phase"].as_str().unwrap_or("-"));
+    let heard = |it: &Value| {
+        format!(
+            "{} {}",
+            it["event"].as_str().unwrap(),
+            it["phase"].as_str().unwrap_or("-")
+        )
+    };
     assert_eq!(told.iter().map(heard).collect::<Vec<_>>(), expected);
     for event in &told {
         let fields: BTreeSet<&str> = event.as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(fields, BTreeSet::from(FIELDS));
-        assert_eq!((&event["plan"], &event["run"], &event["direction"]), (&"p".into(), &1.into(), &"apply".into()));
+        assert_eq!(
+            (&event["plan"], &event["run"], &event["direction"]),
+            (&"p".into(), &1.into(), &"apply".into())
+        );
         assert!(event["at"].as_str().unwrap().parse::<jiff::Timestamp>().is_ok());
     }
     let last = told.last().unwrap();
-    assert_eq!((&last["state"], &last["done"]), (&"completed".into(), &last["steps"]));
+    assert_eq!(
+        (&last["state"], &last["done"]),
+        (&"completed".into(), &last["steps"])
+    );
     let words: Vec<String> = read(&arguments).lines().map(str::to_owned).collect();
     let touch = format!("$(touch {evil})");
     assert_eq!(words, ["two words", &touch, ";touch", &evil]);
@@ -108,7 +135,12 @@ async fn hooks_that_fail_or_hang_are_noted_and_the_run_goes_on() {
         ("hangs): ended after 200ms; the run goes on", 4),
         ("hook): No such file or directory", 4),
     ] {
-        assert_eq!(applied.stderr.matches(note).count(), times, "{note}: {}", applied.stderr);
+        assert_eq!(
+            applied.stderr.matches(note).count(),
+            times,
+            "{note}: {}",
+            applied.stderr
+        );
     }
     let pids: Vec<String> = read(&pids).lines().map(str::to_owned).collect();
     assert_eq!(pids.len(), 8, "each was started");
@@ -120,8 +152,13 @@ async fn hooks_that_fail_or_hang_are_noted_and_the_run_goes_on() {
         .await;
     }
     assert!(!Path::new(&survivor).exists());
-    for (given, why) in [("'", "a quote is not closed"), ("", "a program and its arguments")] {
-        let refused = pgmorph(&stage.url, &["apply", &stage.plan, "--yes", "--hook", given]).await.expect(2);
+    for (given, why) in [
+        ("'", "a quote is not closed"),
+        ("", "a program and its arguments"),
+    ] {
+        let refused = pgmorph(&stage.url, &["apply", &stage.plan, "--yes", "--hook", given])
+            .await
+            .expect(2);
         assert!(refused.stderr.contains(why), "{}", refused.stderr);
     }
 }
@@ -138,9 +175,14 @@ async fn failure_interruption_and_rollback_are_told_too() {
     running.signal("INT").await;
     running.end().await.expect(130);
     let last = told(&out).pop().unwrap();
-    assert_eq!((&last["event"], &last["state"]), (&"run_interrupted".into(), &"interrupted".into()));
+    assert_eq!(
+        (&last["event"], &last["state"]),
+        (&"run_interrupted".into(), &"interrupted".into())
+    );
     std::fs::remove_file(&out).unwrap();
-    pgmorph(&stage.url, &["rollback", "p", "--yes", "--hook", &hook]).await.expect(0);
+    pgmorph(&stage.url, &["rollback", "p", "--yes", "--hook", &hook])
+        .await
+        .expect(0);
     let last = told(&out).pop().unwrap();
     assert_eq!(
         (&last["event"], &last["state"], &last["direction"]),
@@ -150,8 +192,16 @@ async fn failure_interruption_and_rollback_are_told_too() {
     let source = "name: q\nchanges:\n  - add_check: {table: orders, name: none, expression: id > 50}\n";
     let plan = stage.path("q.yaml");
     std::fs::write(&plan, source).unwrap();
-    pgmorph(&stage.url, &["apply", &plan, "--yes", "--hook", &hook]).await.expect(6);
+    pgmorph(&stage.url, &["apply", &plan, "--yes", "--hook", &hook])
+        .await
+        .expect(6);
     let last = told(&out).pop().unwrap();
-    assert_eq!((&last["event"], &last["state"]), (&"run_failed".into(), &"failed".into()));
-    assert!(last["message"].as_str().is_some_and(|text| !text.is_empty()), "{last}");
+    assert_eq!(
+        (&last["event"], &last["state"]),
+        (&"run_failed".into(), &"failed".into())
+    );
+    assert!(
+        last["message"].as_str().is_some_and(|text| !text.is_empty()),
+        "{last}"
+    );
 }

@@ -26,7 +26,11 @@ fn get(port: u16, path: &str) -> Option<(String, String, String)> {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +54,8 @@ async fn a_run_can_be_followed_by_file_and_over_http() {
     ];
     let running = Running::start(&stage.url, &arguments);
     until("rows are counted", async || {
-        get(port, "/metrics").is_some_and(|(_, _, body)| Exposition::parse(&body).unwrap().value("pgmorph_rows_total") > 0.0)
+        get(port, "/metrics")
+            .is_some_and(|(_, _, body)| Exposition::parse(&body).unwrap().value("pgmorph_rows_total") > 0.0)
     })
     .await;
     let (status, headers, body) = get(port, "/metrics").unwrap();
@@ -58,16 +63,26 @@ async fn a_run_can_be_followed_by_file_and_over_http() {
     assert!(headers.contains("Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8"));
     assert!(headers.contains(&format!("Content-Length: {}", body.len())));
     let metrics = Exposition::parse(&body).unwrap();
-    assert_eq!((metrics.state().as_str(), metrics.value("pgmorph_run_number")), ("running", 1.0));
+    assert_eq!(
+        (metrics.state().as_str(), metrics.value("pgmorph_run_number")),
+        ("running", 1.0)
+    );
     assert_eq!(metrics.label("pgmorph_phase_info", "phase"), "backfill");
-    assert_eq!(metrics.label("pgmorph_phase_info", "step"), "01-widen_column-fill");
+    assert_eq!(
+        metrics.label("pgmorph_phase_info", "step"),
+        "01-widen_column-fill"
+    );
     assert!(metrics.value("pgmorph_rows_per_second") > 0.0);
     let ratio = metrics.value("pgmorph_progress_ratio");
     assert!((0.0..1.0).contains(&ratio), "{ratio}");
     for path in ["/", "/metrics/x", "/../etc/passwd"] {
         assert_eq!(get(port, path).unwrap().0, "HTTP/1.1 404 Not Found", "{path}");
     }
-    let posted = ask(port, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let posted = ask(
+        port,
+        "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n",
+    )
+    .unwrap();
     assert_eq!(posted.0, "HTTP/1.1 405 Method Not Allowed");
     // Somebody who says nothing holds up nobody for long.
     let silent = TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -77,22 +92,33 @@ async fn a_run_can_be_followed_by_file_and_over_http() {
     // However often it is read, it is never half written.
     let standing_aside = async || {
         let text = read(&file);
-        Exposition::parse(&text).unwrap_or_else(|why| panic!("{why}\n{text}")).value("pgmorph_standing_aside") == 1.0
+        Exposition::parse(&text)
+            .unwrap_or_else(|why| panic!("{why}\n{text}"))
+            .value("pgmorph_standing_aside")
+            == 1.0
     };
     until("the file says that it stands aside", standing_aside).await;
-    pgmorph(&stage.url, &["tune", "p", "--throttle", "off"]).await.expect(0);
+    pgmorph(&stage.url, &["tune", "p", "--throttle", "off"])
+        .await
+        .expect(0);
     pgmorph(&stage.url, &["resume", "p"]).await.expect(0);
     running.end().await.expect(0);
     let text = read(&file);
     let metrics = Exposition::parse(&text).unwrap();
     assert_eq!(metrics.state(), "completed");
     assert_eq!(metrics.value("pgmorph_rows_total"), f64::from(ROWS), "{text}");
-    assert_eq!(metrics.value("pgmorph_steps"), metrics.value("pgmorph_steps_done"));
+    assert_eq!(
+        metrics.value("pgmorph_steps"),
+        metrics.value("pgmorph_steps_done")
+    );
     assert_eq!(metrics.value("pgmorph_standing_aside"), 0.0);
     assert!(metrics.value("pgmorph_step_seconds_total") > 0.0);
     let left: Vec<_> = std::fs::read_dir(stage.directory.path()).unwrap().collect();
     assert_eq!(left.len(), 2, "the plan and the metrics: {left:?}");
-    assert!(get(port, "/metrics").is_none(), "it listens no longer than it runs");
+    assert!(
+        get(port, "/metrics").is_none(),
+        "it listens no longer than it runs"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,14 +134,23 @@ async fn what_cannot_be_had_is_refused_before_or_noted() {
         (taken.as_str(), "cannot listen at"),
         ("9100", "invalid value"),
     ] {
-        let refused = pgmorph(&stage.url, &["apply", &stage.plan, "--yes", "--metrics-listen", address]).await;
+        let refused = pgmorph(
+            &stage.url,
+            &["apply", &stage.plan, "--yes", "--metrics-listen", address],
+        )
+        .await;
         let refused = refused.expect(2);
         assert!(refused.stderr.contains(why), "{address}: {}", refused.stderr);
     }
     let status = pgmorph(&stage.url, &["status", "p"]).await.expect(0);
     assert!(status.stdout.contains("never applied"), "{}", status.stdout);
     let nowhere = stage.path("nowhere/pgmorph.prom");
-    let applied = pgmorph(&stage.url, &["apply", &stage.plan, "--yes", "--metrics-file", &nowhere]).await.expect(0);
+    let applied = pgmorph(
+        &stage.url,
+        &["apply", &stage.plan, "--yes", "--metrics-file", &nowhere],
+    )
+    .await
+    .expect(0);
     let note = "metrics cannot be written to";
     assert_eq!(applied.stderr.matches(note).count(), 1, "{}", applied.stderr);
 }
@@ -128,7 +163,9 @@ async fn a_run_that_fails_ends_as_failed() {
     let plan = stage.path("q.yaml");
     std::fs::write(&plan, source).unwrap();
     let file = stage.path("q.prom");
-    pgmorph(&stage.url, &["apply", &plan, "--yes", "--metrics-file", &file]).await.expect(6);
+    pgmorph(&stage.url, &["apply", &plan, "--yes", "--metrics-file", &file])
+        .await
+        .expect(6);
     assert_eq!(Exposition::parse(&read(&file)).unwrap().state(), "failed");
     let back = ["rollback", &plan, "--yes", "--metrics-file", &file];
     pgmorph(&stage.url, &back).await.expect(0);

@@ -36,7 +36,9 @@ impl Exposition {
                         family = ((*name).to_owned(), (*rest).to_owned());
                     }
                     "HELP" | "UNIT" if *name != family.0 => return wrong("of another family"),
-                    "UNIT" if !name.ends_with(&format!("_{rest}")) => return wrong("the name does not end with it"),
+                    "UNIT" if !name.ends_with(&format!("_{rest}")) => {
+                        return wrong("the name does not end with it");
+                    }
                     "HELP" | "UNIT" => {}
                     _ => return wrong("a comment is TYPE, HELP or UNIT"),
                 }
@@ -54,13 +56,21 @@ impl Exposition {
             let is_bad = match family.1.as_str() {
                 "counter" => value < 0.0 || value.is_nan(),
                 "info" => value != 1.0,
-                "stateset" => ![0.0, 1.0].contains(&value) || !labels.iter().any(|(label, _)| *label == family.0),
+                "stateset" => {
+                    ![0.0, 1.0].contains(&value) || !labels.iter().any(|(label, _)| *label == family.0)
+                }
                 _ => false,
             };
             if is_bad {
                 return wrong("a value that the type cannot have");
             }
-            if found.samples.entry(name).or_default().insert(labels, value).is_some() {
+            if found
+                .samples
+                .entry(name)
+                .or_default()
+                .insert(labels, value)
+                .is_some()
+            {
                 return wrong("the same sample twice");
             }
         }
@@ -78,7 +88,10 @@ impl Exposition {
     /// The state that the run is in.
     pub fn state(&self) -> String {
         let states = self.samples["pgmorph_run_state"].iter();
-        let on: Vec<&Vec<_>> = states.filter(|(_, value)| **value == 1.0).map(|(labels, _)| labels).collect();
+        let on: Vec<&Vec<_>> = states
+            .filter(|(_, value)| **value == 1.0)
+            .map(|(labels, _)| labels)
+            .collect();
         assert_eq!(on.len(), 1, "{on:?}");
         let label = on[0].iter().find(|(label, _)| label == "pgmorph_run_state");
         label.unwrap().1.clone()
@@ -95,7 +108,12 @@ type Sample = (String, Vec<(String, String)>, f64);
 fn sample(line: &str) -> Result<Sample, String> {
     let wrong = || format!("{line}: not a sample");
     let (name, rest) = line.split_once('{').ok_or_else(wrong)?;
-    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let is_name = |text: &str| {
+        !text.is_empty()
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
     if !is_name(name) {
         return Err(wrong());
     }

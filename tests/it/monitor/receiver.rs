@@ -71,10 +71,17 @@ fn serve(stream: TcpStream, manner: Manner, posted: &Mutex<Vec<Posted>>) -> Opti
         loop {
             let mut line = String::new();
             reader.read_line(&mut line).ok()?;
-            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            let Some((name, value)) = line.trim_end().split_once(": ") else {
+                break;
+            };
             headers.push((name.to_lowercase(), value.to_owned()));
         }
-        let length = headers.iter().find(|(name, _)| name == "content-length")?.1.parse().ok()?;
+        let length = headers
+            .iter()
+            .find(|(name, _)| name == "content-length")?
+            .1
+            .parse()
+            .ok()?;
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
         let body = serde_json::from_slice(&body).ok()?;
@@ -84,7 +91,11 @@ fn serve(stream: TcpStream, manner: Manner, posted: &Mutex<Vec<Posted>>) -> Opti
                 write!(answers, "HTTP/1.1 {status} So\r\nContent-Length: 2\r\n\r\n{{}}").ok()?;
             }
             Manner::Redirects => {
-                write!(answers, "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n").ok()?;
+                write!(
+                    answers,
+                    "HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"
+                )
+                .ok()?;
             }
             Manner::Silent => std::thread::sleep(std::time::Duration::from_secs(60)),
             Manner::HangsUp => {}

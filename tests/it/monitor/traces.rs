@@ -24,8 +24,17 @@ fn spans(receiver: &Receiver) -> Vec<Value> {
         assert_eq!(it.header("authorization"), Some("Bearer x"));
         let resource = &it.body["resourceSpans"][0];
         let service = &resource["resource"]["attributes"][0];
-        assert_eq!((&service["key"], &service["value"]["stringValue"]), (&"service.name".into(), &"ledger-db".into()));
-        spans.extend(resource["scopeSpans"][0]["spans"].as_array().unwrap().iter().cloned());
+        assert_eq!(
+            (&service["key"], &service["value"]["stringValue"]),
+            (&"service.name".into(), &"ledger-db".into())
+        );
+        spans.extend(
+            resource["scopeSpans"][0]["spans"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .cloned(),
+        );
     }
     spans
 }
@@ -45,7 +54,15 @@ async fn each_step_is_a_span_of_the_run() {
     let stage = Stage::new(&server, 5_000).await;
     let receiver = Receiver::start(Manner::Answers(200));
     let endpoint = format!("http://127.0.0.1:{}", receiver.port);
-    let arguments = ["apply", &stage.plan, "--yes", "--through", "contract", "--log-format", "json"];
+    let arguments = [
+        "apply",
+        &stage.plan,
+        "--yes",
+        "--through",
+        "contract",
+        "--log-format",
+        "json",
+    ];
     let running = Running::start_with(&stage.url, &arguments, &variables(&endpoint));
     let applied = running.end().await.expect(0);
     let mut spans = spans(&receiver);
@@ -75,7 +92,10 @@ async fn each_step_is_a_span_of_the_run() {
         let (begins, ends) = (nanos(span, "startTimeUnixNano"), nanos(span, "endTimeUnixNano"));
         // It begins before the step's own clock and ends after it.
         assert!(ends - begins >= took[name] * 1_000_000, "{name}");
-        assert!(begins >= nanos(&root, "startTimeUnixNano") && ends <= nanos(&root, "endTimeUnixNano"), "{name}");
+        assert!(
+            begins >= nanos(&root, "startTimeUnixNano") && ends <= nanos(&root, "endTimeUnixNano"),
+            "{name}"
+        );
     }
 }
 
@@ -90,16 +110,39 @@ async fn a_failure_is_a_status_and_a_deaf_collector_no_failure() {
     let endpoint = format!("http://127.0.0.1:{}", receiver.port);
     let running = Running::start_with(&stage.url, &["apply", &plan, "--yes"], &variables(&endpoint));
     running.end().await.expect(6);
-    let failed: Vec<Value> = spans(&receiver).into_iter().filter(|span| span["status"]["code"] == 2).collect();
+    let failed: Vec<Value> = spans(&receiver)
+        .into_iter()
+        .filter(|span| span["status"]["code"] == 2)
+        .collect();
     assert_eq!(failed.len(), 2, "the step and the run");
-    assert!(failed.iter().all(|span| span["status"]["message"].as_str().is_some_and(|text| !text.is_empty())));
+    assert!(failed.iter().all(|span| {
+        span["status"]["message"]
+            .as_str()
+            .is_some_and(|text| !text.is_empty())
+    }));
     let deaf = Receiver::start(Manner::Answers(503));
     let endpoint = format!("http://127.0.0.1:{}", deaf.port);
-    let running = Running::start_with(&stage.url, &["apply", &stage.plan, "--yes"], &variables(&endpoint));
+    let running = Running::start_with(
+        &stage.url,
+        &["apply", &stage.plan, "--yes"],
+        &variables(&endpoint),
+    );
     let applied = running.end().await.expect(0);
-    assert_eq!(applied.stderr.matches("traces cannot be sent to").count(), 1, "{}", applied.stderr);
+    assert_eq!(
+        applied.stderr.matches("traces cannot be sent to").count(),
+        1,
+        "{}",
+        applied.stderr
+    );
     let wrong = [("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318")];
-    let refused = Running::start_with(&stage.url, &["rollback", "p", "--yes"], &wrong).end().await.expect(2);
-    assert!(refused.stderr.contains("traces cannot be sent"), "{}", refused.stderr);
+    let refused = Running::start_with(&stage.url, &["rollback", "p", "--yes"], &wrong)
+        .end()
+        .await
+        .expect(2);
+    assert!(
+        refused.stderr.contains("traces cannot be sent"),
+        "{}",
+        refused.stderr
+    );
     pgmorph(&stage.url, &["rollback", "p", "--yes"]).await.expect(0);
 }

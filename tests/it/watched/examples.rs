@@ -45,8 +45,16 @@ async fn the_workflow_reviews_and_applies() {
         std::fs::create_dir(at.join(folder)).unwrap();
     }
     std::fs::rename(&stage.plan, at.join("plans/1_p.yaml")).unwrap();
-    std::fs::write(at.join("migrations/1.sql"), "CREATE INDEX CONCURRENTLY ON orders (note);\n").unwrap();
-    let (code, said) = run(at, "pgmorph snapshot -o catalog.json", &[("DATABASE_URL", &stage.url)]);
+    std::fs::write(
+        at.join("migrations/1.sql"),
+        "CREATE INDEX CONCURRENTLY ON orders (note);\n",
+    )
+    .unwrap();
+    let (code, said) = run(
+        at,
+        "pgmorph snapshot -o catalog.json",
+        &[("DATABASE_URL", &stage.url)],
+    );
     assert_eq!(code, Some(0), "{said}");
     let summary = stage.path("summary");
     for (name, script) in scripts(&workflow, "review") {
@@ -54,17 +62,33 @@ async fn the_workflow_reviews_and_applies() {
         let (code, said) = run(at, &script, &[("GITHUB_STEP_SUMMARY", &summary)]);
         assert_eq!(code, Some(0), "{name}: {said}");
     }
-    assert!(std::fs::read_to_string(&summary).unwrap().starts_with("# Plan `p`"));
+    assert!(
+        std::fs::read_to_string(&summary)
+            .unwrap()
+            .starts_with("# Plan `p`")
+    );
     assert!(at.join("out/1_p.html").exists());
-    let variables = [("DATABASE_URL", stage.url.as_str()), ("THROUGH", "cutover"), ("RETRY_SECONDS", "0")];
+    let variables = [
+        ("DATABASE_URL", stage.url.as_str()),
+        ("THROUGH", "cutover"),
+        ("RETRY_SECONDS", "0"),
+    ];
     let applies = scripts(&workflow, "apply");
     for (name, script) in &applies {
         let (code, said) = run(at, script, &variables);
         assert_eq!(code, Some(0), "{name}: {said}");
     }
-    assert!(std::fs::read_to_string(at.join("out/report.html")).unwrap().contains("Run 1 of p"));
+    assert!(
+        std::fs::read_to_string(at.join("out/report.html"))
+            .unwrap()
+            .contains("Run 1 of p")
+    );
     // What nobody can mend by waiting is not tried again.
-    std::fs::write(at.join("plans/2_q.yaml"), "name: q\nchanges:\n  - drop_table: {table: nowhere}\n").unwrap();
+    std::fs::write(
+        at.join("plans/2_q.yaml"),
+        "name: q\nchanges:\n  - drop_table: {table: nowhere}\n",
+    )
+    .unwrap();
     let (code, said) = run(at, &applies[0].1, &variables);
     assert_eq!(code, Some(2), "{said}");
     // A bad migration stops the review, and is named where it stands.
@@ -78,17 +102,29 @@ async fn the_workflow_reviews_and_applies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_job_applies_and_its_exit_codes_are_those_that_want_a_person() {
     let job = example("kubernetes-job.yaml");
-    assert_eq!((&job["kind"], &job["apiVersion"]), (&"Job".into(), &"batch/v1".into()));
+    assert_eq!(
+        (&job["kind"], &job["apiVersion"]),
+        (&"Job".into(), &"batch/v1".into())
+    );
     let pod = &job["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     let mounts = container["volumeMounts"].as_array().unwrap();
     let volumes = pod["volumes"].as_array().unwrap();
     for mount in mounts {
-        assert!(volumes.iter().any(|volume| volume["name"] == mount["name"]), "{mount}");
+        assert!(
+            volumes.iter().any(|volume| volume["name"] == mount["name"]),
+            "{mount}"
+        );
     }
     let rule = &job["spec"]["podFailurePolicy"]["rules"][0]["onExitCodes"];
-    assert_eq!((&rule["values"], &rule["containerName"]), (&serde_json::json!([1, 2, 3, 6]), &container["name"]));
-    assert_eq!(pod["restartPolicy"], "Never", "else Kubernetes refuses the policy");
+    assert_eq!(
+        (&rule["values"], &rule["containerName"]),
+        (&serde_json::json!([1, 2, 3, 6]), &container["name"])
+    );
+    assert_eq!(
+        pod["restartPolicy"], "Never",
+        "else Kubernetes refuses the policy"
+    );
     assert_eq!(container["command"], serde_json::json!(["pgmorph"]));
     let server = TestServer::start(&[]);
     let stage = Stage::new(&server, 1_000).await;
@@ -97,7 +133,12 @@ async fn the_job_applies_and_its_exit_codes_are_those_that_want_a_person() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|it| it.as_str().unwrap().replace("/plan/plan.yaml", &stage.plan).replace("/metrics/", &metrics))
+        .map(|it| {
+            it.as_str()
+                .unwrap()
+                .replace("/plan/plan.yaml", &stage.plan)
+                .replace("/metrics/", &metrics)
+        })
         .collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     Running::start(&stage.url, &arguments).end().await.expect(0);

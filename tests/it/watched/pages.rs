@@ -47,7 +47,16 @@ fn tags(page: &str) -> Vec<Tag<'_>> {
 #[track_caller]
 pub fn assert_sound(page: &str) {
     assert!(page.starts_with("<!doctype html>\n<html lang=\"en\">"));
-    for foreign in ["<script", "http:", "https:", "src=", "href=", "url(", "@import", "javascript:"] {
+    for foreign in [
+        "<script",
+        "http:",
+        "https:",
+        "src=",
+        "href=",
+        "url(",
+        "@import",
+        "javascript:",
+    ] {
         assert!(!page.contains(foreign), "{foreign}");
     }
     assert!(page.contains("default-src 'none'") && page.contains("name=\"viewport\""));
@@ -72,17 +81,33 @@ pub fn assert_sound(page: &str) {
                 assert!(next <= level + 1, "{} after a heading of level {level}", tag.name);
                 level = next;
             }
-            "svg" => assert!(tag.has("role=\"img\"") && tag.has("aria-label=\""), "a picture without words"),
+            "svg" => assert!(
+                tag.has("role=\"img\"") && tag.has("aria-label=\""),
+                "a picture without words"
+            ),
             "th" => assert!(tag.has("scope="), "a heading of what?"),
-            "div" => assert!(tag.has("tabindex=\"0\"") && tag.has("aria-label=\""), "what scrolls is reached by keys"),
-            "img" | "iframe" | "object" | "embed" | "link" | "form" => panic!("<{}> in a page of one file", tag.name),
+            "div" => assert!(
+                tag.has("tabindex=\"0\"") && tag.has("aria-label=\""),
+                "what scrolls is reached by keys"
+            ),
+            "img" | "iframe" | "object" | "embed" | "link" | "form" => {
+                panic!("<{}> in a page of one file", tag.name)
+            }
             _ => {}
         }
     }
     assert!(open.is_empty(), "{open:?}");
     assert_eq!(titles, 1, "one title");
-    let labels: Vec<&str> = page.split("role=\"region\" aria-label=\"").skip(1).map(|it| it.split('"').next().unwrap()).collect();
-    assert_eq!(labels.len(), labels.iter().collect::<BTreeSet<_>>().len(), "landmarks of one name: {labels:?}");
+    let labels: Vec<&str> = page
+        .split("role=\"region\" aria-label=\"")
+        .skip(1)
+        .map(|it| it.split('"').next().unwrap())
+        .collect();
+    assert_eq!(
+        labels.len(),
+        labels.iter().collect::<BTreeSet<_>>().len(),
+        "landmarks of one name: {labels:?}"
+    );
 }
 
 /// For `scripts/check-pages`, which says where.
@@ -106,13 +131,23 @@ async fn the_page_of_a_plan_is_sound() {
                 after:\n  - {name: still none, query: SELECT id FROM orders WHERE version < 0}\n";
     let path = stage.path("rich.yaml");
     std::fs::write(&path, rich).unwrap();
-    let page = pgmorph(&stage.url, &["plan", &path, "--format", "html"]).await.expect(0).stdout;
+    let page = pgmorph(&stage.url, &["plan", &path, "--format", "html"])
+        .await
+        .expect(0)
+        .stdout;
     assert_sound(&page);
-    assert!(page.contains("Point of no return") && page.contains("&lt;b&gt;rich&lt;/b&gt;") && page.contains("later"));
+    assert!(
+        page.contains("Point of no return")
+            && page.contains("&lt;b&gt;rich&lt;/b&gt;")
+            && page.contains("later")
+    );
     keep("plan", &page);
     let empty = "name: empty\nchanges:\n  - set_default: {table: later, column: a, default: 1, when: {table_exists: later}}\n";
     std::fs::write(&path, empty).unwrap();
-    let page = pgmorph(&stage.url, &["plan", &path, "--format", "html"]).await.expect(0).stdout;
+    let page = pgmorph(&stage.url, &["plan", &path, "--format", "html"])
+        .await
+        .expect(0)
+        .stdout;
     assert_sound(&page);
     assert!(page.contains("Nothing to do"), "{page}");
 }

@@ -53,9 +53,22 @@ async fn they_lead_from_a_migration_to_an_applied_plan() {
         assert_eq!(code, expected, "{line}\n{said}");
     }
     let plan = directory.path().join("safe.yaml").display().to_string();
-    let verified = pgmorph(&url, &["verify", &plan, "--through", "cutover"]).await.expect(0);
-    assert!(verified.stdout.contains("contract pending"), "{}", verified.stdout);
+    let verified = pgmorph(&url, &["verify", &plan, "--through", "cutover"])
+        .await
+        .expect(0);
+    assert!(
+        verified.stdout.contains("contract pending"),
+        "{}",
+        verified.stdout
+    );
     let there = "SELECT format_type(a.atttypid, a.atttypmod) = 'bigint' AND to_regclass('accounts_number_idx') IS NOT NULL \
                  FROM pg_attribute a WHERE attrelid = 'accounts'::regclass AND attname = 'number'";
-    assert!(database.admin.query_one(there, &[]).await.unwrap().get::<_, bool>(0));
+    assert!(
+        database
+            .admin
+            .query_one(there, &[])
+            .await
+            .unwrap()
+            .get::<_, bool>(0)
+    );
 }
