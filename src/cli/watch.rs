@@ -39,7 +39,8 @@ struct Before {
     step: String,
     at: Instant,
     rows: i64,
-    pages: i64,
+    /// At the first look at this step: a watermark moves in leaps, so only the average tells how long it will take.
+    first: (Instant, i64),
 }
 
 /// How fast it was since then.
@@ -170,24 +171,31 @@ fn pace(before: Option<Before>, look: &Look, now: Instant) -> (Pace, Option<Befo
     let (Some((_, step)), Some(fill)) = (current(&look.run), &look.fill) else {
         return (Pace::default(), None);
     };
-    let next = Before {
+    let begun = Before {
         step: step.to_owned(),
         at: now,
         rows: fill.rows_done,
-        pages: fill.next_page,
+        first: (now, fill.next_page),
     };
     let Some(before) = before.filter(|before| before.step == step) else {
-        return (Pace::default(), Some(next));
+        return (Pace::default(), Some(begun));
     };
+    let (first_at, first_page) = before.first;
+    let (rows, pages) = (fill.rows_done - before.rows, fill.next_page - first_page);
     let seconds = now.duration_since(before.at).as_secs_f64();
-    let (rows, pages) = (fill.rows_done - before.rows, fill.next_page - before.pages);
+    // A table that was rewritten begins anew.
     if seconds <= 0.0 || rows < 0 || pages < 0 {
-        return (Pace::default(), Some(next));
+        return (Pace::default(), Some(begun));
     }
     let left = (fill.end_page - fill.next_page).max(0) as f64;
+    let looked = now.duration_since(first_at).as_secs_f64();
     let pace = Pace {
         rows_per_second: Some(rows as f64 / seconds),
-        left_ms: (pages > 0).then(|| (left * seconds / pages as f64 * 1_000.0) as u64),
+        left_ms: (pages > 0).then(|| (left * looked / pages as f64 * 1_000.0) as u64),
+    };
+    let next = Before {
+        first: before.first,
+        ..begun
     };
     (pace, Some(next))
 }
@@ -401,7 +409,10 @@ mod tests {
         let (stands, _) = pace(before.clone(), &look(0, 0), began + Duration::from_secs(2));
         assert_eq!((stands.rows_per_second, stands.left_ms), (Some(0.0), None));
         let (rewritten, _) = pace(
-            before.map(|before| Before { pages: 400, ..before }),
+            before.map(|before| Before {
+                first: (began, 400),
+                ..before
+            }),
             &look(5_000, 3),
             began + Duration::from_secs(2),
         );
@@ -409,7 +420,7 @@ mod tests {
         let line = look(5_000, 250).line(second);
         assert_eq!(
             line,
-            "1970-01-01 00:00:00Z x (run 3) stopped, not finished, 0 of 1 step done; cutover 01-set_default-set; 250 of \
+            "1970-01-01 00:00:00Z test (run 3) stopped, not finished, 0 of 1 step done; expand 01-set_default-set; 250 of \
              1,000 pages (25 %), 5,000 rows, 2,500 rows/s, 6s left"
         );
     }

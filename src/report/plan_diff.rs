@@ -77,7 +77,7 @@ fn whole(text: &mut String, mark: String, step: &Step) {
     }
 }
 
-/// Line by line what goes and what comes.
+/// Line by line what goes and what comes, with a line before and after it; what else is the same is left out.
 fn changes(difference: &Difference) -> Vec<(char, String)> {
     let text = |side: &Option<String>| side.as_ref().map_or(String::new(), |text| format!("{text}\n"));
     let (from, to) = (text(&difference.from), text(&difference.to));
@@ -90,9 +90,23 @@ fn changes(difference: &Difference) -> Vec<(char, String)> {
         };
         (sign, value.trim_end_matches('\n').to_owned())
     };
-    diff.iter_all_changes()
+    let all: Vec<(char, String)> = diff
+        .iter_all_changes()
         .map(|change| line(change.tag(), change.value()))
-        .collect()
+        .collect();
+    let is_near = |at: usize| {
+        let near = all[at.saturating_sub(1)..(at + 2).min(all.len())].iter();
+        near.clone().any(|(sign, _)| *sign != ' ')
+    };
+    let mut shown: Vec<(char, String)> = Vec::new();
+    for (at, line) in all.iter().enumerate() {
+        if is_near(at) {
+            shown.push(line.clone());
+        } else if shown.last().is_none_or(|(_, last)| last != "…") {
+            shown.push((' ', "…".into()));
+        }
+    }
+    shown
 }
 
 fn lines(text: &mut String, indent: &str, difference: &Difference) {
@@ -216,4 +230,22 @@ pub fn catalogs_markdown(differences: &[Difference]) -> String {
     }
     blocks(&mut text, differences);
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_changes_is_shown_with_its_neighbours() {
+        let difference = Difference {
+            what: "statements".into(),
+            from: Some("a\nb\nc\nd\ne\nf\ng".into()),
+            to: Some("a\nb\nc\nD\ne\nf\ng".into()),
+        };
+        let shown: String = changes(&difference).iter().map(|(sign, line)| format!("{sign}{line}\n")).collect();
+        assert_eq!(shown, " …\n c\n-d\n+D\n e\n …\n");
+        let added = Difference { from: None, ..difference };
+        assert!(changes(&added).iter().all(|(sign, _)| *sign == '+'));
+    }
 }

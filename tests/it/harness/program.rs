@@ -106,6 +106,13 @@ impl Running {
         assert!(status.unwrap().success());
     }
 
+    pub async fn prints(&self, text: &str) {
+        until(&format!("standard output contains {text:?}"), async || {
+            self.stdout.so_far().contains(text)
+        })
+        .await;
+    }
+
     pub async fn says(&self, text: &str) {
         until(&format!("standard error contains {text:?}"), async || {
             self.stderr.so_far().contains(text)

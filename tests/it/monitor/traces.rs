@@ -120,6 +120,7 @@ async fn a_failure_is_a_status_and_a_deaf_collector_no_failure() {
             .as_str()
             .is_some_and(|text| !text.is_empty())
     }));
+    pgmorph(&stage.url, &["rollback", "q", "--yes"]).await.expect(0);
     let deaf = Receiver::start(Manner::Answers(503));
     let endpoint = format!("http://127.0.0.1:{}", deaf.port);
     let running = Running::start_with(

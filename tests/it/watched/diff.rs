@@ -7,6 +7,8 @@ use crate::monitor::Stage;
 async fn what_a_reviewer_asks_of_a_changed_plan() {
     let server = TestServer::start(&[]);
     let stage = Stage::new(&server, 2_000).await;
+    let others = "CREATE TABLE others (id integer PRIMARY KEY)";
+    stage.database.admin.batch_execute(others).await.unwrap();
     let write = |name: &str, text: &str| {
         let path = stage.path(name);
         std::fs::write(&path, text).unwrap();
@@ -20,7 +22,7 @@ async fn what_a_reviewer_asks_of_a_changed_plan() {
     pgmorph(&stage.url, &["snapshot", "-o", &old]).await.expect(0);
     let head = "name: p\nsettings: {small_table: 0}\nchanges:\n";
     let widen = "  - widen_column: {table: orders, column: version, type: bigint}\n";
-    let check = "  - add_check: {table: orders, name: positive, expression: id > 0}\n";
+    let check = "  - add_check: {table: others, name: positive, expression: id > 0}\n";
     let more = write("more.yaml", &format!("{head}{check}{widen}"));
     let slow = write(
         "slow.yaml",

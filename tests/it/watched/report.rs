@@ -112,7 +112,8 @@ async fn a_report_knows_waits_throttling_batches_and_the_verification() {
         "{waited}"
     );
     let attempt = &report["attempts"][0];
-    assert_eq!(attempt["sqlstate"], "55P03");
+    // Given up by the server, or by us for the sake of those who would wait behind it.
+    assert!(["55P03", "57014"].contains(&attempt["sqlstate"].as_str().unwrap()), "{attempt}");
     assert!(attempt["blockers"][0]["pid"].is_i64(), "{attempt}");
     assert_eq!(report["verification"]["verdict"], "matches");
 

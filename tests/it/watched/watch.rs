@@ -31,12 +31,11 @@ async fn somebody_who_looks_on_sees_pace_pause_and_blockers_until_the_end() {
     .await;
     let watcher = Running::start(&stage.url, &["status", "p", "--watch", "0.2", "--format", "json"]);
     let reader = Running::start(&stage.url, &["status", "--watch", "0.2"]);
-    let rows = "SELECT sum(rows_done)::bigint FROM pgmorph.backfills";
-    let before = number(database, rows).await;
-    until("it goes on", async || {
-        number(database, rows).await > before + 2_000
-    })
-    .await;
+    watcher.prints("\"over\"").await;
+    let pages = "SELECT sum(next_page)::bigint FROM pgmorph.backfills";
+    let before = number(database, pages).await;
+    until("it goes on", async || number(database, pages).await > before).await;
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     pgmorph(&stage.url, &["pause", "p"]).await.expect(0);
     let paused = "SELECT count(*) FROM pgmorph.step_stats WHERE stats::json -> 'now' ->> 'reason' LIKE 'paused since%'";
     until("the pause is recorded", async || {
