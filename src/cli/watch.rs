@@ -12,6 +12,7 @@ use crate::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -19,6 +20,9 @@ use tokio_postgres::Client;
 
 /// Between two plans of a directory nobody holds the run lock for a moment.
 const GONE_AFTER: u32 = 2;
+
+/// Over how long the rate is an average.
+const RATE_OVER: Duration = Duration::from_secs(10);
 
 /// What somebody who looks on is told at one moment.
 #[derive(Debug)]
@@ -37,8 +41,8 @@ struct Look {
 #[derive(Debug, Clone)]
 struct Before {
     step: String,
-    at: Instant,
-    rows: i64,
+    /// Rows at the last looks: the cursor is written twice a second, and not at all while it rests.
+    looks: VecDeque<(Instant, i64)>,
     /// At the first look at this step: a watermark moves in leaps, so only the average tells how long it will take.
     first: (Instant, i64),
 }
@@ -173,16 +177,22 @@ fn pace(before: Option<Before>, look: &Look, now: Instant) -> (Pace, Option<Befo
     };
     let begun = Before {
         step: step.to_owned(),
-        at: now,
-        rows: fill.rows_done,
+        looks: VecDeque::from([(now, fill.rows_done)]),
         first: (now, fill.next_page),
     };
-    let Some(before) = before.filter(|before| before.step == step) else {
+    let Some(mut before) = before.filter(|before| before.step == step) else {
+        return (Pace::default(), Some(begun));
+    };
+    let is_old = |look: &(Instant, i64)| now.duration_since(look.0) > RATE_OVER;
+    while before.looks.len() > 1 && before.looks.front().is_some_and(is_old) {
+        before.looks.pop_front();
+    }
+    let Some((at, rows_then)) = before.looks.front().copied() else {
         return (Pace::default(), Some(begun));
     };
     let (first_at, first_page) = before.first;
-    let (rows, pages) = (fill.rows_done - before.rows, fill.next_page - first_page);
-    let seconds = now.duration_since(before.at).as_secs_f64();
+    let (rows, pages) = (fill.rows_done - rows_then, fill.next_page - first_page);
+    let seconds = now.duration_since(at).as_secs_f64();
     // A table that was rewritten begins anew.
     if seconds <= 0.0 || rows < 0 || pages < 0 {
         return (Pace::default(), Some(begun));
@@ -193,11 +203,8 @@ fn pace(before: Option<Before>, look: &Look, now: Instant) -> (Pace, Option<Befo
         rows_per_second: Some(rows as f64 / seconds),
         left_ms: (pages > 0).then(|| (left * looked / pages as f64 * 1_000.0) as u64),
     };
-    let next = Before {
-        first: before.first,
-        ..begun
-    };
-    (pace, Some(next))
+    before.looks.push_back((now, fill.rows_done));
+    (pace, Some(before))
 }
 
 impl Look {
@@ -253,11 +260,11 @@ impl Look {
             ));
         }
         if let Some(waits) = self.waits.as_ref().filter(|_| self.runner.is_some()) {
-            parts.push(format!(
-                "waits for {}: {}",
-                units::millis(waits.waited_ms),
-                waits.reason
-            ));
+            let since = match waits.waited_ms {
+                ms @ 1_000.. => format!(" for {}", units::millis(ms)),
+                _ => String::new(),
+            };
+            parts.push(format!("waits{since}: {}", waits.reason));
         }
         parts.extend(
             self.in_the_way

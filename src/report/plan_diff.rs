@@ -243,9 +243,15 @@ mod tests {
             from: Some("a\nb\nc\nd\ne\nf\ng".into()),
             to: Some("a\nb\nc\nD\ne\nf\ng".into()),
         };
-        let shown: String = changes(&difference).iter().map(|(sign, line)| format!("{sign}{line}\n")).collect();
+        let shown: String = changes(&difference)
+            .iter()
+            .map(|(sign, line)| format!("{sign}{line}\n"))
+            .collect();
         assert_eq!(shown, " …\n c\n-d\n+D\n e\n …\n");
-        let added = Difference { from: None, ..difference };
+        let added = Difference {
+            from: None,
+            ..difference
+        };
         assert!(changes(&added).iter().all(|(sign, _)| *sign == '+'));
     }
 }

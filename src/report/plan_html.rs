@@ -61,7 +61,7 @@ fn facts(text: &mut String, plan: &ExecutionPlan) {
             "steps that block the application",
             format!("{} of {}", blocking.count(), all.len()),
         ),
-        ("an attempt at a lock keeps others waiting at most", queue),
+        ("an attempt queues for a lock at most, others behind it", queue),
         ("longest step", plan_view::longest(&all).name().to_owned()),
         (
             "rows at most",
@@ -82,7 +82,7 @@ fn strongest(step: &Step) -> Option<&Lock> {
 }
 
 fn longest_block(steps: &[&Step]) -> String {
-    plan_view::longest_block(steps).map_or("nothing".into(), plan_view::Block::words)
+    plan_view::longest_block(steps).map_or(String::new(), plan_view::Block::words)
 }
 
 pub(super) fn class(blocks: &str) -> &'static str {

@@ -113,7 +113,10 @@ async fn a_report_knows_waits_throttling_batches_and_the_verification() {
     );
     let attempt = &report["attempts"][0];
     // Given up by the server, or by us for the sake of those who would wait behind it.
-    assert!(["55P03", "57014"].contains(&attempt["sqlstate"].as_str().unwrap()), "{attempt}");
+    assert!(
+        ["55P03", "57014"].contains(&attempt["sqlstate"].as_str().unwrap()),
+        "{attempt}"
+    );
     assert!(attempt["blockers"][0]["pid"].is_i64(), "{attempt}");
     assert_eq!(report["verification"]["verdict"], "matches");
 
