@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases soak crash-points strikes twins bench bench-catalog fuzz lint ci
+.PHONY: help demo test releases soak crash-points strikes twins bench bench-catalog fuzz check-pages lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -43,6 +43,10 @@ bench-catalog: ## snapshot, plan and verify with 100 to 20,000 tables, for a qua
 
 fuzz: ## feed everything that reads files with random bytes, a minute for each of seven (how long: make fuzz SECONDS=600)
 	@scripts/fuzz $(or $(SECONDS),60)
+
+check-pages: ## look at the pages of plans and reports with a browser: accessibility, and pictures in target/pages
+	@scripts/servers ensure
+	@scripts/check-pages
 
 twins: ## change random tables and compare them with twins that plain ALTER TABLE changed (number of cases: make twins CASES=500)
 	@scripts/servers ensure

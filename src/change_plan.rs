@@ -4,7 +4,7 @@
 //! from that tree, which can report all complaints at once.
 
 use crate::diagnostic::{Diagnostic, Located, Span};
-use crate::document::{Fields, Node, Value};
+use crate::document::{Fields, Node, Shapes, Value};
 use crate::ops::{AnyOperation, MANUALS};
 use crate::plan::{Check, Contention, Monitor, Settings};
 use crate::sql;
@@ -65,10 +65,26 @@ pub struct Change {
 /// Everything wrong with it, each with its place: bad YAML (then only that), unknown and duplicate keys, missing
 /// keys, wrong types, bad values.
 pub fn parse(source: &str) -> Result<ChangePlan, Vec<Diagnostic>> {
+    read(source, None)
+}
+
+/// As [`parse`], and what was asked of the file.
+///
+/// # Errors
+/// Those of [`parse`].
+pub fn shapes(source: &str) -> Result<Shapes, Vec<Diagnostic>> {
+    let shapes = Shapes::default();
+    read(source, Some(&shapes)).map(|_| shapes)
+}
+
+fn read(source: &str, shapes: Option<&Shapes>) -> Result<ChangePlan, Vec<Diagnostic>> {
     let root = tree(source).map_err(|complaint| vec![complaint])?;
     let diagnostics = RefCell::new(Vec::new());
     let schema = default_schema(&root);
-    let fields = Fields::open(&root, "a plan file", &schema, &diagnostics);
+    let mut fields = Fields::open(&root, "a plan file", &schema, &diagnostics);
+    if let Some(shapes) = shapes {
+        fields = fields.recorded(shapes);
+    }
     fields.optional("schema");
     let name = fields.text("name");
     let description = fields

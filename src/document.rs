@@ -5,8 +5,13 @@
 
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::sql::{self, QualifiedName};
+use shapes::Kind;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+
+pub mod shapes;
+
+pub use shapes::Shapes;
 
 /// One value with its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,6 +52,9 @@ pub struct Fields<'a> {
     asked: RefCell<Vec<&'static str>>,
     diagnostics: &'a RefCell<Vec<Diagnostic>>,
     failed: Cell<bool>,
+    required: RefCell<Vec<&'static str>>,
+    path: String,
+    shapes: Option<&'a Shapes>,
     /// What `table` says, where the map stands within one that is about a table.
     table: Option<Located<QualifiedName>>,
 }
@@ -70,6 +78,9 @@ impl<'a> Fields<'a> {
             asked: RefCell::default(),
             diagnostics,
             failed: Cell::new(false),
+            required: RefCell::default(),
+            path: String::new(),
+            shapes: None,
             table: None,
         };
         if !matches!(node.value, Value::Map(_)) {
@@ -82,6 +93,29 @@ impl<'a> Fields<'a> {
             );
         }
         fields
+    }
+
+    /// Notes what is asked of this map and of those within it.
+    #[must_use]
+    pub fn recorded(self, shapes: &'a Shapes) -> Self {
+        Self {
+            shapes: Some(shapes),
+            ..self
+        }
+    }
+
+    fn note(&self, key: &str, kind: Kind) {
+        if let Some(shapes) = self.shapes {
+            shapes.note(&format!("{}.{key}", self.path), kind);
+        }
+    }
+
+    fn note_node(&self, node: &Node, kind: Kind) {
+        if let Some(shapes) = self.shapes
+            && let Some(path) = shapes.place(node)
+        {
+            shapes.note(&path, kind);
+        }
     }
 
     pub fn report(&self, diagnostic: Diagnostic) {
@@ -106,11 +140,15 @@ impl<'a> Fields<'a> {
             .iter()
             .find(|(name, _)| name.value == key)
             .map(|(_, node)| node)?;
+        if let Some(shapes) = self.shapes {
+            shapes.put(node, format!("{}.{key}", self.path));
+        }
         (node.value != Value::Null).then_some(node)
     }
 
     /// The node of a key that must be there.
     pub fn required(&self, key: &'static str) -> Option<&'a Node> {
+        self.required.borrow_mut().push(key);
         let node = self.optional(key);
         if node.is_none() {
             let given = self.entries.iter().find(|(name, _)| name.value == key);
@@ -128,10 +166,13 @@ impl<'a> Fields<'a> {
     /// Plain text of a node, reporting anything that is not a single value.
     pub fn text_of(&self, node: &Node, what: &str) -> Option<Located<String>> {
         match &node.value {
-            Value::Scalar { text, .. } => Some(Located {
-                value: text.clone(),
-                span: node.span,
-            }),
+            Value::Scalar { text, .. } => {
+                self.note_node(node, Kind::Scalar);
+                Some(Located {
+                    value: text.clone(),
+                    span: node.span,
+                })
+            }
             other => {
                 self.report(
                     Diagnostic::new(
@@ -205,6 +246,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn optional_flag(&self, key: &'static str) -> Option<bool> {
+        self.note(key, Kind::Flag);
         let text = self.optional_text(key)?;
         self.checked(text, |text| match text {
             "true" => Ok(true),
@@ -216,6 +258,9 @@ impl<'a> Fields<'a> {
 
     /// One of a few words.
     pub fn choice<T: Copy>(&self, key: &'static str, choices: &[(&str, T)]) -> Option<Located<T>> {
+        for (word, _) in choices {
+            self.note(key, Kind::Word((*word).to_owned()));
+        }
         let text = self.optional_text(key)?;
         if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text.value) {
             return Some(Located {
@@ -250,14 +295,31 @@ impl<'a> Fields<'a> {
                 self.report(Diagnostic::new("empty_list", format!("`{key}` may not be empty")).at(node.span));
                 None
             }
-            Value::List(items) => Some(items),
-            Value::Scalar { .. } => Some(std::slice::from_ref(node)),
+            Value::List(items) => {
+                self.note_items(node, items);
+                Some(items)
+            }
+            Value::Scalar { .. } => {
+                self.note_items(node, &[]);
+                Some(std::slice::from_ref(node))
+            }
             other => {
                 self.report(
                     Diagnostic::new("wrong_type", format!("`{key}` is a list, not {}", other.kind()))
                         .at(node.span),
                 );
                 None
+            }
+        }
+    }
+
+    fn note_items(&self, list: &Node, items: &[Node]) {
+        self.note_node(list, Kind::List);
+        if let Some(shapes) = self.shapes
+            && let Some(path) = shapes.place(list)
+        {
+            for item in items {
+                shapes.put(item, format!("{path}[]"));
             }
         }
     }
@@ -307,7 +369,13 @@ impl<'a> Fields<'a> {
 
     /// The fields of a nested map.
     pub fn nested(&self, node: &'a Node, what: &str) -> Fields<'a> {
-        Fields::open(node, what, self.default_schema, self.diagnostics)
+        self.note_node(node, Kind::Map);
+        let path = self.shapes.and_then(|shapes| shapes.place(node));
+        Fields {
+            path: path.unwrap_or_else(|| what.to_owned()),
+            shapes: self.shapes,
+            ..Fields::open(node, what, self.default_schema, self.diagnostics)
+        }
     }
 
     /// What is read from each map of a list that may be absent. Alone it would name the table by `table`.
@@ -344,6 +412,14 @@ impl<'a> Fields<'a> {
             return None;
         };
         self.report_duplicates(entries);
+        self.note_node(node, Kind::Pairs);
+        if let Some(shapes) = self.shapes
+            && let Some(path) = shapes.place(node)
+        {
+            for (_, value) in entries {
+                shapes.put(value, format!("{path}{{}}"));
+            }
+        }
         Some(entries)
     }
 
@@ -373,6 +449,9 @@ impl<'a> Fields<'a> {
     pub fn finish(&self) -> bool {
         self.report_duplicates(self.entries);
         let asked = self.asked.borrow();
+        if let Some(shapes) = self.shapes {
+            shapes.finished(&self.path, &asked, &self.required.borrow());
+        }
         for (name, _) in self.entries {
             if !asked.contains(&name.value.as_str()) {
                 let mut known = asked.clone();

@@ -1,7 +1,7 @@
 //! What happens during a run, as data. The executor tells; reports render.
 
 use crate::plan::Phase;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A session that holds a lock in our way. The text of its query is not part of it: it may hold data.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -32,7 +32,8 @@ pub struct Stall {
 }
 
 /// What getting locks came to in one call, for us and for those who waited behind us.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct LockTotals {
     /// Attempts that were given up.
     pub gave_up: u64,
@@ -58,6 +59,19 @@ impl LockTotals {
             ended: self.ended + other.ended,
         }
     }
+
+    /// What came since those were counted; the longest wait stays, for it may be of either.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            gave_up: self.gave_up.saturating_sub(earlier.gave_up),
+            waited_ms: self.waited_ms.saturating_sub(earlier.waited_ms),
+            stalled: self.stalled.saturating_sub(earlier.stalled),
+            stalled_backend_ms: self.stalled_backend_ms.saturating_sub(earlier.stalled_backend_ms),
+            stalled_worst_ms: self.stalled_worst_ms,
+            ended: self.ended.saturating_sub(earlier.ended),
+        }
+    }
 }
 
 /// What one unit of progress is.
@@ -67,6 +81,28 @@ pub enum Unit {
     Pages,
     Blocks,
     Tuples,
+}
+
+/// How a backfill goes about it at present.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BatchSize {
+    /// Batches of the step so far, those of earlier calls included.
+    pub number: u64,
+    /// Pages that a batch visits.
+    pub pages: u64,
+    /// How often each page is visited, other rows of it each time.
+    pub passes: u64,
+    /// How long the last batch kept its rows locked, in microseconds.
+    pub held_us: u64,
+}
+
+/// The standby or subscriber that is farthest behind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lag {
+    pub who: String,
+    pub ms: u64,
+    /// WAL that it has not replayed.
+    pub bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -144,6 +180,10 @@ pub enum Event {
         total: u64,
         rows: u64,
         per_second: f64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        batch: Option<BatchSize>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        lag: Option<Lag>,
     },
     /// Half of it was there; it is removed and done again.
     CleanedUp {

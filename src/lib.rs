@@ -49,6 +49,9 @@ pub mod plan;
 /// The operations: one room each.
 pub mod ops;
 
+/// What the hazards of a plan mean.
+pub mod hazards;
+
 /// The conditions of a change.
 pub mod when;
 
@@ -70,6 +73,9 @@ pub mod sql_lint;
 /// Does a fact hold; what differs?
 pub mod verifier;
 
+/// In what two plans, or two catalogs, differ.
+pub mod plan_diff;
+
 /// What happened, as data.
 pub mod event;
 
@@ -84,6 +90,9 @@ pub mod executor;
 
 /// What people and machines see.
 pub mod report;
+
+/// Metrics, hooks and traces of a run.
+pub mod monitor;
 
 /// The temporary server and the application that the demo changes a schema under.
 pub mod demo;

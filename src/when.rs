@@ -190,12 +190,7 @@ fn objects(fields: &Fields<'_>, key: &'static str, read: Read) -> impl Iterator<
     let items: &[Node] = match fields.optional(key) {
         None => &[],
         Some(node) => match &node.value {
-            Value::List(items) if items.is_empty() => {
-                let diagnostic = Diagnostic::new("empty_list", format!("`{key}` may not be empty"));
-                fields.report(diagnostic.at(node.span));
-                &[]
-            }
-            Value::List(items) => items,
+            Value::List(_) => fields.optional_list(key).unwrap_or_default(),
             _ => std::slice::from_ref(node),
         },
     };

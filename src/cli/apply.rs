@@ -10,6 +10,7 @@ use crate::event::LockTotals;
 use crate::executor::brake::Brake;
 use crate::executor::ledger::{Run, StepState};
 use crate::executor::{Executor, Interrupt, Replicas, gate};
+use crate::monitor::Watchers;
 use crate::plan::{ExecutionPlan, Phase, Settings, Step, Waiting};
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, plan_human, style};
@@ -50,6 +51,8 @@ pub struct Apply {
     /// instead of what the plan says
     #[arg(long, value_name = "NAME,…")]
     replicas: Option<Replicas>,
+    #[command(flatten)]
+    pub(super) watchers: Watchers,
 }
 
 /// A phase on the command line.
@@ -190,7 +193,7 @@ impl Apply {
             return Ok(0);
         }
         confirm::ask(&self.question(&task, &settings), self.yes)?;
-        let reporter = global.reporter();
+        let reporter = self.watchers.around(global.reporter())?;
         let interrupts = interrupts::watch(reporter.clone())?;
         let execution = self.execute(global, &settings, &task, through, &reporter, interrupts);
         let summary = Box::pin(execution).await;

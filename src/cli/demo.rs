@@ -180,6 +180,8 @@ impl Play<'_> {
                 total: rows * 3,
                 rows: 0,
                 per_second: done as f64 / began.elapsed().as_secs_f64(),
+                batch: None,
+                lag: None,
             });
         };
         self.scene(LOADING, "rows, indexes, VACUUM", stage.load(rows, progress))

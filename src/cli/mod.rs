@@ -2,8 +2,9 @@
 
 use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
+use crate::ops::MANUALS;
 use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
-use crate::report::{self, Reporter, out};
+use crate::report::{Reporter, out};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::io::IsTerminal;
@@ -17,22 +18,27 @@ mod completions;
 mod confirm;
 mod contention;
 mod demo;
+mod diff;
 mod explain;
 mod history;
 mod input;
 mod interrupts;
 mod lint;
+mod man;
 mod new;
 mod permit;
 mod plan;
+mod report;
 mod resolve;
 mod rollback;
+mod schema;
 mod set;
 mod snapshot;
 mod status;
 mod tune;
 mod untested;
 mod verify;
+mod watch;
 
 /// Zero-downtime schema changes for PostgreSQL: plan, apply, verify, roll back.
 #[derive(Debug, Parser)]
@@ -47,7 +53,8 @@ pub struct Cli {
 const EXIT_CODES: &str = "\
 Exit codes: 0 done or matches; 1 findings, or not confirmed; 2 usage error or invalid plan; 3 a precondition
 failed, nothing changed; 4 lock budget used up, run again later; 5 cannot connect or log in; 6 a step failed;
-7 another run holds the database; 130 interrupted. In all of them the state is saved.";
+7 another run holds the database; 130 interrupted. In all of them the state is saved.
+More: pgmorph explain exit_codes";
 
 #[derive(Debug, Args)]
 pub struct Global {
@@ -70,6 +77,15 @@ pub struct Global {
     /// The form of results
     #[arg(long, global = true, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+    /// The form of what is told meanwhile, on standard error: `json` is one object a line; as --format where not given
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        env = "PGMORPH_LOG_FORMAT"
+    )]
+    pub log_format: Option<LogFormat>,
     /// Say only results and errors
     #[arg(long, short, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
@@ -90,6 +106,14 @@ pub enum Format {
     Sarif,
     /// Annotations of a GitHub workflow (`lint` of SQL only)
     Github,
+    /// A page of one file (`plan` and `report` only)
+    Html,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Human,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,11 +124,14 @@ pub enum Command {
     Demo(demo::Demo),
     Explain(explain::Explain),
     Lint(lint::Lint),
+    Man(man::Man),
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
+    Report(report::Report),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
+    Schema(schema::Schema),
     Snapshot(snapshot::Snapshot),
     Status(status::Status),
     Tune(tune::Tune),
@@ -153,7 +180,7 @@ impl Failure {
     /// As the value of `error` in a JSON result.
     fn json(&self) -> serde_json::Value {
         let plans = match self {
-            Self::Error(error) => return report::error::json(error),
+            Self::Error(error) => return crate::report::error::json(error),
             Self::Plan(plan) => std::slice::from_ref(&**plan),
             Self::Plans(plans) => plans,
         };
@@ -167,14 +194,14 @@ impl Failure {
         };
         let found = plans.iter().flat_map(|plan| &plan.diagnostics);
         let messages = found.map(|complaint| complaint.message.clone());
-        let mut error = report::error::json(&Error::new(kind, message).details(messages));
+        let mut error = crate::report::error::json(&Error::new(kind, message).details(messages));
         error["diagnostics"] = plans.iter().flat_map(InvalidPlan::json).collect();
         error
     }
 
     fn human(&self, chain: bool) -> String {
         match self {
-            Self::Error(error) => report::error::human(error, chain),
+            Self::Error(error) => crate::report::error::human(error, chain),
             Self::Plan(plan) => plan.human(),
             Self::Plans(plans) => plans.iter().map(InvalidPlan::human).collect(),
         }
@@ -183,17 +210,23 @@ impl Failure {
 
 impl InvalidPlan {
     fn human(&self) -> String {
-        report::safe::marked(&diagnostic::render(
-            &self.diagnostics,
-            &self.path,
-            &self.source,
-            true,
-        ))
+        let text = diagnostic::render(&self.diagnostics, &self.path, &self.source, true);
+        let mut text = crate::report::safe::marked(&text);
+        let spans = self.diagnostics.iter().filter_map(|found| found.span);
+        let mut operations: Vec<&str> = spans
+            .filter_map(|span| operation_at(&self.source, span.start))
+            .collect();
+        operations.sort_unstable();
+        operations.dedup();
+        if !operations.is_empty() {
+            text.push_str(&format!("more: pgmorph explain {}\n", operations.join(", ")));
+        }
+        text
     }
 
     fn json(&self) -> impl Iterator<Item = serde_json::Value> {
         self.diagnostics.iter().map(|found| {
-            let mut found = report::error::diagnostic_json(found, &self.source);
+            let mut found = crate::report::error::diagnostic_json(found, &self.source);
             found["file"] = self.path.as_str().into();
             found
         })
@@ -238,12 +271,17 @@ pub fn main() -> ExitCode {
 
 impl Command {
     async fn run(&self, global: &Global) -> Outcome {
-        if matches!(global.format, Format::Sql | Format::Markdown) && !matches!(self, Self::Plan(_)) {
-            return Err(
-                Error::new(ErrorKind::Usage, "only `plan` has the formats sql and markdown")
-                    .help("use --format human or --format json")
-                    .into(),
-            );
+        let is_page = global.format == Format::Html && matches!(self, Self::Report(_));
+        if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
+            && !matches!(self, Self::Plan(_))
+            && !is_page
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "only `plan` has the formats sql, markdown and html, and `report` html",
+            )
+            .help("use --format human or --format json")
+            .into());
         }
         if matches!(global.format, Format::Sarif | Format::Github) && !matches!(self, Self::Lint(_)) {
             return Err(
@@ -259,11 +297,14 @@ impl Command {
             Self::Demo(command) => command.run(global).await,
             Self::Explain(command) => command.run(global),
             Self::Lint(command) => command.run(global).await,
+            Self::Man(command) => command.run(),
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
+            Self::Report(command) => Box::pin(command.run(global)).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
+            Self::Schema(command) => command.run(),
             Self::Snapshot(command) => command.run(global).await,
             Self::Status(command) => command.run(global).await,
             Self::Tune(command) => command.run(global).await,
@@ -275,6 +316,12 @@ impl Command {
 impl Global {
     fn is_json(&self) -> bool {
         self.format == Format::Json
+    }
+
+    /// Whether what is told meanwhile is for machines.
+    fn logs_json(&self) -> bool {
+        self.log_format
+            .map_or(self.is_json(), |format| format == LogFormat::Json)
     }
 
     fn settings(&self) -> Result<ConnectionSettings, Error> {
@@ -297,7 +344,12 @@ impl Global {
 
     /// Something to know, besides the result.
     fn note(&self, text: &str) {
-        if !self.quiet {
+        if self.quiet {
+            return;
+        }
+        if self.log_format == Some(LogFormat::Json) {
+            crate::report::json::JsonReporter.note(text);
+        } else {
             out::line(text);
         }
     }
@@ -305,13 +357,13 @@ impl Global {
     /// Bars where somebody watches and no log lines get between them.
     fn reporter(&self) -> Arc<dyn Reporter> {
         if self.quiet {
-            Arc::new(report::Silent)
-        } else if self.is_json() {
-            Arc::new(report::json::JsonReporter)
+            Arc::new(crate::report::Silent)
+        } else if self.logs_json() {
+            Arc::new(crate::report::json::JsonReporter)
         } else if self.verbose == 0 && std::io::stderr().is_terminal() {
-            Arc::new(report::human::BarReporter::new())
+            Arc::new(crate::report::human::BarReporter::new())
         } else {
-            Arc::new(report::human::LineReporter::default())
+            Arc::new(crate::report::human::LineReporter::default())
         }
     }
 
@@ -329,7 +381,7 @@ impl Global {
             .with_writer(std::io::stderr)
             .with_ansi(anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never);
         // Somebody may have set a logger already; then that one is it.
-        let _ = if self.is_json() {
+        let _ = if self.logs_json() {
             logger.json().try_init().err()
         } else {
             logger.with_target(false).try_init().err()
@@ -344,12 +396,31 @@ impl Global {
                 let _ = out::json(&serde_json::json!({"error": failure.json()}));
                 failure.exit_code()
             }
+            Err(failure) if self.log_format == Some(LogFormat::Json) => {
+                crate::report::json::JsonReporter::failed(&failure.json());
+                failure.exit_code()
+            }
             Err(failure) => {
                 out::message(&failure.human(self.verbose > 0));
                 failure.exit_code()
             }
         })
     }
+}
+
+/// The operation whose entry the place is in: the last line at or before it that begins one.
+fn operation_at(source: &str, offset: usize) -> Option<&'static str> {
+    let end = source[offset.min(source.len())..]
+        .find('\n')
+        .map_or(source.len(), |length| offset + length);
+    source.get(..end)?.lines().rev().find_map(|line| {
+        let entry = line.trim_start().strip_prefix("- ")?;
+        let (name, _) = entry.split_once(':')?;
+        MANUALS
+            .iter()
+            .map(|(known, _)| *known)
+            .find(|known| *known == name.trim())
+    })
 }
 
 /// The plan is invalid, unless it is only the server or the role that does not fit it.
@@ -380,6 +451,16 @@ mod tests {
     fn the_arguments_are_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_complaint_knows_its_operation() {
+        let source = "name: x\nchanges:\n  - add_check:\n      table: t\n  - create_index: {table: é}\n";
+        let at = |text: &str| operation_at(source, source.find(text).unwrap());
+        assert_eq!(at("name"), None);
+        assert_eq!(at("table: t"), Some("add_check"));
+        assert_eq!(at("create_index"), Some("create_index"));
+        assert_eq!(operation_at(source, source.len()), Some("create_index"));
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! `plan`: compiles a plan file and prints what would run.
 
+use super::diff::{self, Other};
 use super::history::History;
-use super::input::{self, Input};
+use super::input::{self, Input, PlanFile};
 use super::resolve::{self, Way};
 use super::{Failure, Format, Global, Outcome, set};
+use crate::catalog::model::CatalogSnapshot;
+use crate::error::{Error, ErrorKind};
 use crate::executor::ledger::{Run, RunState, StepState};
 use crate::plan::ExecutionPlan;
 use crate::planner;
-use crate::report::{out, plan_human, plan_markdown, plan_sql};
+use crate::report::{out, plan_html, plan_human, plan_markdown, plan_sql};
 use clap::Args;
 use serde_json::json;
 use std::path::PathBuf;
@@ -23,19 +26,18 @@ pub struct Plan {
     /// Plan against a catalog snapshot (see `snapshot`) instead of a server
     #[arg(long, value_name = "FILE")]
     catalog: Option<String>,
+    /// Print what is added, removed and changed since OTHER: a plan file, a saved plan, or a catalog snapshot, against
+    /// which PLAN is made then; two snapshots are compared with each other. Exit code 1 where there is a difference
+    #[arg(long, value_name = "OTHER", conflicts_with = "output")]
+    diff: Option<String>,
 }
 
 impl Plan {
     pub async fn run(&self, global: &Global) -> Outcome {
-        let input = input::read(&self.plan)?;
-        let plan = match (&input, &self.catalog) {
-            (Input::Saved(plan), _) => (**plan).clone(),
-            (Input::File(file), Some(catalog)) => {
-                let catalog = input::snapshot(catalog)?;
-                planner::plan(&file.plan, &catalog).map_err(|diagnostics| file.refused(diagnostics))?
-            }
-            (Input::File(file), None) => against_server(global, Input::File(file.clone())).await?,
-        };
+        if let Some(other) = &self.diff {
+            return Box::pin(self.differs(global, other)).await;
+        }
+        let plan = self.compiled(global, input::read(&self.plan)?).await?;
         if let Some(path) = &self.output {
             input::write(path, &out::pretty(&plan))?;
         }
@@ -45,9 +47,44 @@ impl Plan {
             Format::Json => out::json(&json!({"plan": plan}))?,
             Format::Sql => out::script(&plan_sql::plan(&plan))?,
             Format::Markdown => out::result(&plan_markdown::plan(&plan))?,
+            Format::Html => out::result(&plan_html::plan(&plan))?,
         }
         Ok(0)
     }
+
+    async fn compiled(&self, global: &Global, input: Input) -> Result<ExecutionPlan, Failure> {
+        match (input, &self.catalog) {
+            (Input::Saved(plan), _) => Ok(*plan),
+            (Input::File(file), Some(catalog)) => against_snapshot(&file, &input::snapshot(catalog)?),
+            (file, None) => Box::pin(against_server(global, file)).await,
+        }
+    }
+
+    async fn differs(&self, global: &Global, other: &str) -> Outcome {
+        match (diff::read(&self.plan)?, diff::read(other)?) {
+            (Other::Catalog(to), Other::Catalog(from)) => diff::catalogs(global, &from, &to),
+            (Other::Plan(input), Other::Plan(from)) => {
+                let from = self.compiled(global, from).await?;
+                let to = self.compiled(global, input).await?;
+                diff::plans(global, &from, &to)
+            }
+            (Other::Plan(Input::File(file)), Other::Catalog(catalog)) => {
+                let from = against_snapshot(&file, &catalog)?;
+                let to = self.compiled(global, Input::File(file)).await?;
+                diff::plans(global, &from, &to)
+            }
+            _ => Err(Error::new(
+                ErrorKind::Usage,
+                "a saved plan was made against a catalog already, and a catalog is no plan",
+            )
+            .help("compare two plans, a plan file with a snapshot, or two snapshots")
+            .into()),
+        }
+    }
+}
+
+fn against_snapshot(file: &PlanFile, catalog: &CatalogSnapshot) -> Result<ExecutionPlan, Failure> {
+    planner::plan(&file.plan, catalog).map_err(|diagnostics| file.refused(diagnostics))
 }
 
 /// What `apply` would run; where it would refuse, what a new plan would be, if that is possible.

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::event::LockTotals;
 use crate::executor::ledger::{Run, StepState};
 use crate::executor::{self, Executor, Interrupt, Loss};
+use crate::monitor::Watchers;
 use crate::postgres::settings::ConnectionSettings;
 use crate::report::{Reporter, out, style};
 use crate::units;
@@ -37,6 +38,8 @@ pub struct Rollback {
     accept_loss: bool,
     #[command(flatten)]
     contention: ContentionArgs,
+    #[command(flatten)]
+    pub(super) watchers: Watchers,
 }
 
 impl Rollback {
@@ -57,7 +60,7 @@ impl Rollback {
             let question = question(&undoing, &settings, self.loss());
             confirm::ask_for(&typed(&undoing.runs), &question, &self.confirm, self.yes)?;
         }
-        let reporter = global.reporter();
+        let reporter = self.watchers.around(global.reporter())?;
         let interrupts = interrupts::watch(reporter.clone())?;
         let undone = Box::pin(self.undo(global, &settings, &undoing.runs, &reporter, &interrupts)).await;
         reporter.finish();

@@ -12,9 +12,10 @@ use tokio_postgres::types::Type;
 
 pub mod requests;
 mod shape;
+pub mod stats;
 
 /// Version of the ledger's own tables; a newer one is refused.
-pub const LEDGER_VERSION: i32 = 3;
+pub const LEDGER_VERSION: i32 = 4;
 
 /// CREATE SCHEMA IF NOT EXISTS would ask for the right to create schemas even where an administrator made this one.
 const CREATE: &str = "
@@ -77,9 +78,16 @@ CREATE TABLE IF NOT EXISTS pgmorph.requests (
   paused_at timestamptz,
   paused_by text
 );
+CREATE TABLE IF NOT EXISTS pgmorph.step_stats (
+  run_id bigint NOT NULL REFERENCES pgmorph.runs ON DELETE CASCADE,
+  step_id text NOT NULL,
+  undo boolean NOT NULL,
+  stats text NOT NULL,
+  PRIMARY KEY (run_id, step_id, undo)
+);
 ALTER TABLE pgmorph.ledger REPLICA IDENTITY FULL;
 ALTER TABLE pgmorph.runs ADD COLUMN IF NOT EXISTS baseline boolean NOT NULL DEFAULT false;
-UPDATE pgmorph.ledger SET version = 3 WHERE version < 3;
+UPDATE pgmorph.ledger SET version = 4 WHERE version < 4;
 ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -197,6 +205,8 @@ pub struct AttemptRecord {
     pub elapsed_ms: i64,
     pub sqlstate: Option<String>,
     pub message: String,
+    /// Who was in the way, as [`crate::event::Blocker`].
+    pub blockers: serde_json::Value,
 }
 
 /// Where a backfill stands.
@@ -267,6 +277,25 @@ pub async fn latest_run(client: &impl GenericClient, plan_name: &str) -> Result<
         .map_err(failed("reading the ledger"))?;
     match rows.first() {
         Some(row) => Ok(Some(run_of(client, row).await?)),
+        None => Ok(None),
+    }
+}
+
+/// The run of this number.
+///
+/// # Errors
+/// Lost connections and damaged entries.
+pub async fn run(client: &impl GenericClient, id: i64) -> Result<Option<Run>, Error> {
+    let sql = format!(
+        "SELECT {} FROM pgmorph.runs WHERE id = $1",
+        run_columns(client).await?
+    );
+    let row = client
+        .query_opt(&sql, &[&id])
+        .await
+        .map_err(failed("reading the ledger"))?;
+    match row {
+        Some(row) => Ok(Some(run_of(client, &row).await?)),
         None => Ok(None),
     }
 }
@@ -387,7 +416,7 @@ fn step_of(row: &tokio_postgres::Row) -> Result<StepRecord, Error> {
 pub async fn attempts(client: &impl GenericClient, run: i64) -> Result<Vec<AttemptRecord>, Error> {
     let rows = client
         .query(
-            "SELECT step_id, undo, at, elapsed_ms, sqlstate, message FROM (SELECT * FROM pgmorph.attempts \
+            "SELECT step_id, undo, at, elapsed_ms, sqlstate, message, blockers FROM (SELECT * FROM pgmorph.attempts \
              WHERE run_id = $1 ORDER BY id DESC LIMIT 200) a ORDER BY id",
             &[&run],
         )
@@ -400,6 +429,10 @@ pub async fn attempts(client: &impl GenericClient, run: i64) -> Result<Vec<Attem
         elapsed_ms: row.get("elapsed_ms"),
         sqlstate: row.get("sqlstate"),
         message: row.get("message"),
+        blockers: row
+            .get::<_, Option<&str>>("blockers")
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default(),
     };
     Ok(rows.iter().map(attempt).collect())
 }

@@ -31,9 +31,12 @@ mod locks;
 pub mod matching;
 mod orphans;
 pub mod privileges;
+mod recording;
 mod retry;
 mod session;
 mod stall;
+pub mod stats;
+pub mod waits;
 
 pub use locks::runner;
 pub use session::{blocker_line, timeouts_sql};
@@ -116,6 +119,7 @@ pub(crate) struct Runner {
     standbys: Mutex<backfill::Standbys>,
     replicas_asked: Option<Replicas>,
     orphans: orphans::Orphans,
+    stats: Mutex<stats::Keeper>,
 }
 
 /// What a rollback does about values that the old type cannot hold.
@@ -144,6 +148,7 @@ impl Loss {
 
 impl Runner {
     fn tell(&self, event: Event) {
+        self.stats().take(self.began.elapsed(), &event);
         self.listener.tell(&event);
     }
 
@@ -268,6 +273,7 @@ impl Executor {
             standbys: Mutex::default(),
             replicas_asked: self.replicas_asked,
             orphans: orphans::Orphans::default(),
+            stats: Mutex::default(),
         }
     }
 
@@ -287,6 +293,7 @@ impl Executor {
         if workers.is_some() || throttle.is_some() {
             ledger::requests::tune(&runner.lock.client, run, workers, throttle).await?;
         }
+        runner.begin_stats(run, resume.is_some()).await;
         let states: HashMap<&str, StepState> = resume
             .map(|run| {
                 run.steps
@@ -404,6 +411,7 @@ impl Executor {
             done: 0,
             resumed: run.state == RunState::RollingBack,
         });
+        runner.begin_stats(run.id, true).await;
         // A transaction that was not committed left nothing to undo, and is at work no more.
         for step in run.plan.steps.iter().rev() {
             if state(step) == StepState::Running && !needs_undo(state(step), step) {
@@ -526,6 +534,7 @@ impl Runner {
                     attempts,
                     undo: false,
                 });
+                self.record_stats().await;
                 Ok(())
             }
             Err(error) => Err(self.failed(run, step, error).await),
@@ -654,7 +663,10 @@ impl Runner {
                         reason: format!("there is nothing to undo: {}", error.message),
                     });
                 }
-                Err(error) => return Err(self.stopped_at(step, error)),
+                Err(error) => {
+                    self.record_stats().await;
+                    return Err(self.stopped_at(step, error));
+                }
             }
         }
         if works.len() <= undone {
@@ -673,6 +685,7 @@ impl Runner {
             attempts,
             undo: true,
         });
+        self.record_stats().await;
         Ok(())
     }
 
@@ -692,6 +705,7 @@ impl Runner {
             // Best effort: a failure that cannot be recorded still ends the run, and the step counts as running.
             let _ = ledger::step_failed(&self.lock.client, run, &step.id, &error.message).await;
         }
+        self.record_stats().await;
         self.stopped_at(step, error)
     }
 

@@ -70,6 +70,7 @@ impl Runner {
         tokio::select! {
             result = does => result,
             never = self.keep_lock() => match never {},
+            never = self.keep_recording() => match never {},
         }
     }
 

@@ -80,8 +80,9 @@ fn read_references(
     fields: &Fields<'_>,
     node: &Node,
 ) -> Option<(Located<QualifiedName>, Vec<Located<String>>)> {
-    if let Value::Scalar { text, .. } = &node.value {
-        return match QualifiedName::parse(text, fields.default_schema()) {
+    if let Value::Scalar { .. } = node.value {
+        let text = fields.text_of(node, "references")?.value;
+        return match QualifiedName::parse(&text, fields.default_schema()) {
             Ok(value) => Some((
                 Located {
                     value,

@@ -111,7 +111,8 @@ fn read_checks(fields: &Fields<'_>) -> Option<Vec<NamedCheck>> {
     let Some(node) = fields.optional("checks") else {
         return Some(Vec::new());
     };
-    if let Value::List(items) = &node.value {
+    if let Value::List(_) = node.value {
+        let items = fields.optional_list("checks")?;
         let texts = items.iter().map(|item| fields.text_of(item, "checks"));
         return texts.map(|text| Some((None, text?))).collect();
     }

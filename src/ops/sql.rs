@@ -104,7 +104,7 @@ fn statements(fields: &Fields<'_>, items: &[Node], key: &str) -> Vec<Located<Str
 
 fn read_locks(fields: &Fields<'_>) -> Option<Vec<(Located<QualifiedName>, LockMode)>> {
     let node = fields.optional("lock")?;
-    let Value::Map(entries) = &node.value else {
+    if !matches!(node.value, Value::Map(_)) {
         let message = "`lock` is a map of tables and lock modes";
         fields.report(
             Diagnostic::new("wrong_type", message)
@@ -112,7 +112,8 @@ fn read_locks(fields: &Fields<'_>) -> Option<Vec<(Located<QualifiedName>, LockMo
                 .help("lock: {orders: SHARE ROW EXCLUSIVE}"),
         );
         return None;
-    };
+    }
+    let entries = fields.entries(node, "lock")?;
     let mut locks = Vec::new();
     for (table, mode) in entries {
         let Some(text) = fields.text_of(mode, &table.value) else {

@@ -96,16 +96,17 @@ fn read_joined(fields: &Fields<'_>) -> Option<Vec<JoinedTable>> {
             .at(node.span)
             .help("joined: {lines: {order_id: id}}: its column, the column of the key of `from`")
     };
-    let Value::Map(tables) = &node.value else {
+    if !matches!(node.value, Value::Map(_)) {
         fields.report(wrong(node));
         return None;
-    };
+    }
     let mut joined = Vec::new();
-    for (name, columns) in tables {
-        let Value::Map(pairs) = &columns.value else {
+    for (name, columns) in fields.entries(node, "joined")? {
+        if !matches!(columns.value, Value::Map(_)) {
             fields.report(wrong(columns));
             continue;
-        };
+        }
+        let pairs = fields.entries(columns, &name.value)?;
         let pair = |(column, key): &(Located<String>, Node)| {
             Some((column.clone(), fields.text_of(key, &column.value)?))
         };

@@ -421,6 +421,8 @@ mod tests {
             total: 12_800,
             rows: 70_000,
             per_second: 12_345.6,
+            batch: None,
+            lag: None,
         };
         assert!(lasting(&event).is_none());
         insta::assert_snapshot!(plain(passing(&event)), @"building, 500 of 12,800 pages, 70,000 rows, 12,345/s");

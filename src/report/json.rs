@@ -13,6 +13,11 @@ pub fn versioned(value: &impl Serialize) -> String {
     out::pretty(&with_version(value))
 }
 
+/// The same in one line.
+pub fn line(value: &impl Serialize) -> String {
+    with_version(value).to_string()
+}
+
 fn with_version(value: &impl Serialize) -> Value {
     let mut fields = Map::new();
     fields.insert("version".into(), VERSION.into());
@@ -34,6 +39,13 @@ impl JsonReporter {
             fields.insert("at".into(), jiff::Timestamp::now().to_string().into());
         }
         out::line(&super::safe::json(&value.to_string()));
+    }
+}
+
+impl JsonReporter {
+    /// What ended the command, in a line like the others.
+    pub fn failed(error: &Value) {
+        Self::write(&json!({"event": "failed", "error": error}));
     }
 }
 

@@ -3,14 +3,22 @@
 //! Texts for people carry styles, which the streams in [`out`] strip where nobody would see colour; control characters
 //! from anywhere else are spelled out there.
 
+mod axis;
 pub mod error;
+pub mod html;
 pub mod human;
 pub mod json;
 pub mod out;
+pub mod plan_diff;
+pub mod plan_html;
 pub mod plan_human;
 pub mod plan_markdown;
+mod plan_picture;
 pub mod plan_sql;
 mod plan_view;
+pub mod run_html;
+pub mod run_human;
+pub mod run_view;
 pub mod safe;
 #[cfg(test)]
 mod sample;

@@ -47,6 +47,14 @@ pub fn json(value: &impl serde::Serialize) -> Result<(), Error> {
     raw(&safe::json(&super::json::versioned(value)))
 }
 
+/// Prints a value as JSON in one line.
+///
+/// # Errors
+/// As [`result`].
+pub fn json_line(value: &impl serde::Serialize) -> Result<(), Error> {
+    raw(&(safe::json(&super::json::line(value)) + "\n"))
+}
+
 /// Prints anything that is not a result. There is nobody to tell when that fails.
 pub fn message(text: &str) {
     let mut stderr = anstream::stderr().lock();

@@ -1,6 +1,6 @@
 //! A plan for people at a terminal, readable at 100 columns. The same plan gives the same bytes.
 
-use super::{plan_view, safe, style};
+use super::{plan_picture, plan_view, safe, style};
 use crate::plan::{Action, Check, ExecutionPlan, Phase, Step, Transaction, Waiting, Work};
 use crate::units;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -17,7 +17,7 @@ pub fn plan(plan: &ExecutionPlan) -> String {
         left_out(&mut text, plan);
         return text;
     }
-    let _ = write!(text, "\n{}", overview(plan));
+    let _ = write!(text, "\n{}\n{}", overview(plan), plan_picture::picture(plan));
     left_out(&mut text, plan);
     checks(
         &mut text,
@@ -235,6 +235,9 @@ fn totals(text: &mut String, plan: &ExecutionPlan) {
         text.push_str("`apply` stops before contract, unless it is told --through contract.\n");
     }
     let _ = writeln!(text, "Digest: {}", plan.digest);
+    if plan.steps.iter().any(|step| !step.hazards.is_empty()) {
+        text.push_str("What a hazard means, and what to do: pgmorph explain NAME\n");
+    }
 }
 
 fn locks_several(work: &Work) -> bool {
@@ -266,6 +269,13 @@ mod tests {
          validate  1      ACCESS SHARE            public.orders  nothing           seconds
          cutover   1      ACCESS EXCLUSIVE        public.orders  reads and writes  instant
          contract  1      ACCESS EXCLUSIVE        public.orders  reads and writes  instant
+
+        Over time, not to scale (# blocks reads and writes, = writes, - nothing):
+         expand    --------                          1,000,000 rows, 30 MB of disk
+         backfill          ---------                 1,000,000 rows
+         validate                   --------         1,000,000 rows
+         cutover                             ##      a lock: 200ms queued, then instant
+         contract                               ##   a lock: 200ms queued, then instant
 
         Before the first step, these return no rows:
 
@@ -341,6 +351,7 @@ mod tests {
         Point of no return: 01-widen_column-drop (contract)
         `apply` stops before contract, unless it is told --through contract.
         Digest: 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
+        What a hazard means, and what to do: pgmorph explain NAME
         ");
     }
 }

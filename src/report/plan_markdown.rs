@@ -56,25 +56,31 @@ fn cell(text: &str) -> String {
 }
 
 /// Within a line: no name makes a new one, a tag, a link or an image.
-fn inline(text: &str) -> String {
+pub(super) fn inline(text: &str) -> String {
     let text = text.replace('\n', " ").replace('<', "&lt;");
     text.replace("](", "]\\(").replace('`', "\\`")
 }
 
 fn phases(text: &mut String, plan: &ExecutionPlan) {
-    text.push_str("| phase | steps | strongest lock | blocks | longest step |\n|---|---:|---|---|---|\n");
+    text.push_str("| phase | steps | strongest lock | blocks | for how long | longest step | rows | disk |\n|---|---:|---|---|---|---|---:|---:|\n");
     for (phase, steps) in plan.phases() {
         let lock = plan_view::strongest(&steps);
         let _ = writeln!(
             text,
-            "| {phase} | {} | {} | {} | {} |",
+            "| {phase} | {} | {} | {} | {} | {} | {} | {} |",
             steps.len(),
             lock.map_or("none".into(), |lock| cell(&format!(
                 "{} on {}",
                 lock.mode, lock.relation
             ))),
             lock.map_or("nothing", |lock| lock.mode.blocks()),
+            plan_view::longest_block(&steps).map_or(String::new(), plan_view::Block::words),
             plan_view::longest(&steps).name(),
+            plan_view::rows(&steps).map_or(String::new(), units::count),
+            match plan_view::disk_of(&steps) {
+                disk @ 1.. => units::signed_size(disk),
+                _ => String::new(),
+            },
         );
     }
 }
@@ -187,13 +193,13 @@ mod tests {
 
         1 change in 5 steps for PostgreSQL 15.18. Room for more versions
 
-        | phase | steps | strongest lock | blocks | longest step |
-        |---|---:|---|---|---|
-        | expand | 1 | SHARE UPDATE EXCLUSIVE on public.orders | nothing | seconds |
-        | backfill | 1 | ROW EXCLUSIVE on public.orders | nothing | seconds |
-        | validate | 1 | ACCESS SHARE on public.orders | nothing | seconds |
-        | cutover | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | instant |
-        | contract | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | instant |
+        | phase | steps | strongest lock | blocks | for how long | longest step | rows | disk |
+        |---|---:|---|---|---|---|---:|---:|
+        | expand | 1 | SHARE UPDATE EXCLUSIVE on public.orders | nothing |  | seconds | 1,000,000 | 30 MB |
+        | backfill | 1 | ROW EXCLUSIVE on public.orders | nothing |  | seconds | 1,000,000 |  |
+        | validate | 1 | ACCESS SHARE on public.orders | nothing |  | seconds | 1,000,000 |  |
+        | cutover | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | 200ms in the queue, then instant (30s at most) | instant |  |  |
+        | contract | 1 | ACCESS EXCLUSIVE on public.orders | reads and writes | 200ms in the queue, then instant (30s at most) | instant |  |  |
 
         > **Point of no return:** `01-widen_column-drop` (contract): the values of the old column are gone.
 

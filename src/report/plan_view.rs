@@ -41,9 +41,77 @@ pub fn longest(steps: &[&Step]) -> DurationClass {
     durations.max().unwrap_or(DurationClass::Instant)
 }
 
-pub fn disk_bytes(plan: &ExecutionPlan) -> i64 {
-    let bytes = plan.steps.iter().map(|step| step.estimate.disk_bytes);
+/// How wide a step is drawn: nobody knows seconds beforehand, but an hour is not an instant.
+pub fn width(duration: DurationClass) -> usize {
+    match duration {
+        DurationClass::Instant => 6,
+        DurationClass::Seconds => 24,
+        DurationClass::Minutes => 72,
+        DurationClass::Hours => 160,
+    }
+}
+
+/// Between two steps that are drawn one after the other.
+pub const GAP: usize = 2;
+
+/// Of all these steps in a row.
+pub fn length(steps: &[&Step]) -> usize {
+    steps.iter().map(|step| width(step.estimate.duration) + GAP).sum()
+}
+
+/// How long those who use a table may be kept waiting by one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// `lock_timeout`: queueing for so long makes others queue behind.
+    pub queue_ms: u64,
+    /// How long the lock is held then, and the bound of that.
+    pub class: DurationClass,
+    pub hold_ms: u64,
+}
+
+impl Block {
+    /// `200ms in the queue, then instant (30s at most)`.
+    pub fn words(self) -> String {
+        format!(
+            "{} in the queue, then {} ({} at most)",
+            units::millis(self.queue_ms),
+            self.class.name(),
+            units::millis(self.hold_ms)
+        )
+    }
+}
+
+/// The worst of these steps; `None` where none of them blocks reads or writes.
+pub fn longest_block(steps: &[&Step]) -> Option<Block> {
+    let blocking = steps
+        .iter()
+        .filter(|step| step.work.locks.iter().any(|lock| lock.mode.blocks_writes()));
+    blocking
+        .map(|step| Block {
+            queue_ms: step.work.timeouts.lock_ms.unwrap_or(0),
+            class: step.estimate.duration,
+            hold_ms: step.work.timeouts.statement_ms,
+        })
+        .reduce(|one, other| Block {
+            queue_ms: one.queue_ms.max(other.queue_ms),
+            class: one.class.max(other.class),
+            hold_ms: one.hold_ms.max(other.hold_ms),
+        })
+}
+
+/// Of the step that goes over most of them.
+pub fn rows(steps: &[&Step]) -> Option<u64> {
+    let rows = steps.iter().filter_map(|step| step.estimate.rows).max();
+    rows.and_then(|rows| u64::try_from(rows).ok())
+}
+
+pub fn disk_of(steps: &[&Step]) -> i64 {
+    let bytes = steps.iter().map(|step| step.estimate.disk_bytes);
     bytes.fold(0, i64::saturating_add)
+}
+
+pub fn disk_bytes(plan: &ExecutionPlan) -> i64 {
+    disk_of(&plan.steps.iter().collect::<Vec<_>>())
 }
 
 /// `PostgreSQL 15.18`.

@@ -25,7 +25,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn words(self) -> &'static str {
+    pub fn words(self) -> &'static str {
         match self {
             Self::NotApplied => "not applied",
             Self::InProgress => "in progress",

@@ -467,5 +467,5 @@ async fn a_ledger_of_the_version_before_is_read_and_brought_forward() {
         place.states().await,
         ["llm_cost_tracking applied", "cost_budget applied"]
     );
-    assert!(place.truth("SELECT version = 3 AND EXISTS (SELECT FROM pgmorph.runs WHERE NOT baseline) FROM pgmorph.ledger").await);
+    assert!(place.truth("SELECT version = 4 AND EXISTS (SELECT FROM pgmorph.runs WHERE NOT baseline) FROM pgmorph.ledger").await);
 }

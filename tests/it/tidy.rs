@@ -56,6 +56,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["catalog::model", "catalog::types", "diagnostic", "plan", "sql"],
     ),
     ("verifier", &["catalog::model", "plan", "sql"]),
+    ("plan_diff", &["catalog::model", "plan", "verifier"]),
+    ("hazards", &[]),
     ("saved", &["catalog", "error", "plan", "units"]),
     ("event", &["plan"]),
     ("error", &["catalog::load", "postgres", "sqlstate"]),
@@ -73,12 +75,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "error",
             "event",
             "executor",
+            "hazards",
             "plan",
+            "plan_diff",
             "sql",
             "units",
             "verifier",
         ],
     ),
+    ("monitor", &["error", "event", "report", "units"]),
     (
         "demo",
         &[
@@ -116,6 +121,8 @@ const PURE: &[&str] = &[
     "planner/",
     "plan_set.rs",
     "verifier.rs",
+    "plan_diff.rs",
+    "hazards.rs",
     "executor/backfill/controller.rs",
     "executor/backfill/horizon.rs",
     "executor/backfill/ranges.rs",
@@ -124,6 +131,9 @@ const PURE: &[&str] = &[
     "executor/brake.rs",
     "executor/decide.rs",
     "executor/retry.rs",
+    "executor/stats.rs",
+    "monitor/standing.rs",
+    "report/axis.rs",
 ];
 
 const IMPURE: &[&str] = &[

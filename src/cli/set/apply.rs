@@ -49,7 +49,7 @@ pub async fn run(apply: &Apply, global: &Global) -> Outcome {
     drop(session);
     let question = question(apply, &task, &due, &settings) + &waits.human();
     confirm::ask(&question, apply.yes)?;
-    let reporter = global.reporter();
+    let reporter = apply.watchers.around(global.reporter())?;
     let walk = Walk {
         apply,
         global,

@@ -66,7 +66,7 @@ pub async fn run(rollback: &Rollback, global: &Global) -> Outcome {
         let question = question(rollback, &due, &settings);
         confirm::ask_for(&texts, &question, &rollback.confirm, rollback.yes)?;
     }
-    let reporter = global.reporter();
+    let reporter = rollback.watchers.around(global.reporter())?;
     let walk = Walk {
         rollback,
         global,

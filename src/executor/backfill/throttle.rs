@@ -3,6 +3,7 @@
 use super::horizon::Oldest;
 use super::standbys::Findings;
 use crate::error::ErrorKind;
+use crate::event::Lag;
 use crate::plan::Limits;
 use crate::units;
 use std::time::Duration;
@@ -117,6 +118,17 @@ impl Throttle {
         (farthest.bytes > bytes).then(|| {
             let (who, much, limit) = (&farthest.who, units::size(farthest.bytes), units::size(bytes));
             format!("{who} has {much} of WAL still to replay, above {limit} (replica_lag_bytes)")
+        })
+    }
+
+    /// At the last look.
+    pub(super) fn farthest_behind(&self) -> Option<Lag> {
+        let behind = self.signals.iter().flat_map(|(_, it)| &it.standbys.behind);
+        let latest = behind.max_by_key(|it| (it.delay, it.bytes))?;
+        Some(Lag {
+            who: latest.who.clone(),
+            ms: u64::try_from(latest.delay.as_millis()).unwrap_or(u64::MAX),
+            bytes: latest.bytes,
         })
     }
 

@@ -6,7 +6,7 @@ use super::job::Job;
 use super::ranges::{Range, Ranges};
 use super::slices::stretch;
 use super::throttle::{GivenUp, Signals, Throttle};
-use crate::event::{Event, Unit};
+use crate::event::{BatchSize, Event, Unit};
 use crate::executor::asked::paused;
 use crate::executor::brake::{Brake, Rest};
 use crate::executor::ledger::requests::Requests;
@@ -63,6 +63,8 @@ struct State {
     vacuumed: i64,
     rows: i64,
     batches: i64,
+    /// How long the last batch kept its rows locked.
+    held: Duration,
     /// The table is elsewhere, or a worker failed.
     stopped: bool,
     told: Instant,
@@ -102,6 +104,7 @@ impl<'a> Walk<'a> {
             openable: None,
             rows: cursor.rows_done,
             batches: cursor.batches,
+            held: Duration::ZERO,
             stopped: false,
             told: now,
             recorded: now,
@@ -305,6 +308,7 @@ impl<'a> Walk<'a> {
     pub(super) fn committed(&self, rows: i64, recorded: bool, took: Duration) -> Resting {
         let mut state = self.state();
         state.rows += rows;
+        state.held = took;
         if recorded {
             state.recorded = Instant::now();
             state.recording = false;
@@ -390,7 +394,20 @@ impl<'a> Walk<'a> {
             total: u64::try_from(total).unwrap_or(0),
             rows: u64::try_from(state.rows).unwrap_or(0),
             per_second: (state.rows - self.rows_before) as f64 / seconds,
+            batch: Some(size(&state)),
+            lag: state.throttle.farthest_behind(),
         })
+    }
+}
+
+fn size(state: &State) -> BatchSize {
+    let shape = state.pacer.shape();
+    let whole = |number: i64| u64::try_from(number).unwrap_or(0);
+    BatchSize {
+        number: whole(state.batches),
+        pages: whole(shape.pages),
+        passes: whole(shape.slices),
+        held_us: u64::try_from(state.held.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

@@ -21,7 +21,8 @@ attempts.at timestamp with time zone, attempts.elapsed_ms bigint, attempts.sqlst
 attempts.blockers text, backfills.run_id bigint, backfills.step_id text, backfills.file_node oid,
 backfills.next_page bigint, backfills.end_page bigint, backfills.deferred text, backfills.rows_done bigint,
 backfills.batches bigint, requests.run_id bigint, requests.workers integer, requests.throttle text,
-requests.paused_at timestamp with time zone, requests.paused_by text";
+requests.paused_at timestamp with time zone, requests.paused_by text, step_stats.run_id bigint,
+step_stats.step_id text, step_stats.undo boolean, step_stats.stats text";
 
 /// Columns that may be empty; in all others something is.
 const NULLABLE: [&str; 11] = [

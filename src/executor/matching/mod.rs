@@ -409,6 +409,8 @@ impl Asks for Session<'_> {
                 total,
                 rows: done,
                 per_second: done as f64 / self.began.elapsed().as_secs_f64().max(0.001),
+                batch: None,
+                lag: None,
             });
         }
         if self.runner.interrupted() > Interrupt::None {

@@ -291,6 +291,8 @@ impl Runner {
             total,
             rows: 0,
             per_second: 0.0,
+            batch: None,
+            lag: None,
         });
     }
 

@@ -356,9 +356,9 @@ impl IndexSpec {
 
 impl KeySpec {
     fn read<'a>(fields: &Fields<'a>, node: &'a Node) -> Option<Self> {
-        if let Value::Scalar { text, .. } = &node.value {
+        if let Value::Scalar { .. } = node.value {
             return Some(Self {
-                text: KeyText::Short(text.clone()),
+                text: KeyText::Short(fields.text_of(node, "columns")?.value),
                 descending: None,
                 nulls_first: None,
                 collation: None,

@@ -205,7 +205,8 @@ impl<'s> Database<'s> {
                    WHERE pronamespace = to_regnamespace('pgmorph') \
                    UNION ALL SELECT 'relation ' || oid::regclass FROM pg_class \
                    WHERE relnamespace = to_regnamespace('pgmorph') AND relkind IN ('r', 'v') \
-                    AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills', 'requests') \
+                    AND relname NOT IN ('ledger', 'runs', 'steps', 'attempts', 'backfills', 'requests', \
+                      'step_stats') \
                    UNION ALL SELECT 'invalid index ' || indexrelid::regclass FROM pg_index \
                    WHERE NOT indisvalid OR NOT indisready \
                    UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_trigger \

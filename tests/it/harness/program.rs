@@ -71,11 +71,17 @@ pub struct Running {
 impl Running {
     /// With nothing of our environment: the machine's PG* variables must not decide where a test connects.
     pub fn start(url: &str, arguments: &[&str]) -> Self {
+        Self::start_with(url, arguments, &[])
+    }
+
+    /// With these variables besides.
+    pub fn start_with(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgmorph"));
         command
             .args(arguments)
             .env_clear()
             .env("DATABASE_URL", url)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -98,6 +104,13 @@ impl Running {
             .status()
             .await;
         assert!(status.unwrap().success());
+    }
+
+    pub async fn prints(&self, text: &str) {
+        until(&format!("standard output contains {text:?}"), async || {
+            self.stdout.so_far().contains(text)
+        })
+        .await;
     }
 
     pub async fn says(&self, text: &str) {
