@@ -36,6 +36,7 @@ mod prepared;
 mod privileges;
 mod publications;
 mod refusals;
+mod rehearse;
 mod renames;
 mod replicas;
 mod scale;

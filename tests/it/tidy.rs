@@ -79,6 +79,22 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "rehearse",
+        &[
+            "catalog",
+            "change_plan",
+            "diagnostic",
+            "error",
+            "event",
+            "executor",
+            "plan",
+            "planner",
+            "postgres",
+            "sql",
+            "units",
+        ],
+    ),
+    (
         "demo",
         &[
             "catalog",

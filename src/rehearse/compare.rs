@@ -1,0 +1,283 @@
+//! What a plan claims, and what its run was seen to do: the difference is an error of ours.
+
+use super::trace::{SeenLock, Statement};
+use crate::plan::{Action, DurationClass, ExecutionPlan, Lock, LockMode, Step, Undo, Work};
+use crate::sql::QualifiedName;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// In what claim and trace differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "difference")]
+pub enum What {
+    /// A lock that is not claimed, or only a weaker one.
+    UnclaimedLock {
+        relation: QualifiedName,
+        mode: LockMode,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        claimed: Option<LockMode>,
+    },
+    /// A lock that is claimed and was not taken, or only a weaker one.
+    UnseenLock {
+        relation: QualifiedName,
+        mode: LockMode,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seen: Option<LockMode>,
+    },
+    /// Rows were written anew without a word about it.
+    UnclaimedRewrite { relation: QualifiedName },
+    /// An index was built anew without a word about it.
+    UnclaimedRebuild { relation: QualifiedName },
+    /// A table was read from end to end without a word about it.
+    UnclaimedScan { relation: QualifiedName },
+}
+
+/// One difference, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    pub step: String,
+    /// Seen while the step was undone.
+    pub undo: bool,
+    #[serde(flatten)]
+    pub what: What,
+    /// The statement that did it, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnclaimedLock {
+                relation,
+                mode,
+                claimed: None,
+            } => write!(f, "took {mode} on {relation}, which the plan does not claim"),
+            Self::UnclaimedLock {
+                relation,
+                mode,
+                claimed: Some(claimed),
+            } => write!(f, "took {mode} on {relation}, where the plan claims {claimed}"),
+            Self::UnseenLock {
+                relation,
+                mode,
+                seen: None,
+            } => write!(f, "did not take {mode} on {relation}, which the plan claims"),
+            Self::UnseenLock {
+                relation,
+                mode,
+                seen: Some(seen),
+            } => write!(f, "took {seen} on {relation}, where the plan claims {mode}"),
+            Self::UnclaimedRewrite { relation } => write!(f, "rewrote {relation}, which the plan does not claim"),
+            Self::UnclaimedRebuild { relation } => {
+                write!(f, "built the index {relation} anew, which the plan does not claim")
+            }
+            Self::UnclaimedScan { relation } => {
+                write!(f, "read all of {relation}, which the plan does not claim")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let undo = if self.undo { " (undone)" } else { "" };
+        write!(f, "{}{undo} {}", self.step, self.what)
+    }
+}
+
+/// The names of what was there, by the step and whether it was undone.
+pub type There = BTreeMap<(String, bool), BTreeSet<QualifiedName>>;
+
+/// Everything in which the statements differ from what the plan claims for its steps and their undoing.
+pub fn differences(plan: &ExecutionPlan, statements: &[Statement], there: &There) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for step in &plan.steps {
+        for undo in [false, true] {
+            let of_step: Vec<&Statement> = statements
+                .iter()
+                .filter(|it| it.step == step.id && it.undo == undo)
+                .collect();
+            let nothing = BTreeSet::new();
+            let there = there.get(&(step.id.clone(), undo)).unwrap_or(&nothing);
+            for (works, seen) in by_work(step, undo, &of_step) {
+                let mut place = Place {
+                    step,
+                    undo,
+                    works,
+                    seen,
+                    there,
+                    found: &mut found,
+                };
+                place.compare();
+            }
+        }
+    }
+    found
+}
+
+/// The statements of each work by itself; those that are of none, like a batch, go with the first that has such.
+fn by_work<'a>(step: &'a Step, undo: bool, statements: &[&'a Statement]) -> Vec<(Vec<&'a Work>, Vec<&'a Statement>)> {
+    if statements.is_empty() {
+        return Vec::new();
+    }
+    let works: Vec<&Work> = match (&step.undo, undo) {
+        (_, false) => vec![&step.work],
+        (Undo::Work(works), true) => works.iter().collect(),
+        _ => Vec::new(),
+    };
+    if works.len() < 2 {
+        return vec![(works, statements.to_vec())];
+    }
+    let mut groups: BTreeMap<Option<usize>, Vec<&Statement>> = BTreeMap::new();
+    for transaction in statements.chunk_by(|a, b| a.transaction == b.transaction) {
+        let is_of = |work: &&Work| match &work.action {
+            Action::Sql(texts) => texts
+                .iter()
+                .any(|text| transaction.iter().any(|it| it.sql.contains(text.as_str()))),
+            _ => false,
+        };
+        let work = works.iter().position(is_of);
+        groups.entry(work).or_default().extend(transaction);
+    }
+    let of = |(work, statements): (Option<usize>, Vec<&'a Statement>)| match work {
+        Some(work) => (vec![works[work]], statements),
+        None => (works.clone(), statements),
+    };
+    groups.into_iter().map(of).collect()
+}
+
+struct Place<'a> {
+    step: &'a Step,
+    undo: bool,
+    /// Those that it may be a part of.
+    works: Vec<&'a Work>,
+    seen: Vec<&'a Statement>,
+    there: &'a BTreeSet<QualifiedName>,
+    found: &'a mut Vec<Difference>,
+}
+
+/// The strongest of each relation.
+fn strongest<'a>(locks: impl Iterator<Item = (&'a QualifiedName, LockMode)>) -> BTreeMap<&'a QualifiedName, LockMode> {
+    let mut found = BTreeMap::new();
+    for (relation, mode) in locks {
+        let held = found.entry(relation).or_insert(mode);
+        *held = mode.max(*held);
+    }
+    found
+}
+
+impl Place<'_> {
+    fn tell(&mut self, what: What, statement: Option<&Statement>) {
+        self.found.push(Difference {
+            step: self.step.id.clone(),
+            undo: self.undo,
+            what,
+            statement: statement.map(|it| it.sql.clone()),
+        });
+    }
+
+    /// Rows are read and written, whatever the application has in triggers and foreign keys.
+    fn touches_rows(&self) -> bool {
+        self.works.iter().any(|work| !matches!(work.action, Action::Sql(_)))
+    }
+
+    fn compare(&mut self) {
+        let works = self.works.clone();
+        let claims = strongest(
+            works
+                .iter()
+                .flat_map(|work| &work.locks)
+                .map(|Lock { relation, mode }| (relation, *mode)),
+        );
+        let seen = self.seen.clone();
+        let mut told = BTreeSet::new();
+        for statement in &seen {
+            for lock in &statement.locks {
+                let claimed = claims.get(&lock.relation).copied();
+                if self.is_covered(lock, claimed, &claims) || !told.insert((&lock.relation, lock.mode)) {
+                    continue;
+                }
+                let what = What::UnclaimedLock {
+                    relation: lock.relation.clone(),
+                    mode: lock.mode,
+                    claimed,
+                };
+                self.tell(what, Some(statement));
+            }
+        }
+        self.unseen(&claims, &seen);
+        self.effects(&seen);
+    }
+
+    /// Readers hold ACCESS SHARE too. What is locked of an index that lets everybody through, or no more than its table is,
+    /// goes without saying; so does what writing rows takes beside the table.
+    fn is_covered(
+        &self,
+        lock: &SeenLock,
+        claimed: Option<LockMode>,
+        claims: &BTreeMap<&QualifiedName, LockMode>,
+    ) -> bool {
+        let of_table = lock.of.as_ref().and_then(|table| claims.get(table).copied());
+        lock.mode == LockMode::AccessShare
+            || claimed.max(of_table) >= Some(lock.mode)
+            || (lock.of.is_some() && !lock.mode.blocks_writes())
+            || (self.touches_rows() && lock.mode <= LockMode::RowExclusive)
+    }
+
+    fn unseen(&mut self, claims: &BTreeMap<&QualifiedName, LockMode>, statements: &[&Statement]) {
+        // Where there are no rows, none are read or written.
+        if self.touches_rows() || self.works.len() != 1 {
+            return;
+        }
+        let locks = statements.iter().flat_map(|it| &it.locks);
+        let seen = strongest(locks.map(|lock| (&lock.relation, lock.mode)));
+        for (relation, mode) in claims {
+            let taken = seen.get(relation).copied();
+            if taken < Some(*mode) && self.there.contains(*relation) {
+                let what = What::UnseenLock {
+                    relation: (*relation).clone(),
+                    mode: *mode,
+                    seen: taken,
+                };
+                self.tell(what, None);
+            }
+        }
+    }
+
+    /// The way there claims with its estimate that it reads or writes a table; the way back has none, and may read
+    /// where that blocks nobody.
+    fn effects(&mut self, statements: &[&Statement]) {
+        let estimated = !self.undo && self.step.estimate.duration != DurationClass::Instant;
+        if estimated || self.touches_rows() {
+            return;
+        }
+        for statement in statements {
+            for relation in &statement.rewrites {
+                let what = What::UnclaimedRewrite {
+                    relation: relation.clone(),
+                };
+                self.tell(what, Some(statement));
+            }
+            for relation in &statement.rebuilds_indexes {
+                let what = What::UnclaimedRebuild {
+                    relation: relation.clone(),
+                };
+                self.tell(what, Some(statement));
+            }
+            for relation in &statement.scans {
+                let blocks = |it: &&Statement| {
+                    it.transaction == statement.transaction
+                        && it.locks.iter().any(|lock| lock.relation == *relation && lock.mode.blocks_writes())
+                };
+                if !self.undo || statements.iter().copied().any(|it| blocks(&it)) {
+                    let what = What::UnclaimedScan {
+                        relation: relation.clone(),
+                    };
+                    self.tell(what, Some(statement));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What plans claim is what their statements are seen to do: every plan and every fixture is rehearsed.
+
+mod everything;
