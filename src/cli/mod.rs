@@ -27,6 +27,7 @@ mod man;
 mod new;
 mod permit;
 mod plan;
+mod rehearse;
 mod resolve;
 mod rollback;
 mod schema;
@@ -88,7 +89,7 @@ pub enum Format {
     Json,
     /// A script for psql (`plan` only)
     Sql,
-    /// For the review of a pull request (`plan` only)
+    /// For the review of a pull request (`plan` and `rehearse` only)
     Markdown,
     /// SARIF 2.1.0, for code scanning (`lint` of SQL only)
     Sarif,
@@ -110,6 +111,7 @@ pub enum Command {
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
+    Rehearse(rehearse::Rehearse),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
     Schema(schema::Schema),
@@ -254,10 +256,11 @@ impl Command {
     async fn run(&self, global: &Global) -> Outcome {
         if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
             && !matches!(self, Self::Plan(_))
+            && !(global.format == Format::Markdown && matches!(self, Self::Rehearse(_)))
         {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "only `plan` has the formats sql, markdown and html",
+                "only `plan` has the formats sql and html, and only `plan` and `rehearse` have markdown",
             )
             .help("use --format human or --format json")
             .into());
@@ -280,6 +283,7 @@ impl Command {
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
+            Self::Rehearse(command) => Box::pin(command.run(global)).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,
             Self::Schema(command) => command.run(),

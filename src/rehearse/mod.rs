@@ -19,8 +19,12 @@ use tokio_postgres::Client;
 use trace::{Statement, Trace};
 
 pub mod compare;
+pub mod durations;
 mod line;
 pub mod observe;
+pub mod rebuild;
+pub mod rows;
+pub mod schema;
 mod tap;
 pub mod trace;
 mod watched;

@@ -13,6 +13,7 @@ pub mod plan_human;
 pub mod plan_markdown;
 pub mod plan_sql;
 mod plan_view;
+pub mod rehearsal;
 pub mod safe;
 #[cfg(test)]
 mod sample;

@@ -73,6 +73,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "event",
             "executor",
             "plan",
+            "rehearse",
             "sql",
             "units",
             "verifier",
