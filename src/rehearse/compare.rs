@@ -281,3 +281,123 @@ impl Place<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::trace::Evidence;
+    use super::*;
+    use crate::ops::testing::{catalog, compile, table};
+
+    fn plan() -> ExecutionPlan {
+        let changes = "  - set_default: {table: t, column: a, default: \"1\"}\n";
+        compile(&catalog().with("t", table(&["a bigint"])), changes).unwrap()
+    }
+
+    fn name(name: &str) -> QualifiedName {
+        QualifiedName::new("public", name)
+    }
+
+    fn lock(relation: &str, mode: LockMode, of: Option<&str>) -> SeenLock {
+        SeenLock {
+            relation: name(relation),
+            kind: if of.is_some() { 'i' } else { 'r' },
+            mode,
+            of: of.map(name),
+        }
+    }
+
+    fn seen(plan: &ExecutionPlan, locks: Vec<SeenLock>) -> Statement {
+        Statement {
+            step: plan.steps[0].id.clone(),
+            undo: false,
+            transaction: 1,
+            sql: "ALTER TABLE t".into(),
+            evidence: Evidence::Transaction,
+            locks,
+            rewrites: BTreeSet::new(),
+            scans: BTreeSet::new(),
+            rebuilds_indexes: BTreeSet::new(),
+            took_us: 0,
+            held_us: 0,
+            wal_bytes: 0,
+        }
+    }
+
+    fn told(plan: &ExecutionPlan, statement: Statement) -> Vec<String> {
+        let there = There::from([(
+            (plan.steps[0].id.clone(), false),
+            BTreeSet::from([name("t"), name("u"), name("t_pkey")]),
+        )]);
+        let found = differences(plan, &[statement], &there);
+        found.iter().map(|it| it.what.to_string()).collect()
+    }
+
+    #[test]
+    fn a_true_claim_is_no_difference() {
+        let plan = plan();
+        let locks = vec![
+            lock("t", LockMode::AccessExclusive, None),
+            lock("t_pkey", LockMode::AccessExclusive, Some("t")),
+            lock("u", LockMode::AccessShare, None),
+        ];
+        assert_eq!(told(&plan, seen(&plan, locks)), [""; 0]);
+    }
+
+    #[test]
+    fn a_falsified_claim_is_told() {
+        let mut weaker = plan();
+        weaker.steps[0].work.locks[0].mode = LockMode::ShareUpdateExclusive;
+        let taken = || vec![lock("t", LockMode::AccessExclusive, None)];
+        assert_eq!(
+            told(&weaker, seen(&weaker, taken())),
+            ["took ACCESS EXCLUSIVE on public.t, where the plan claims SHARE UPDATE EXCLUSIVE"]
+        );
+        let mut more = plan();
+        more.steps[0].work.locks.push(Lock::new(&name("u"), LockMode::Share));
+        assert_eq!(
+            told(&more, seen(&more, taken())),
+            ["did not take SHARE on public.u, which the plan claims"]
+        );
+        let mut none = plan();
+        none.steps[0].work.locks.clear();
+        assert_eq!(
+            told(&none, seen(&none, taken())),
+            ["took ACCESS EXCLUSIVE on public.t, which the plan does not claim"]
+        );
+        // What is not there yet cannot be seen to be locked.
+        let mut new = plan();
+        new.steps[0].work.locks.push(Lock::new(&name("new"), LockMode::Share));
+        assert_eq!(told(&new, seen(&new, taken())), [""; 0]);
+    }
+
+    #[test]
+    fn an_index_is_no_more_than_its_table_unless_it_blocks() {
+        let mut plan = plan();
+        plan.steps[0].work.locks[0].mode = LockMode::ShareUpdateExclusive;
+        let table = || lock("t", LockMode::ShareUpdateExclusive, None);
+        let quiet = vec![table(), lock("t_pkey", LockMode::RowExclusive, Some("t"))];
+        assert_eq!(told(&plan, seen(&plan, quiet)), [""; 0]);
+        let loud = vec![table(), lock("t_pkey", LockMode::AccessExclusive, Some("t"))];
+        assert_eq!(
+            told(&plan, seen(&plan, loud)),
+            ["took ACCESS EXCLUSIVE on public.t_pkey, which the plan does not claim"]
+        );
+    }
+
+    #[test]
+    fn what_is_said_to_be_instant_reads_and_writes_nothing() {
+        let plan = plan();
+        let mut statement = seen(&plan, vec![lock("t", LockMode::AccessExclusive, None)]);
+        statement.scans.insert(name("t"));
+        statement.rewrites.insert(name("t"));
+        statement.rebuilds_indexes.insert(name("t_pkey"));
+        assert_eq!(
+            told(&plan, statement),
+            [
+                "rewrote public.t, which the plan does not claim",
+                "built the index public.t_pkey anew, which the plan does not claim",
+                "read all of public.t, which the plan does not claim",
+            ]
+        );
+    }
+}
