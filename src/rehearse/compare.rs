@@ -4,6 +4,7 @@ use super::trace::{SeenLock, Statement};
 use crate::plan::{Action, DurationClass, ExecutionPlan, Lock, LockMode, Step, Undo, Work};
 use crate::sql::QualifiedName;
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -132,13 +133,15 @@ fn by_work<'a>(step: &'a Step, undo: bool, statements: &[&'a Statement]) -> Vec<
     }
     let mut groups: BTreeMap<Option<usize>, Vec<&Statement>> = BTreeMap::new();
     for transaction in statements.chunk_by(|a, b| a.transaction == b.transaction) {
-        let is_of = |work: &&Work| match &work.action {
-            Action::Sql(texts) => texts
-                .iter()
-                .any(|text| transaction.iter().any(|it| it.sql.contains(text.as_str()))),
-            _ => false,
+        // Some statements are of several works; the one that has most of them, and least besides, it is.
+        let score = |(position, work): (usize, &&Work)| {
+            let Action::Sql(texts) = &work.action else { return None };
+            let sent = |text: &&String| transaction.iter().any(|it| it.sql.contains(text.as_str()));
+            let found = texts.iter().filter(sent).count();
+            (found > 0).then_some(((found, Reverse(texts.len())), position))
         };
-        let work = works.iter().position(is_of);
+        let best = works.iter().enumerate().filter_map(score).max_by_key(|(score, _)| *score);
+        let work = best.map(|(_, position)| position);
         groups.entry(work).or_default().extend(transaction);
     }
     let of = |(work, statements): (Option<usize>, Vec<&'a Statement>)| match work {
@@ -183,6 +186,12 @@ impl Place<'_> {
         self.works.iter().any(|work| !matches!(work.action, Action::Sql(_)))
     }
 
+    /// A backfill vacuums its table between batches, and stands aside for whoever is in the way of that.
+    fn fills(&self, table: &QualifiedName) -> bool {
+        let fills = |work: &&Work| matches!(&work.action, Action::Backfill(fill) if fill.table == *table);
+        self.works.iter().any(|work| fills(&work))
+    }
+
     fn compare(&mut self) {
         let works = self.works.clone();
         let claims = strongest(
@@ -211,8 +220,8 @@ impl Place<'_> {
         self.effects(&seen);
     }
 
-    /// Readers hold ACCESS SHARE too. What is locked of an index that lets everybody through, or no more than its table is,
-    /// goes without saying; so does what writing rows takes beside the table.
+    /// Readers hold ACCESS SHARE too. What is locked of an index, or of a column's sequence, that lets everybody through, or
+    /// is no more than the lock on its table, goes without saying; so does what writing rows takes beside the table.
     fn is_covered(
         &self,
         lock: &SeenLock,
@@ -224,6 +233,7 @@ impl Place<'_> {
             || claimed.max(of_table) >= Some(lock.mode)
             || (lock.of.is_some() && !lock.mode.blocks_writes())
             || (self.touches_rows() && lock.mode <= LockMode::RowExclusive)
+            || (self.fills(&lock.relation) && lock.mode == LockMode::ShareUpdateExclusive)
     }
 
     fn unseen(&mut self, claims: &BTreeMap<&QualifiedName, LockMode>, statements: &[&Statement]) {

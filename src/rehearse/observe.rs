@@ -17,7 +17,7 @@ pub struct Relation {
     pub kind: char,
     /// Where its rows are; nothing for what has none.
     pub file: Option<u32>,
-    /// The table of an index.
+    /// The table of an index, or of a sequence that belongs to a column.
     pub table: Option<u32>,
 }
 
@@ -34,9 +34,13 @@ pub type World = BTreeMap<u32, Relation>;
 pub fn world_sql() -> String {
     format!(
         "SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(c.oid::pg_catalog.int8, n.nspname, c.relname, \
-          c.relkind, pg_catalog.pg_relation_filenode(c.oid)::pg_catalog.int8, i.indrelid::pg_catalog.int8)), '[]') \
+          c.relkind, pg_catalog.pg_relation_filenode(c.oid)::pg_catalog.int8, \
+          coalesce(i.indrelid, d.refobjid)::pg_catalog.int8)), '[]') \
          FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid WHERE {OF_THE_USER}"
+         LEFT JOIN pg_catalog.pg_index AS i ON i.indexrelid = c.oid \
+         LEFT JOIN pg_catalog.pg_depend AS d ON d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = c.oid \
+          AND d.refclassid = d.classid AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i') AND c.relkind = 'S' \
+         WHERE {OF_THE_USER}"
     )
 }
 

@@ -329,7 +329,7 @@ impl Session<'_> {
             // What the session did earlier may not have been told to the statistics yet: scans are not known here.
             going.begin(&Observation { scans: Vec::new(), ..seen });
         }
-        let watch = watched::Watch::begin(&self.shared.beside, going.world(), self.line.pid).await;
+        let watch = watched::Watch::begin(&self.shared.beside, going.world(), self.line.pid, &request.text).await;
         let watch = match watch {
             Ok(watch) => watch,
             Err(error) => {
@@ -354,7 +354,7 @@ impl Session<'_> {
 
 /// A batch of a backfill: from BEGIN to COMMIT in one text, which has lost its end here.
 fn is_batch(text: &str) -> bool {
-    text.starts_with("BEGIN") && text.contains("/* pgmorph ledger */")
+    text.starts_with("BEGIN") && text.contains("; /* pgmorph ledger */ SET CONSTRAINTS ALL IMMEDIATE")
 }
 
 #[cfg(test)]

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Statements of one step that are kept; a backfill has very many.
+const KEPT_MAX: usize = 200;
+
 /// How it is known what a statement locks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -28,7 +31,7 @@ pub struct SeenLock {
     #[serde(serialize_with = "kind_name", rename = "kind")]
     pub kind: char,
     pub mode: LockMode,
-    /// The table of an index.
+    /// The table of an index, or of a sequence that belongs to a column.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of: Option<QualifiedName>,
 }
@@ -131,7 +134,21 @@ impl Trace {
         let mut state = self.state();
         state.transactions += 1;
         let names = world.values().map(|it| it.name.clone());
-        state.there.entry(step).or_default().extend(names);
+        state.there.entry(step.clone()).or_default().extend(names);
+        // Of very many batches, those that bring nothing new are counted and not kept.
+        let of_step = |it: &&Statement| it.step == step.0 && it.undo == step.1;
+        if state.statements.iter().filter(of_step).count() >= KEPT_MAX {
+            let known: Vec<SeenLock> = state.statements.iter().filter(of_step).flat_map(|it| it.locks.clone()).collect();
+            let is_new = |it: &Statement| it.locks.iter().any(|lock| !known.contains(lock));
+            let more: Vec<Statement> = statements.extract_if(.., |it| !is_new(it)).collect();
+            if let Some(last) = state.statements.iter_mut().rfind(|it| it.step == step.0 && it.undo == step.1) {
+                for statement in more {
+                    last.took_us += statement.took_us;
+                    last.held_us = last.held_us.max(statement.held_us);
+                    last.wal_bytes += statement.wal_bytes;
+                }
+            }
+        }
         for statement in &mut statements {
             statement.transaction = state.transactions;
         }
@@ -239,11 +256,17 @@ impl Going {
             held_us: 0,
             wal_bytes,
         };
-        self.statements.push((statement, Instant::now()));
+        // What is written down in the ledger is no statement of the plan.
+        if !(sql.contains("pgmorph.steps") && statement.locks.is_empty() && statement.scans.is_empty()) {
+            self.statements.push((statement, Instant::now()));
+        }
     }
 
     /// Takes what was seen down: it was committed.
     pub fn committed(self) {
+        if self.statements.is_empty() {
+            return;
+        }
         let end = Instant::now();
         let statements = self.statements.into_iter().map(|(mut statement, ended)| {
             statement.held_us = statement.took_us + micros(end.saturating_duration_since(ended));

@@ -42,9 +42,11 @@ async fn connect(config: &Config) -> Result<Client> {
 }
 
 impl Watch {
-    /// Holds the tables; the statement of the session with this process id may be sent then.
-    pub async fn begin(config: &Config, world: &World, pid: i32) -> Result<Self> {
-        let tables = world.iter().filter(|(_, it)| matches!(it.kind, 'r' | 'p'));
+    /// Holds the tables; the statement of the session with this process id may be sent then. One that would rather do
+    /// nothing than wait is only looked at.
+    pub async fn begin(config: &Config, world: &World, pid: i32, sql: &str) -> Result<Self> {
+        let waits = !sql.to_ascii_uppercase().contains("SKIP_LOCKED");
+        let tables = world.iter().filter(|(_, it)| waits && matches!(it.kind, 'r' | 'p'));
         let mut holders = Vec::new();
         for (table, relation) in tables.take(TABLES_MAX) {
             let session = connect(config).await?;
