@@ -88,8 +88,8 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The names of what was there, by the step and whether it was undone.
-pub type There = BTreeMap<(String, bool), BTreeSet<QualifiedName>>;
+/// What was there, and whether it is an index, by the step and whether it was undone.
+pub type There = BTreeMap<(String, bool), BTreeMap<QualifiedName, bool>>;
 
 /// Everything in which the statements differ from what the plan claims for its steps and their undoing.
 pub fn differences(plan: &ExecutionPlan, statements: &[Statement], there: &There) -> Vec<Difference> {
@@ -100,7 +100,7 @@ pub fn differences(plan: &ExecutionPlan, statements: &[Statement], there: &There
                 .iter()
                 .filter(|it| it.step == step.id && it.undo == undo)
                 .collect();
-            let nothing = BTreeSet::new();
+            let nothing = BTreeMap::new();
             let there = there.get(&(step.id.clone(), undo)).unwrap_or(&nothing);
             for (works, seen) in by_work(step, undo, &of_step) {
                 let mut place = Place {
@@ -157,7 +157,7 @@ struct Place<'a> {
     /// Those that it may be a part of.
     works: Vec<&'a Work>,
     seen: Vec<&'a Statement>,
-    there: &'a BTreeSet<QualifiedName>,
+    there: &'a BTreeMap<QualifiedName, bool>,
     found: &'a mut Vec<Difference>,
 }
 
@@ -186,6 +186,14 @@ impl Place<'_> {
         self.works.iter().any(|work| !matches!(work.action, Action::Sql(_)))
     }
 
+    /// What the body of a function names is looked at when it is made.
+    fn is_function(sql: &str) -> bool {
+        let sql = sql.trim_start().to_ascii_uppercase();
+        ["CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", "CREATE PROCEDURE", "CREATE OR REPLACE PROCEDURE"]
+            .iter()
+            .any(|word| sql.starts_with(word))
+    }
+
     /// A backfill vacuums its table between batches, and stands aside for whoever is in the way of that.
     fn fills(&self, table: &QualifiedName) -> bool {
         let fills = |work: &&Work| matches!(&work.action, Action::Backfill(fill) if fill.table == *table);
@@ -205,7 +213,8 @@ impl Place<'_> {
         for statement in &seen {
             for lock in &statement.locks {
                 let claimed = claims.get(&lock.relation).copied();
-                if self.is_covered(lock, claimed, &claims) || !told.insert((&lock.relation, lock.mode)) {
+                let by_body = lock.mode <= LockMode::RowExclusive && Self::is_function(&statement.sql);
+                if by_body || self.is_covered(lock, claimed, &claims) || !told.insert((&lock.relation, lock.mode)) {
                     continue;
                 }
                 let what = What::UnclaimedLock {
@@ -245,7 +254,8 @@ impl Place<'_> {
         let seen = strongest(locks.map(|lock| (&lock.relation, lock.mode)));
         for (relation, mode) in claims {
             let taken = seen.get(relation).copied();
-            if taken < Some(*mode) && self.there.contains(*relation) {
+            let weak = self.there.get(*relation) == Some(&true) && !mode.blocks_writes();
+            if taken < Some(*mode) && self.there.contains_key(*relation) && !weak {
                 let what = What::UnseenLock {
                     relation: (*relation).clone(),
                     mode: *mode,
@@ -260,7 +270,8 @@ impl Place<'_> {
     /// where that blocks nobody.
     fn effects(&mut self, statements: &[&Statement]) {
         let estimated = !self.undo && self.step.estimate.duration != DurationClass::Instant;
-        if estimated || self.touches_rows() {
+        let told = |code: &str| self.step.hazards.iter().any(|hazard| hazard.code == code);
+        if estimated || self.touches_rows() || (self.undo && told("undo_rewrites")) {
             return;
         }
         for statement in statements {
@@ -336,7 +347,7 @@ mod tests {
     fn told(plan: &ExecutionPlan, statement: Statement) -> Vec<String> {
         let there = There::from([(
             (plan.steps[0].id.clone(), false),
-            BTreeSet::from([name("t"), name("u"), name("t_pkey")]),
+            BTreeMap::from([(name("t"), false), (name("u"), false), (name("t_pkey"), true)]),
         )]);
         let found = differences(plan, &[statement], &there);
         found.iter().map(|it| it.what.to_string()).collect()

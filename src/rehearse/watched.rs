@@ -1,8 +1,9 @@
 //! What a statement locks that PostgreSQL refuses in a transaction: such a one cannot be held back before its end.
 //!
 //! So every table is held by a session of ours, first in ACCESS EXCLUSIVE mode: the statement has to ask for each that it
-//! wants, which `pg_locks` shows, and then gets it. From then on the table is held in ROW EXCLUSIVE mode: a mode that
-//! conflicts with writes, or a wait for writers, shows the same way. `pg_locks` is read all the while.
+//! wants, which `pg_locks` shows, and then gets it. From then on the table is held in SHARE ROW EXCLUSIVE mode, which lets
+//! readers through, and when that is asked for too, in ROW EXCLUSIVE mode, which lets writers through: a stronger mode, or
+//! a wait for writers, shows the same way. `pg_locks` is read all the while.
 
 use super::observe::{OF_ANOTHER, World, mode_of};
 use crate::plan::LockMode;
@@ -18,6 +19,9 @@ const TABLES_MAX: usize = 40;
 const PATIENCE: Duration = Duration::from_secs(5);
 const EVERY: Duration = Duration::from_micros(200);
 
+/// Modes taken one after the other on top of ROW EXCLUSIVE, each behind a savepoint of its own.
+const STAGES: [&str; 2] = ["SHARE ROW EXCLUSIVE", "ACCESS EXCLUSIVE"];
+
 pub type Held = BTreeMap<u32, LockMode>;
 type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 
@@ -25,8 +29,8 @@ type Result<T> = std::result::Result<T, tokio_postgres::Error>;
 struct Holder {
     table: u32,
     session: Client,
-    /// It holds ROW EXCLUSIVE only.
-    lowered: bool,
+    /// The savepoint to go back to next, from the last of [`STAGES`] on; none when it is the transaction.
+    stage: usize,
     open: bool,
 }
 
@@ -53,14 +57,15 @@ impl Watch {
             let name = &relation.name;
             session
                 .batch_execute(&format!(
-                    "BEGIN; SET LOCAL lock_timeout = '1s'; LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE; SAVEPOINT lower; \
-                     LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE"
+                    "BEGIN; SET LOCAL lock_timeout = '1s'; LOCK TABLE ONLY {name} IN ROW EXCLUSIVE MODE; SAVEPOINT s0; \
+                     LOCK TABLE ONLY {name} IN {} MODE; SAVEPOINT s1; LOCK TABLE ONLY {name} IN {} MODE",
+                    STAGES[0], STAGES[1]
                 ))
                 .await?;
             holders.push(Holder {
                 table: *table,
                 session,
-                lowered: false,
+                stage: STAGES.len(),
                 open: true,
             });
         }
@@ -105,10 +110,12 @@ async fn look(observer: &Client, pid: i32) -> Result<Look> {
 impl Holder {
     /// Lets go of what it holds, by one degree.
     async fn let_go(&mut self) {
-        let sql = if self.lowered { "ROLLBACK" } else { "ROLLBACK TO SAVEPOINT lower" };
-        self.open = !self.lowered;
-        self.lowered = true;
-        let _ = self.session.batch_execute(sql).await;
+        let Some(stage) = self.stage.checked_sub(1) else {
+            return self.end().await;
+        };
+        self.stage = stage;
+        let sql = format!("ROLLBACK TO SAVEPOINT s{stage}");
+        let _ = self.session.batch_execute(&sql).await;
     }
 
     async fn end(&mut self) {
@@ -135,7 +142,7 @@ async fn watch(
         }
         let patient = began.elapsed() < PATIENCE;
         for holder in holders.iter_mut().filter(|holder| holder.open) {
-            let in_the_way = look.wanted.contains(&holder.table) || (look.waits && holder.lowered);
+            let in_the_way = look.wanted.contains(&holder.table) || (look.waits && holder.stage < STAGES.len());
             if !patient {
                 holder.end().await;
             } else if in_the_way {
