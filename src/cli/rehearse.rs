@@ -72,7 +72,11 @@ impl Rehearse {
         let catalog = self.catalog.as_deref().map(input::snapshot).transpose()?;
         if let Some(path) = &self.schema {
             let script = saved::read_text(path, saved::SNAPSHOT_BYTES_MAX).map_err(|error| {
-                Error::new(ErrorKind::Usage, format!("cannot read {}: {error}", path.display())).source(error)
+                Error::new(
+                    ErrorKind::Usage,
+                    format!("cannot read {}: {error}", path.display()),
+                )
+                .source(error)
             })?;
             return Ok(Source {
                 script: Some(script),
@@ -125,7 +129,9 @@ impl Rehearse {
             ("max_wal_size", "4GB"),
         ];
         let options = Options {
-            settings: settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             ..Options::default()
         };
         let started = tokio::task::spawn_blocking(move || Server::start(&installation, &options)).await;
@@ -134,7 +140,14 @@ impl Rehearse {
         Ok(started?)
     }
 
-    async fn on(&self, site: &Site, server: &Server, global: &Global, input: &Input, source: &Source) -> Outcome {
+    async fn on(
+        &self,
+        site: &Site,
+        server: &Server,
+        global: &Global,
+        input: &Input,
+        source: &Source,
+    ) -> Outcome {
         let version = server.version();
         if source.major.is_some_and(|major| major != version.major) {
             let major = source.major.unwrap_or_default();
@@ -145,7 +158,8 @@ impl Rehearse {
         let left_out = match (&source.script, &source.catalog) {
             (None, Some(catalog)) => site.rebuild(DATABASE, catalog).await?,
             (script, _) => {
-                site.create(DATABASE, script.as_deref().unwrap_or_default()).await?;
+                site.create(DATABASE, script.as_deref().unwrap_or_default())
+                    .await?;
                 Vec::new()
             }
         };
@@ -200,6 +214,9 @@ impl Rehearse {
 }
 
 fn sizes(catalog: &CatalogSnapshot) -> Sizes {
-    let sizes = catalog.tables.iter().map(|(name, table)| (name.clone(), table.size));
+    let sizes = catalog
+        .tables
+        .iter()
+        .map(|(name, table)| (name.clone(), table.size));
     sizes.collect()
 }

@@ -70,9 +70,14 @@ impl fmt::Display for What {
                 mode,
                 seen: Some(seen),
             } => write!(f, "took {seen} on {relation}, where the plan claims {mode}"),
-            Self::UnclaimedRewrite { relation } => write!(f, "rewrote {relation}, which the plan does not claim"),
+            Self::UnclaimedRewrite { relation } => {
+                write!(f, "rewrote {relation}, which the plan does not claim")
+            }
             Self::UnclaimedRebuild { relation } => {
-                write!(f, "built the index {relation} anew, which the plan does not claim")
+                write!(
+                    f,
+                    "built the index {relation} anew, which the plan does not claim"
+                )
             }
             Self::UnclaimedScan { relation } => {
                 write!(f, "read all of {relation}, which the plan does not claim")
@@ -119,7 +124,11 @@ pub fn differences(plan: &ExecutionPlan, statements: &[Statement], there: &There
 }
 
 /// The statements of each work by itself; those that are of none, like a batch, go with the first that has such.
-fn by_work<'a>(step: &'a Step, undo: bool, statements: &[&'a Statement]) -> Vec<(Vec<&'a Work>, Vec<&'a Statement>)> {
+fn by_work<'a>(
+    step: &'a Step,
+    undo: bool,
+    statements: &[&'a Statement],
+) -> Vec<(Vec<&'a Work>, Vec<&'a Statement>)> {
     if statements.is_empty() {
         return Vec::new();
     }
@@ -135,12 +144,18 @@ fn by_work<'a>(step: &'a Step, undo: bool, statements: &[&'a Statement]) -> Vec<
     for transaction in statements.chunk_by(|a, b| a.transaction == b.transaction) {
         // Some statements are of several works; the one that has most of them, and least besides, it is.
         let score = |(position, work): (usize, &&Work)| {
-            let Action::Sql(texts) = &work.action else { return None };
+            let Action::Sql(texts) = &work.action else {
+                return None;
+            };
             let sent = |text: &&String| transaction.iter().any(|it| it.sql.contains(text.as_str()));
             let found = texts.iter().filter(sent).count();
             (found > 0).then_some(((found, Reverse(texts.len())), position))
         };
-        let best = works.iter().enumerate().filter_map(score).max_by_key(|(score, _)| *score);
+        let best = works
+            .iter()
+            .enumerate()
+            .filter_map(score)
+            .max_by_key(|(score, _)| *score);
         let work = best.map(|(_, position)| position);
         groups.entry(work).or_default().extend(transaction);
     }
@@ -162,7 +177,9 @@ struct Place<'a> {
 }
 
 /// The strongest of each relation.
-fn strongest<'a>(locks: impl Iterator<Item = (&'a QualifiedName, LockMode)>) -> BTreeMap<&'a QualifiedName, LockMode> {
+fn strongest<'a>(
+    locks: impl Iterator<Item = (&'a QualifiedName, LockMode)>,
+) -> BTreeMap<&'a QualifiedName, LockMode> {
     let mut found = BTreeMap::new();
     for (relation, mode) in locks {
         let held = found.entry(relation).or_insert(mode);
@@ -183,15 +200,22 @@ impl Place<'_> {
 
     /// Rows are read and written, whatever the application has in triggers and foreign keys.
     fn touches_rows(&self) -> bool {
-        self.works.iter().any(|work| !matches!(work.action, Action::Sql(_)))
+        self.works
+            .iter()
+            .any(|work| !matches!(work.action, Action::Sql(_)))
     }
 
     /// What the body of a function names is looked at when it is made.
     fn is_function(sql: &str) -> bool {
         let sql = sql.trim_start().to_ascii_uppercase();
-        ["CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", "CREATE PROCEDURE", "CREATE OR REPLACE PROCEDURE"]
-            .iter()
-            .any(|word| sql.starts_with(word))
+        [
+            "CREATE FUNCTION",
+            "CREATE OR REPLACE FUNCTION",
+            "CREATE PROCEDURE",
+            "CREATE OR REPLACE PROCEDURE",
+        ]
+        .iter()
+        .any(|word| sql.starts_with(word))
     }
 
     /// A backfill vacuums its table between batches, and stands aside for whoever is in the way of that.
@@ -214,7 +238,10 @@ impl Place<'_> {
             for lock in &statement.locks {
                 let claimed = claims.get(&lock.relation).copied();
                 let by_body = lock.mode <= LockMode::RowExclusive && Self::is_function(&statement.sql);
-                if by_body || self.is_covered(lock, claimed, &claims) || !told.insert((&lock.relation, lock.mode)) {
+                if by_body
+                    || self.is_covered(lock, claimed, &claims)
+                    || !told.insert((&lock.relation, lock.mode))
+                {
                     continue;
                 }
                 let what = What::UnclaimedLock {
@@ -269,7 +296,7 @@ impl Place<'_> {
     /// The way there claims with its estimate that it reads or writes a table; the way back has none, and may read
     /// where that blocks nobody.
     fn effects(&mut self, statements: &[&Statement]) {
-        let estimated = !self.undo && self.step.estimate.duration != DurationClass::Instant;
+        let estimated = self.step.estimate.duration != DurationClass::Instant;
         let told = |code: &str| self.step.hazards.iter().any(|hazard| hazard.code == code);
         if estimated || self.touches_rows() || (self.undo && told("undo_rewrites")) {
             return;
@@ -290,7 +317,10 @@ impl Place<'_> {
             for relation in &statement.scans {
                 let blocks = |it: &&Statement| {
                     it.transaction == statement.transaction
-                        && it.locks.iter().any(|lock| lock.relation == *relation && lock.mode.blocks_writes())
+                        && it
+                            .locks
+                            .iter()
+                            .any(|lock| lock.relation == *relation && lock.mode.blocks_writes())
                 };
                 if !self.undo || statements.iter().copied().any(|it| blocks(&it)) {
                     let what = What::UnclaimedScan {
@@ -374,7 +404,10 @@ mod tests {
             ["took ACCESS EXCLUSIVE on public.t, where the plan claims SHARE UPDATE EXCLUSIVE"]
         );
         let mut more = plan();
-        more.steps[0].work.locks.push(Lock::new(&name("u"), LockMode::Share));
+        more.steps[0]
+            .work
+            .locks
+            .push(Lock::new(&name("u"), LockMode::Share));
         assert_eq!(
             told(&more, seen(&more, taken())),
             ["did not take SHARE on public.u, which the plan claims"]
@@ -387,7 +420,10 @@ mod tests {
         );
         // What is not there yet cannot be seen to be locked.
         let mut new = plan();
-        new.steps[0].work.locks.push(Lock::new(&name("new"), LockMode::Share));
+        new.steps[0]
+            .work
+            .locks
+            .push(Lock::new(&name("new"), LockMode::Share));
         assert_eq!(told(&new, seen(&new, taken())), [""; 0]);
     }
 

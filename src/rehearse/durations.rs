@@ -40,9 +40,17 @@ pub fn guess(step: &Step, took_us: u64, here: &Sizes, there: &Sizes) -> Option<G
         .max_by_key(|(_, there)| there.heap_bytes)?;
     let (small, large) = (bytes(here), bytes(there));
     let scale = large / small;
-    let builds = matches!(&step.work.action, Action::Sql(texts) if texts.iter().any(|text| text.contains(" INDEX ")));
-    let (rows, real) = (as_f64(here.rows.unsigned_abs()).max(2.0), as_f64(there.rows.unsigned_abs()).max(2.0));
-    let sorting = if builds { (real.log2() / rows.log2()).max(1.0) } else { 1.0 };
+    let builds =
+        matches!(&step.work.action, Action::Sql(texts) if texts.iter().any(|text| text.contains(" INDEX ")));
+    let (rows, real) = (
+        as_f64(here.rows.unsigned_abs()).max(2.0),
+        as_f64(there.rows.unsigned_abs()).max(2.0),
+    );
+    let sorting = if builds {
+        (real.log2() / rows.log2()).max(1.0)
+    } else {
+        1.0
+    };
     let factor = (2.0 * 2_f64.powf(scale.max(1.0).log10())).min(MODEL_FACTOR_MAX);
     Some(range(took * scale.max(1.0) * sorting, factor))
 }

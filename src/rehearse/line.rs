@@ -191,7 +191,10 @@ impl Line {
                 }
                 b'D' if answer.is_none() => answer = first_column(message.body()),
                 b'E' => {
-                    tracing::debug!("the tap's question failed: {}", String::from_utf8_lossy(message.body()));
+                    tracing::debug!(
+                        "the tap's question failed: {}",
+                        String::from_utf8_lossy(message.body())
+                    );
                 }
                 _ => {}
             }
@@ -213,7 +216,10 @@ mod tests {
     #[test]
     fn messages_are_taken_apart() {
         let message = query("SELECT 1");
-        assert_eq!((message.kind(), text(message.body()).0.as_str()), (b'Q', "SELECT 1"));
+        assert_eq!(
+            (message.kind(), text(message.body()).0.as_str()),
+            (b'Q', "SELECT 1")
+        );
         let row = [&[0, 1, 0, 0, 0, 2][..], b"[]"].concat();
         assert_eq!(first_column(&row).as_deref(), Some("[]"));
         assert_eq!(first_column(&[0, 1, 255, 255, 255, 255]), None);

@@ -82,7 +82,10 @@ impl Site {
     /// # Errors
     /// When the server does not answer.
     pub async fn connect(&self, database: &str) -> Result<Client, Error> {
-        Ok(settings(&self.url(database))?.connect("pgmorph rehearsal").await?.client)
+        Ok(settings(&self.url(database))?
+            .connect("pgmorph rehearsal")
+            .await?
+            .client)
     }
 
     async fn execute(&self, sql: &str) -> Result<(), Error> {
@@ -93,11 +96,13 @@ impl Site {
 
     async fn copy(&self, template: &str, name: &str) -> Result<(), Error> {
         let (name, template) = (ident(name), ident(template));
-        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await
+        self.execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
+            .await
     }
 
     async fn drop(&self, name: &str) -> Result<(), Error> {
-        self.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(name))).await
+        self.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", ident(name)))
+            .await
     }
 
     /// Runs the plan on a copy of the database through all its phases; applies and rolls it back on another one.
@@ -193,14 +198,25 @@ impl Site {
         drop(client);
         let tap = self.tap(database, trace)?;
         let (_keep, interrupts) = watch::channel(Interrupt::None);
-        let executor = Executor::open(&settings(&tap.url(database))?, Arc::new(trace.clone()), interrupts).await?;
+        let executor = Executor::open(
+            &settings(&tap.url(database))?,
+            Arc::new(trace.clone()),
+            interrupts,
+        )
+        .await?;
         let plan = run.as_ref().map_or(plan, |run| &run.plan);
-        Box::pin(executor.apply(plan, run.as_ref(), through)).await.map(drop)
+        Box::pin(executor.apply(plan, run.as_ref(), through))
+            .await
+            .map(drop)
     }
 
     fn tap(&self, database: &str, trace: &Trace) -> Result<Tap, Error> {
         Tap::new(&self.socket_directory, self.port, database, trace).map_err(|error| {
-            Error::new(ErrorKind::Connection, "there is no place for the socket of the rehearsal").source(error)
+            Error::new(
+                ErrorKind::Connection,
+                "there is no place for the socket of the rehearsal",
+            )
+            .source(error)
         })
     }
 
@@ -212,7 +228,8 @@ impl Site {
         trace: &Trace,
     ) -> Result<Option<String>, Error> {
         // The way there has been seen.
-        self.run(database, plan, &Trace::default(), Phase::Cutover).await?;
+        self.run(database, plan, &Trace::default(), Phase::Cutover)
+            .await?;
         let client = self.connect(database).await?;
         let Some(run) = ledger::latest_run(&client, &plan.name).await? else {
             return Ok(Some("the ledger has no run".into()));
@@ -223,7 +240,12 @@ impl Site {
         }
         let tap = self.tap(database, trace)?;
         let (_keep, interrupts) = watch::channel(Interrupt::None);
-        let executor = Executor::open(&settings(&tap.url(database))?, Arc::new(trace.clone()), interrupts).await?;
+        let executor = Executor::open(
+            &settings(&tap.url(database))?,
+            Arc::new(trace.clone()),
+            interrupts,
+        )
+        .await?;
         Box::pin(executor.rollback(&run, Loss::Refused)).await?;
         Ok(None)
     }
@@ -242,7 +264,8 @@ impl Site {
 
     async fn temporary_bytes(&self, database: &str) -> Result<i64, Error> {
         let client = self.connect("postgres").await?;
-        let sql = "SELECT coalesce(sum(temp_bytes), 0)::int8 FROM pg_catalog.pg_stat_database WHERE datname = $1";
+        let sql =
+            "SELECT coalesce(sum(temp_bytes), 0)::int8 FROM pg_catalog.pg_stat_database WHERE datname = $1";
         let row = client.query_one(sql, &[&database]).await;
         row.map(|row| row.get(0))
             .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for temporary files", error))

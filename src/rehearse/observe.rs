@@ -138,7 +138,9 @@ mod tests {
 
     #[test]
     fn answers_are_read() {
-        let world = world(r#"[[16400, "public", "t", "r", 16400, null], [16405, "public", "t_pkey", "i", 16405, 16400]]"#);
+        let world = world(
+            r#"[[16400, "public", "t", "r", 16400, null], [16405, "public", "t_pkey", "i", 16405, 16400]]"#,
+        );
         let world = world.unwrap();
         assert!(world[&16405].is_index() && !world[&16400].is_index());
         assert_eq!(world[&16405].table, Some(16400));

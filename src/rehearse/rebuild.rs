@@ -36,7 +36,11 @@ pub fn schema(catalog: &CatalogSnapshot) -> (Vec<Make>, Vec<String>) {
             function.definition.clone(),
         ));
     }
-    for (name, sequence) in catalog.sequences.iter().filter(|(_, sequence)| !sequence.identity) {
+    for (name, sequence) in catalog
+        .sequences
+        .iter()
+        .filter(|(_, sequence)| !sequence.identity)
+    {
         let sql = format!("CREATE SEQUENCE {name} AS {}", sequence.data_type);
         makes.push(make(format!("sequence {name}"), sql));
         if let Some((table, column)) = &sequence.owned_by {
@@ -68,7 +72,10 @@ fn types(catalog: &CatalogSnapshot, makes: &mut Vec<Make>, missing: &mut Vec<Str
         match (kind.kind.as_str(), &kind.base) {
             ("enum", _) => {
                 let labels: Vec<String> = kind.labels.iter().map(|label| literal(label)).collect();
-                makes.push(make(what, format!("CREATE TYPE {name} AS ENUM ({})", labels.join(", "))));
+                makes.push(make(
+                    what,
+                    format!("CREATE TYPE {name} AS ENUM ({})", labels.join(", ")),
+                ));
             }
             ("domain", Some(base)) => {
                 makes.push(make(what, format!("CREATE DOMAIN {name} AS {base}")));
@@ -91,27 +98,44 @@ fn table(name: &QualifiedName, table: &Table, makes: &mut Vec<Make>, missing: &m
         Persistence::Unlogged => "UNLOGGED ",
         _ => "",
     };
-    let partitioned = table.partition_key.as_ref().map(|key| format!(" PARTITION BY {key}"));
+    let partitioned = table
+        .partition_key
+        .as_ref()
+        .map(|key| format!(" PARTITION BY {key}"));
     let partitioned = partitioned.unwrap_or_default();
     let options = match table.options.as_slice() {
         [] => String::new(),
         options => format!(" WITH ({})", options.join(", ")),
     };
     let sql = match (&table.partition_of, &table.partition_bound) {
-        (Some(parent), Some(bound)) => format!("CREATE {unlogged}TABLE {name} PARTITION OF {parent} {bound}{partitioned}{options}"),
+        (Some(parent), Some(bound)) => {
+            format!("CREATE {unlogged}TABLE {name} PARTITION OF {parent} {bound}{partitioned}{options}")
+        }
         _ => {
-            let columns: Vec<String> = table.columns.iter().filter(|it| it.local || !it.inherited).map(column).collect();
+            let columns: Vec<String> = table
+                .columns
+                .iter()
+                .filter(|it| it.local || !it.inherited)
+                .map(column)
+                .collect();
             let parents: Vec<String> = table.inherits.iter().map(ToString::to_string).collect();
             let inherits = match parents.as_slice() {
                 [] => String::new(),
                 parents => format!(" INHERITS ({})", parents.join(", ")),
             };
-            format!("CREATE {unlogged}TABLE {name} ({}){inherits}{partitioned}{options}", columns.join(", "))
+            format!(
+                "CREATE {unlogged}TABLE {name} ({}){inherits}{partitioned}{options}",
+                columns.join(", ")
+            )
         }
     };
     makes.push(make(what, sql));
     for (constraint, it) in table.constraints.iter().filter(|(_, it)| !it.inherited) {
-        let only = if it.validated || it.definition.ends_with("NOT ENFORCED") { "" } else { " NOT VALID" };
+        let only = if it.validated || it.definition.ends_with("NOT ENFORCED") {
+            ""
+        } else {
+            " NOT VALID"
+        };
         let sql = format!(
             "ALTER TABLE {name} ADD CONSTRAINT {} {}{only}",
             ident(constraint),
@@ -119,7 +143,11 @@ fn table(name: &QualifiedName, table: &Table, makes: &mut Vec<Make>, missing: &m
         );
         makes.push(make(format!("constraint {constraint} of {name}"), sql));
     }
-    for (index, it) in table.indexes.iter().filter(|(_, it)| it.constraint.is_none() && it.parent.is_none()) {
+    for (index, it) in table
+        .indexes
+        .iter()
+        .filter(|(_, it)| it.constraint.is_none() && it.parent.is_none())
+    {
         makes.push(make(format!("index {index}"), self::index(name, index, it)));
     }
     rest(name, table, makes, missing);
@@ -140,15 +168,26 @@ fn rest(name: &QualifiedName, table: &Table, makes: &mut Vec<Make>, missing: &mu
         }
     }
     for (trigger, it) in table.triggers.iter().filter(|(_, it)| !it.cloned) {
-        makes.push(make(format!("trigger {trigger} of {name}"), it.definition.clone()));
+        makes.push(make(
+            format!("trigger {trigger} of {name}"),
+            it.definition.clone(),
+        ));
     }
     for (rule, it) in &table.rules {
         makes.push(make(format!("rule {rule} of {name}"), it.definition.clone()));
     }
     for statistics in table.statistics.values() {
-        makes.push(make(format!("statistics of {name}"), statistics.definition.clone()));
+        makes.push(make(
+            format!("statistics of {name}"),
+            statistics.definition.clone(),
+        ));
     }
-    missing.extend(table.policies.keys().map(|policy| format!("policy {policy} of {name}")));
+    missing.extend(
+        table
+            .policies
+            .keys()
+            .map(|policy| format!("policy {policy} of {name}")),
+    );
 }
 
 fn column(column: &Column) -> String {
@@ -158,7 +197,10 @@ fn column(column: &Column) -> String {
     }
     if let Some(generated) = &column.generated {
         let stored = if generated.stored { "STORED" } else { "VIRTUAL" };
-        text.push_str(&format!(" GENERATED ALWAYS AS ({}) {stored}", generated.expression));
+        text.push_str(&format!(
+            " GENERATED ALWAYS AS ({}) {stored}",
+            generated.expression
+        ));
     } else if let Some(default) = &column.default {
         text.push_str(&format!(" DEFAULT {default}"));
     }
@@ -170,7 +212,9 @@ fn column(column: &Column) -> String {
         ));
     }
     match &column.not_null_constraint {
-        Some(named) if named.validated => text.push_str(&format!(" CONSTRAINT {} NOT NULL", ident(&named.name))),
+        Some(named) if named.validated => {
+            text.push_str(&format!(" CONSTRAINT {} NOT NULL", ident(&named.name)))
+        }
         None if column.not_null => text.push_str(" NOT NULL"),
         _ => {}
     }
@@ -204,12 +248,19 @@ fn index(table: &QualifiedName, name: &str, index: &Index) -> String {
         [] => String::new(),
         columns => format!(" INCLUDE ({})", idents(columns)),
     };
-    let nulls = if index.nulls_not_distinct { " NULLS NOT DISTINCT" } else { "" };
+    let nulls = if index.nulls_not_distinct {
+        " NULLS NOT DISTINCT"
+    } else {
+        ""
+    };
     let options = match index.options.as_slice() {
         [] => String::new(),
         options => format!(" WITH ({})", options.join(", ")),
     };
-    let predicate = index.predicate.as_ref().map(|predicate| format!(" WHERE {predicate}"));
+    let predicate = index
+        .predicate
+        .as_ref()
+        .map(|predicate| format!(" WHERE {predicate}"));
     format!(
         "CREATE {unique}INDEX {} ON {table} USING {} ({}){include}{nulls}{options}{}",
         ident(name),
@@ -246,7 +297,8 @@ impl Site {
     /// When the server does not answer.
     pub async fn rebuild(&self, name: &str, catalog: &CatalogSnapshot) -> Result<Vec<String>, Error> {
         let (mut rest, mut missing) = schema(catalog);
-        self.execute(&format!("CREATE DATABASE {} TEMPLATE template0", ident(name))).await?;
+        self.execute(&format!("CREATE DATABASE {} TEMPLATE template0", ident(name)))
+            .await?;
         let client = self.connect(name).await?;
         client
             .batch_execute("SET search_path = ''; SET check_function_bodies = off")
@@ -264,7 +316,13 @@ impl Site {
                             reasons.push(format!("{}: {}", make.what, db.message()));
                             failed.push(make);
                         }
-                        None => return Err(Error::postgres(ErrorKind::StepFailed, "building the schema", error)),
+                        None => {
+                            return Err(Error::postgres(
+                                ErrorKind::StepFailed,
+                                "building the schema",
+                                error,
+                            ));
+                        }
                     },
                 }
             }

@@ -84,16 +84,25 @@ impl Site {
         let client = self.connect(database).await?;
         let failed = |error| Error::postgres(ErrorKind::StepFailed, "making rows", error);
         // What the application's triggers would do is not asked for; the keys are kept by how rows are made.
-        let settings = "SET session_replication_role = replica; SET statement_timeout = '300s'; SELECT setseed(0.5)";
+        let settings =
+            "SET session_replication_role = replica; SET statement_timeout = '300s'; SELECT setseed(0.5)";
         client.batch_execute(settings).await.map_err(failed)?;
         let tables = in_order(read(&client).await.map_err(failed)?);
         let mut filled = Vec::new();
         let mut done = BTreeSet::new();
         for table in &tables {
             let is_there = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.name);
-            if !client.query_one(&is_there, &[]).await.map_err(failed)?.get::<_, bool>(0) {
+            if !client
+                .query_one(&is_there, &[])
+                .await
+                .map_err(failed)?
+                .get::<_, bool>(0)
+            {
                 let (rows, why_empty) = match client.execute(&insert(table, &done, rows), &[]).await {
-                    Ok(0) => (0, Some("no row that was tried fulfils its checks and keys".to_owned())),
+                    Ok(0) => (
+                        0,
+                        Some("no row that was tried fulfils its checks and keys".to_owned()),
+                    ),
                     Ok(rows) => (rows, None),
                     Err(error) => match error.as_db_error() {
                         Some(db) => (0, Some(db.message().to_owned())),
@@ -126,7 +135,12 @@ async fn read(client: &Client) -> Result<Vec<Table>, tokio_postgres::Error> {
             unique: row.get(5),
             length: row.get(6),
         });
-        let mut checks: Vec<String> = client.query(CHECKS, &[&oid]).await?.iter().map(|row| row.get(0)).collect();
+        let mut checks: Vec<String> = client
+            .query(CHECKS, &[&oid])
+            .await?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
         checks.extend(row.get::<_, Option<String>>(3));
         let keys = client.query(KEYS, &[&oid]).await?;
         let keys = keys.iter().map(|row| ForeignKey {
@@ -152,7 +166,10 @@ fn in_order(mut rest: Vec<Table>) -> Vec<Table> {
     while !rest.is_empty() {
         let waiting: BTreeSet<u32> = rest.iter().map(|table| table.oid).collect();
         let waits = |table: &Table| {
-            table.keys.iter().any(|key| key.parent != table.oid && waiting.contains(&key.parent))
+            table
+                .keys
+                .iter()
+                .any(|key| key.parent != table.oid && waiting.contains(&key.parent))
         };
         let next = rest.iter().position(|table| !waits(table)).unwrap_or(0);
         ordered.push(rest.remove(next));
@@ -196,8 +213,15 @@ impl Column {
             let text = literal(&constant);
             let number = constant.parse::<f64>().is_ok();
             match self.category {
-                'N' if number => found.extend([constant.clone(), format!("{constant} + 1 + i % 50"), format!("{constant} - 1")]),
-                'D' if !number => found.push(format!("{text}::{} + (i % 1000) * interval '1 minute'", self.base)),
+                'N' if number => found.extend([
+                    constant.clone(),
+                    format!("{constant} + 1 + i % 50"),
+                    format!("{constant} - 1"),
+                ]),
+                'D' if !number => found.push(format!(
+                    "{text}::{} + (i % 1000) * interval '1 minute'",
+                    self.base
+                )),
                 'S' | 'E' | 'U' if !number || self.category == 'S' => found.push(text),
                 _ => {}
             }
@@ -220,7 +244,9 @@ impl Column {
             ('N', "smallint") => "i % 32767".into(),
             ('N', _) => "i".into(),
             ('B', _) => "i % 2 = 0".into(),
-            ('D', "time without time zone" | "time with time zone") => "time '00:00' + i * interval '1 second'".into(),
+            ('D', "time without time zone" | "time with time zone") => {
+                "time '00:00' + i * interval '1 second'".into()
+            }
             ('D', _) => "timestamptz '2026-01-01 00:00 UTC' - i * interval '1 minute'".into(),
             ('T', _) => "i * interval '1 minute'".into(),
             ('E', _) => format!(
@@ -245,9 +271,18 @@ fn insert(table: &Table, done: &BTreeSet<u32>, rows: u64) -> String {
     let mut values: Vec<String> = Vec::new();
     let of_key = |column: &Column| {
         let has = |key: &ForeignKey| key.columns.iter().position(|name| *name == column.name);
-        table.keys.iter().enumerate().find_map(|(number, key)| Some((number, key, has(key)?)))
+        table
+            .keys
+            .iter()
+            .enumerate()
+            .find_map(|(number, key)| Some((number, key, has(key)?)))
     };
-    for (number, key) in table.keys.iter().enumerate().filter(|(_, key)| done.contains(&key.parent)) {
+    for (number, key) in table
+        .keys
+        .iter()
+        .enumerate()
+        .filter(|(_, key)| done.contains(&key.parent))
+    {
         let columns: Vec<String> = key.parent_columns.iter().map(|name| ident(name)).collect();
         let columns = columns.join(", ");
         joins.push_str(&format!(
@@ -269,7 +304,9 @@ fn insert(table: &Table, done: &BTreeSet<u32>, rows: u64) -> String {
                     several if column.unique => several[0].clone(),
                     several => {
                         let cases = several.iter().enumerate();
-                        let cases: String = cases.map(|(n, value)| format!(" WHEN {n} THEN {value}")).collect();
+                        let cases: String = cases
+                            .map(|(n, value)| format!(" WHEN {n} THEN {value}"))
+                            .collect();
                         format!("CASE floor(random() * {})::int{cases} END", several.len())
                     }
                 }
@@ -279,7 +316,11 @@ fn insert(table: &Table, done: &BTreeSet<u32>, rows: u64) -> String {
     }
     let names: Vec<String> = table.columns.iter().map(|column| ident(&column.name)).collect();
     let names = names.join(", ");
-    let checks: String = table.checks.iter().map(|check| format!(" AND ({check}) IS NOT FALSE")).collect();
+    let checks: String = table
+        .checks
+        .iter()
+        .map(|check| format!(" AND ({check}) IS NOT FALSE"))
+        .collect();
     format!(
         "INSERT INTO {} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM (SELECT {} FROM generate_series(1, {}) AS i{joins}) \
          AS candidates WHERE true{checks} LIMIT {rows} ON CONFLICT DO NOTHING",
@@ -295,7 +336,8 @@ mod tests {
 
     #[test]
     fn constants_of_an_expression_are_found() {
-        let found = constants("((state = ANY (ARRAY['open'::text, 'done'::text])) AND (n >= 10) AND (n < 2.5))");
+        let found =
+            constants("((state = ANY (ARRAY['open'::text, 'done'::text])) AND (n >= 10) AND (n < 2.5))");
         let found: Vec<String> = found.into_iter().collect();
         assert_eq!(found, ["10", "2.5", "done", "open"]);
     }

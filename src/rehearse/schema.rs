@@ -13,7 +13,11 @@ use tokio_postgres::Client;
 /// When there is no pg_dump, or it cannot read the schema: the message is its own.
 pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Result<String, Error> {
     let program = bindir.join("pg_dump");
-    let program = if program.exists() { program } else { "pg_dump".into() };
+    let program = if program.exists() {
+        program
+    } else {
+        "pg_dump".into()
+    };
     let output = tokio::process::Command::new(&program)
         .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-password"])
         .args(["--exclude-schema=pgmorph"])
@@ -30,9 +34,11 @@ pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Resu
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(Error::new(ErrorKind::Precondition, "pg_dump could not read the schema")
-        .details(said.lines().map(ToOwned::to_owned))
-        .help("give it with --schema FILE.sql, or --catalog FILE.json as `pgmorph snapshot` writes it"))
+    Err(
+        Error::new(ErrorKind::Precondition, "pg_dump could not read the schema")
+            .details(said.lines().map(ToOwned::to_owned))
+            .help("give it with --schema FILE.sql, or --catalog FILE.json as `pgmorph snapshot` writes it"),
+    )
 }
 
 /// Without what only psql understands and pg_dump writes: `\restrict`, `\connect`.
@@ -62,9 +68,20 @@ fn roles(sql: &str) -> BTreeSet<String> {
             let name = name.trim();
             let name = match name.strip_prefix('"') {
                 Some(quoted) => quoted.split('"').next().unwrap_or_default().to_owned(),
-                None => name.split_whitespace().next().unwrap_or_default().to_ascii_lowercase(),
+                None => name
+                    .split_whitespace()
+                    .next()
+                    .unwrap_or_default()
+                    .to_ascii_lowercase(),
             };
-            let special = ["public", "postgres", "current_user", "session_user", "current_role", ""];
+            let special = [
+                "public",
+                "postgres",
+                "current_user",
+                "session_user",
+                "current_role",
+                "",
+            ];
             if !special.contains(&name.as_str()) && !name.starts_with("pg_") {
                 found.insert(name);
             }
@@ -79,7 +96,8 @@ impl Site {
     /// # Errors
     /// When the server refuses a statement of it: an extension that is not installed here, a role that nobody names.
     pub async fn create(&self, name: &str, sql: &str) -> Result<(), Error> {
-        self.execute(&format!("CREATE DATABASE {} TEMPLATE template0", ident(name))).await?;
+        self.execute(&format!("CREATE DATABASE {} TEMPLATE template0", ident(name)))
+            .await?;
         for role in roles(sql) {
             let (text, role) = (literal(&role), ident(&role));
             self.execute(&format!(
@@ -138,6 +156,9 @@ mod tests {
 
     #[test]
     fn what_only_psql_understands_is_left_out() {
-        assert_eq!(plain("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n"), "SELECT 1;");
+        assert_eq!(
+            plain("\\restrict abc\nSELECT 1;\n\\unrestrict abc\n"),
+            "SELECT 1;"
+        );
     }
 }

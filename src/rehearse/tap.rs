@@ -3,7 +3,7 @@
 //!
 //! What the executor gets to read is to the byte what it would have read without the tap.
 
-use super::line::{Message, Line, is_request, query, text};
+use super::line::{Line, Message, is_request, query, text};
 use super::observe::{self, Observation, World};
 use super::trace::{Evidence, Going, Trace};
 use super::watched;
@@ -151,11 +151,25 @@ fn way(text: &str) -> Way {
         };
     }
     let concurrently = upper.contains(" CONCURRENTLY") && !starts(&["REFRESH"]);
-    if concurrently || starts(&["VACUUM", "CLUSTER", "REINDEX DATABASE", "REINDEX SCHEMA", "REINDEX SYSTEM"]) {
+    if concurrently
+        || starts(&[
+            "VACUUM",
+            "CLUSTER",
+            "REINDEX DATABASE",
+            "REINDEX SCHEMA",
+            "REINDEX SYSTEM",
+        ])
+    {
         return Way::Outside;
     }
-    let looks = ["SELECT", "SET ", "SHOW ", "RESET ", "ROLLBACK", "COMMIT", "DISCARD", "WITH", "DO "];
-    match starts(&looks) || upper.contains("PGMORPH.RUNS") || upper.contains("PGMORPH.STEPS") || upper.is_empty() {
+    let looks = [
+        "SELECT", "SET ", "SHOW ", "RESET ", "ROLLBACK", "COMMIT", "DISCARD", "WITH", "DO ",
+    ];
+    match starts(&looks)
+        || upper.contains("PGMORPH.RUNS")
+        || upper.contains("PGMORPH.STEPS")
+        || upper.is_empty()
+    {
         true => Way::Pass,
         false => Way::Alone,
     }
@@ -163,7 +177,10 @@ fn way(text: &str) -> Way {
 
 /// The text without the COMMIT at its end, if there is one.
 fn without_commit(text: &str) -> Option<&str> {
-    text.trim_end().strip_suffix("COMMIT")?.trim_end().strip_suffix(';')
+    text.trim_end()
+        .strip_suffix("COMMIT")?
+        .trim_end()
+        .strip_suffix(';')
 }
 
 impl Session<'_> {
@@ -223,7 +240,10 @@ impl Session<'_> {
 
     async fn plainly(&mut self, request: &Request) -> io::Result<()> {
         self.line.send(&request.messages).await?;
-        let ready = self.line.answer(request.messages.last().map_or(0, Message::kind)).await?;
+        let ready = self
+            .line
+            .answer(request.messages.last().map_or(0, Message::kind))
+            .await?;
         if self.line.status == IDLE {
             self.going = None;
         }
@@ -246,7 +266,10 @@ impl Session<'_> {
         let commits = request.simple.then(|| without_commit(&request.text)).flatten();
         let Some(rest) = commits.map(ToOwned::to_owned) else {
             self.line.send(&request.messages).await?;
-            let ready = self.line.answer(request.messages.last().map_or(0, Message::kind)).await?;
+            let ready = self
+                .line
+                .answer(request.messages.last().map_or(0, Message::kind))
+                .await?;
             self.look(&request.text, began.elapsed()).await?;
             if self.line.status == IDLE {
                 // It was rolled back, or its COMMIT stood alone.
@@ -303,7 +326,10 @@ impl Session<'_> {
         }
         let began = Instant::now();
         self.line.send(&request.messages).await?;
-        let mut ready = self.line.answer(request.messages.last().map_or(0, Message::kind)).await?;
+        let mut ready = self
+            .line
+            .answer(request.messages.last().map_or(0, Message::kind))
+            .await?;
         if self.line.status == OPEN {
             if let Some(seen) = self.observation().await? {
                 going.statement(&request.text, Evidence::Transaction, &seen, began.elapsed());
@@ -327,24 +353,37 @@ impl Session<'_> {
         let mut going = Going::new(&self.shared.trace, step, world);
         if let Some(seen) = self.observation().await? {
             // What the session did earlier may not have been told to the statistics yet: scans are not known here.
-            going.begin(&Observation { scans: Vec::new(), ..seen });
+            going.begin(&Observation {
+                scans: Vec::new(),
+                ..seen
+            });
         }
-        let watch = watched::Watch::begin(&self.shared.beside, going.world(), self.line.pid, &request.text).await;
+        let watch =
+            watched::Watch::begin(&self.shared.beside, going.world(), self.line.pid, &request.text).await;
         let watch = match watch {
             Ok(watch) => watch,
             Err(error) => {
-                self.shared.trace.note(format!("{}: cannot be watched: {error}", request.text));
+                self.shared
+                    .trace
+                    .note(format!("{}: cannot be watched: {error}", request.text));
                 return self.plainly(&request).await;
             }
         };
         let began = Instant::now();
         self.line.send(&request.messages).await?;
-        let ready = self.line.answer(request.messages.last().map_or(0, Message::kind)).await?;
+        let ready = self
+            .line
+            .answer(request.messages.last().map_or(0, Message::kind))
+            .await?;
         let (took, held) = (began.elapsed(), watch.end().await);
         if !self.line.failed
             && let Some(after) = self.observation().await?
         {
-            let seen = Observation { scans: Vec::new(), ..after }.with_locks(held);
+            let seen = Observation {
+                scans: Vec::new(),
+                ..after
+            }
+            .with_locks(held);
             going.statement(&request.text, Evidence::Watched, &seen, took);
             going.committed();
         }

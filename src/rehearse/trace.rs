@@ -141,10 +141,19 @@ impl Trace {
         // Of very many batches, those that bring nothing new are counted and not kept.
         let of_step = |it: &&Statement| it.step == step.0 && it.undo == step.1;
         if state.statements.iter().filter(of_step).count() >= KEPT_MAX {
-            let known: Vec<SeenLock> = state.statements.iter().filter(of_step).flat_map(|it| it.locks.clone()).collect();
+            let known: Vec<SeenLock> = state
+                .statements
+                .iter()
+                .filter(of_step)
+                .flat_map(|it| it.locks.clone())
+                .collect();
             let is_new = |it: &Statement| it.locks.iter().any(|lock| !known.contains(lock));
             let more: Vec<Statement> = statements.extract_if(.., |it| !is_new(it)).collect();
-            if let Some(last) = state.statements.iter_mut().rfind(|it| it.step == step.0 && it.undo == step.1) {
+            if let Some(last) = state
+                .statements
+                .iter_mut()
+                .rfind(|it| it.step == step.0 && it.undo == step.1)
+            {
                 for statement in more {
                     last.took_us += statement.took_us;
                     last.held_us = last.held_us.max(statement.held_us);
@@ -198,7 +207,11 @@ impl Going {
 
     /// What the session had done before the first statement of the transaction.
     pub fn begin(&mut self, seen: &Observation) {
-        self.scans = seen.scans.iter().map(|(oid, scans, rows)| (*oid, (*scans, *rows))).collect();
+        self.scans = seen
+            .scans
+            .iter()
+            .map(|(oid, scans, rows)| (*oid, (*scans, *rows)))
+            .collect();
         self.wal = Some(seen.wal);
     }
 
@@ -228,7 +241,10 @@ impl Going {
             }
         }
         let mut scans = BTreeSet::new();
-        let asks = sql.trim_start().get(..3).is_some_and(|word| word.eq_ignore_ascii_case("DO "));
+        let asks = sql
+            .trim_start()
+            .get(..3)
+            .is_some_and(|word| word.eq_ignore_ascii_case("DO "));
         for (oid, count, rows) in &seen.scans {
             let (before, read) = self.scans.insert(*oid, (*count, *rows)).unwrap_or_default();
             // A question is answered by reading all of it where a table has few rows.

@@ -50,7 +50,9 @@ impl Watch {
     /// nothing than wait is only looked at.
     pub async fn begin(config: &Config, world: &World, pid: i32, sql: &str) -> Result<Self> {
         let waits = !sql.to_ascii_uppercase().contains("SKIP_LOCKED");
-        let tables = world.iter().filter(|(_, it)| waits && matches!(it.kind, 'r' | 'p'));
+        let tables = world
+            .iter()
+            .filter(|(_, it)| waits && matches!(it.kind, 'r' | 'p'));
         let mut holders = Vec::new();
         for (table, relation) in tables.take(TABLES_MAX) {
             let session = connect(config).await?;
@@ -95,10 +97,13 @@ async fn look(observer: &Client, pid: i32) -> Result<Look> {
     let mut look = Look::default();
     for row in observer.query(OF_ANOTHER, &[&pid]).await? {
         let (kind, granted): (String, bool) = (row.get(0), row.get(3));
-        let relation = row.get::<_, Option<i64>>(1).and_then(|oid| u32::try_from(oid).ok());
+        let relation = row
+            .get::<_, Option<i64>>(1)
+            .and_then(|oid| u32::try_from(oid).ok());
         match (kind.as_str(), relation) {
             ("relation", Some(relation)) => {
-                look.locks.extend(mode_of(row.get(2)).map(|mode| (relation, mode)));
+                look.locks
+                    .extend(mode_of(row.get(2)).map(|mode| (relation, mode)));
                 look.wanted.extend((!granted).then_some(relation));
             }
             _ => look.waits |= !granted,
@@ -135,14 +140,17 @@ async fn watch(
     let began = Instant::now();
     let mut held = Held::new();
     while stopped.try_recv().is_err() {
-        let Ok(look) = look(&observer, pid).await else { break };
+        let Ok(look) = look(&observer, pid).await else {
+            break;
+        };
         for (relation, mode) in look.locks {
             let strongest = held.entry(relation).or_insert(mode);
             *strongest = mode.max(*strongest);
         }
         let patient = began.elapsed() < PATIENCE;
         for holder in holders.iter_mut().filter(|holder| holder.open) {
-            let in_the_way = look.wanted.contains(&holder.table) || (look.waits && holder.stage < STAGES.len());
+            let in_the_way =
+                look.wanted.contains(&holder.table) || (look.waits && holder.stage < STAGES.len());
             if !patient {
                 holder.end().await;
             } else if in_the_way {

@@ -3,11 +3,11 @@
 use super::plan_human::{lines, table};
 use super::{safe, style};
 use crate::plan::{Lock, Step};
+use crate::rehearse::Rehearsal;
 use crate::rehearse::compare::Difference;
 use crate::rehearse::durations::{self, Guess, Sizes};
 use crate::rehearse::rows::Filled;
 use crate::rehearse::trace::{Evidence, SeenLock, Statement};
-use crate::rehearse::Rehearsal;
 use crate::sql::QualifiedName;
 use crate::units;
 use serde_json::{Value, json};
@@ -61,7 +61,11 @@ impl Seen<'_> {
     }
 
     fn held_us(&self) -> u64 {
-        self.statements.iter().map(|it| it.held_us).max().unwrap_or_default()
+        self.statements
+            .iter()
+            .map(|it| it.held_us)
+            .max()
+            .unwrap_or_default()
     }
 
     fn wal_bytes(&self) -> i64 {
@@ -95,7 +99,11 @@ fn micros(us: u64) -> String {
 }
 
 fn guessed(guess: &Guess) -> String {
-    format!("{} to {}", units::millis(guess.low_ms), units::millis(guess.high_ms))
+    format!(
+        "{} to {}",
+        units::millis(guess.low_ms),
+        units::millis(guess.high_ms)
+    )
 }
 
 impl<'a> Shown<'a> {
@@ -137,14 +145,24 @@ impl<'a> Shown<'a> {
         );
         match differences.len() {
             0 => format!("{what}: all did what the plan claims, and nothing else"),
-            several => format!("{what}: {} between claim and trace", units::counted(several, "difference")),
+            several => format!(
+                "{what}: {} between claim and trace",
+                units::counted(several, "difference")
+            ),
         }
     }
 
     /// For people.
     pub fn human(&self) -> String {
-        let Rehearsal { plan, differences, .. } = self.rehearsal;
-        let mut text = format!("{} rehearsed on {}, {}\n", style::name(&plan.name), self.server, self.source);
+        let Rehearsal {
+            plan, differences, ..
+        } = self.rehearsal;
+        let mut text = format!(
+            "{} rehearsed on {}, {}\n",
+            style::name(&plan.name),
+            self.server,
+            self.source
+        );
         self.about_rows(&mut text, "  ");
         for undo in [false, true] {
             let seen = self.seen(undo);
@@ -164,13 +182,20 @@ impl<'a> Shown<'a> {
         }
         self.remarks(&mut text);
         for difference in differences {
-            let _ = writeln!(text, "\n{} {}", style::bad("difference:"), safe::one_line(&difference.to_string()));
+            let _ = writeln!(
+                text,
+                "\n{} {}",
+                style::bad("difference:"),
+                safe::one_line(&difference.to_string())
+            );
             if let Some(statement) = &difference.statement {
                 let _ = writeln!(text, "    {}", safe::one_line(statement));
             }
         }
         if !differences.is_empty() {
-            text.push_str("\nThis is an error of pgmorph, not of the plan: please report it with this output.\n");
+            text.push_str(
+                "\nThis is an error of pgmorph, not of the plan: please report it with this output.\n",
+            );
         }
         let verdict = self.verdict();
         let verdict = match differences.is_empty() {
@@ -225,7 +250,11 @@ impl<'a> Shown<'a> {
     }
 
     fn remarks(&self, text: &mut String) {
-        let watched = self.rehearsal.statements.iter().any(|it| it.evidence == Evidence::Watched);
+        let watched = self
+            .rehearsal
+            .statements
+            .iter()
+            .any(|it| it.evidence == Evidence::Watched);
         if watched {
             text.push_str(
                 "\n* No transaction can hold this statement back: its tables were held so that it had to ask for each, \
@@ -233,7 +262,11 @@ impl<'a> Shown<'a> {
             );
         }
         if !self.there.is_empty() {
-            let _ = writeln!(text, "\nHow long it takes there is a guess: {}.", durations::MODEL);
+            let _ = writeln!(
+                text,
+                "\nHow long it takes there is a guess: {}.",
+                durations::MODEL
+            );
         }
         for note in &self.rehearsal.notes {
             let _ = writeln!(text, "note: {}", safe::one_line(note));
@@ -242,7 +275,8 @@ impl<'a> Shown<'a> {
 
     /// For programs.
     pub fn json(&self) -> Value {
-        let steps = |undo| -> Vec<Value> { self.seen(undo).iter().map(|seen| self.step_json(seen)).collect() };
+        let steps =
+            |undo| -> Vec<Value> { self.seen(undo).iter().map(|seen| self.step_json(seen)).collect() };
         let Rehearsal {
             plan,
             differences,
@@ -300,7 +334,9 @@ impl<'a> Shown<'a> {
 
     /// For a pull request.
     pub fn markdown(&self) -> String {
-        let Rehearsal { plan, differences, .. } = self.rehearsal;
+        let Rehearsal {
+            plan, differences, ..
+        } = self.rehearsal;
         let sign = if differences.is_empty() { "✅" } else { "❌" };
         let mut text = format!(
             "# Rehearsal of `{}`\n\n{sign} {}, on {}, {}.\n\n",
@@ -330,7 +366,11 @@ impl<'a> Shown<'a> {
                     text,
                     "| `{}` | {} | {} | {} | {} |",
                     cell(&seen.step.id),
-                    if locks.is_empty() { "none".into() } else { locks.join("<br>") },
+                    if locks.is_empty() {
+                        "none".into()
+                    } else {
+                        locks.join("<br>")
+                    },
                     micros(seen.held_us()),
                     cell(&seen.effects()),
                     self.guess(seen).map(|guess| guessed(&guess)).unwrap_or_default()
@@ -350,5 +390,8 @@ impl<'a> Shown<'a> {
 
 /// Within a line of a table: no name makes a new cell, a line or a tag.
 fn cell(text: &str) -> String {
-    text.replace('\n', " ").replace('|', "\\|").replace('<', "&lt;").replace('`', "'")
+    text.replace('\n', " ")
+        .replace('|', "\\|")
+        .replace('<', "&lt;")
+        .replace('`', "'")
 }

@@ -36,7 +36,13 @@ async fn rehearsed(server: &TestServer, database: &str, source: &str) -> Result<
 /// The differences as lines.
 fn told(rehearsal: &Rehearsal) -> Vec<String> {
     let line = |it: &pgmorph::rehearse::compare::Difference| {
-        let sql: String = it.statement.as_deref().unwrap_or_default().chars().take(160).collect();
+        let sql: String = it
+            .statement
+            .as_deref()
+            .unwrap_or_default()
+            .chars()
+            .take(160)
+            .collect();
         format!("{it}\n      {sql}")
     };
     rehearsal.differences.iter().map(line).collect()
@@ -52,7 +58,8 @@ async fn created(server: &TestServer, setup: &str) -> String {
 /// A template may have no sessions.
 async fn closed(server: &TestServer, name: &str) {
     let postgres = server.connect("postgres").await;
-    let sql = format!("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'");
+    let sql =
+        format!("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'");
     postgres.batch_execute(&sql).await.unwrap();
 }
 
@@ -86,7 +93,11 @@ async fn fixture(server: &TestServer, name: String, directory: PathBuf) -> Done 
 /// The plans of a folder one after the other, each on what those before it have left.
 async fn plans(server: &TestServer, directory: &Path) -> Vec<Done> {
     let read = |name: &str| std::fs::read_to_string(directory.join(name)).unwrap_or_default();
-    let setup = format!("{}\n{}", read("schema.sql"), read("data.sql").replace(":rows", "500"));
+    let setup = format!(
+        "{}\n{}",
+        read("schema.sql"),
+        read("data.sql").replace(":rows", "500")
+    );
     let base = created(server, &setup).await;
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .unwrap()
@@ -96,7 +107,11 @@ async fn plans(server: &TestServer, directory: &Path) -> Vec<Done> {
     files.sort();
     let mut done = Vec::new();
     for file in files {
-        let name = file.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display().to_string();
+        let name = file
+            .strip_prefix(env!("CARGO_MANIFEST_DIR"))
+            .unwrap()
+            .display()
+            .to_string();
         let source = std::fs::read_to_string(&file).unwrap();
         let began = Instant::now();
         let result = rehearsed(server, &base, &source).await;
@@ -169,8 +184,14 @@ fn judge(mut done: Vec<Done>) {
         eprintln!("{name}: DIFFERS\n    {lines}");
     }
     let statements: usize = done.iter().map(|it| it.statements).sum();
-    eprintln!("{} rehearsals, {statements} statements, {wrong} differ", done.len());
-    assert_eq!(wrong, 0, "plans claim what their statements do not do, or not what they do");
+    eprintln!(
+        "{} rehearsals, {statements} statements, {wrong} differ",
+        done.len()
+    );
+    assert_eq!(
+        wrong, 0,
+        "plans claim what their statements do not do, or not what they do"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
