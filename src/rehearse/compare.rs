@@ -1,6 +1,6 @@
 //! What a plan claims, and what its run was seen to do: the difference is an error of ours.
 
-use super::trace::{SeenLock, Statement};
+use super::trace::{Evidence, SeenLock, Statement};
 use crate::plan::{Action, DurationClass, ExecutionPlan, Lock, LockMode, Step, Undo, Work};
 use crate::sql::QualifiedName;
 use serde::Serialize;
@@ -238,7 +238,10 @@ impl Place<'_> {
             for lock in &statement.locks {
                 let claimed = claims.get(&lock.relation).copied();
                 let by_body = lock.mode <= LockMode::RowExclusive && Self::is_function(&statement.sql);
+                // A concurrent drop or rebuild takes the strongest lock on an index that nobody can use any more.
+                let unusable = statement.evidence == Evidence::Watched && lock.of.is_some();
                 if by_body
+                    || unusable
                     || self.is_covered(lock, claimed, &claims)
                     || !told.insert((&lock.relation, lock.mode))
                 {
@@ -293,8 +296,8 @@ impl Place<'_> {
         }
     }
 
-    /// The way there claims with its estimate that it reads or writes a table; the way back has none, and may read
-    /// where that blocks nobody.
+    /// A step claims with its estimate that it reads or writes a table, there and back; and one that is instant may still
+    /// have a way back that reads where that blocks nobody, or of which a hazard tells that it rewrites.
     fn effects(&mut self, statements: &[&Statement]) {
         let estimated = self.step.estimate.duration != DurationClass::Instant;
         let told = |code: &str| self.step.hazards.iter().any(|hazard| hazard.code == code);
@@ -335,7 +338,6 @@ impl Place<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace::Evidence;
     use super::*;
     use crate::ops::testing::{catalog, compile, table};
 

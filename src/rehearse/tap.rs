@@ -256,7 +256,17 @@ impl Session<'_> {
     }
 
     async fn observation(&mut self) -> io::Result<Option<Observation>> {
-        let answer = self.line.ask(&observe::observation_sql()).await?;
+        let asked = observe::observation_sql();
+        if self.line.status != OPEN {
+            let answer = self.line.ask(&asked).await?;
+            return Ok(answer.as_deref().and_then(Observation::parse));
+        }
+        // The question is not bound by the timeouts of the transaction, and does not end it when it fails.
+        let sql = format!("SAVEPOINT pgmorph_rehearsal; SET LOCAL statement_timeout = 0; {asked}");
+        let answer = self.line.ask(&sql).await?;
+        self.line
+            .ask("ROLLBACK TO SAVEPOINT pgmorph_rehearsal; RELEASE SAVEPOINT pgmorph_rehearsal")
+            .await?;
         Ok(answer.as_deref().and_then(Observation::parse))
     }
 

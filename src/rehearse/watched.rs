@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, NoTls};
 /// More tables are not held at once; they are still looked at.
 const TABLES_MAX: usize = 40;
 /// After so long, nothing is held any more, whatever it is that the statement waits for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 const EVERY: Duration = Duration::from_micros(200);
 
 /// Modes taken one after the other on top of ROW EXCLUSIVE, each behind a savepoint of its own.

@@ -16,7 +16,7 @@ use std::time::Instant;
 const AT_ONCE: usize = 2;
 const SHARE: u32 = 16;
 
-fn site(server: &TestServer) -> Site {
+pub fn site(server: &TestServer) -> Site {
     Site {
         socket_directory: server.socket_dir().to_owned(),
         port: 5432,
@@ -48,7 +48,7 @@ fn told(rehearsal: &Rehearsal) -> Vec<String> {
     rehearsal.differences.iter().map(line).collect()
 }
 
-async fn created(server: &TestServer, setup: &str) -> String {
+pub async fn created(server: &TestServer, setup: &str) -> String {
     let database = Database::create(server, setup).await;
     let name = database.name.clone();
     closed(server, &name).await;
