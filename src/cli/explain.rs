@@ -99,12 +99,10 @@ fn find(name: &str) -> Result<(&'static str, &'static str, &'static str), Error>
             .chain(RULES.iter().map(|rule| rule.id))
     };
     let error = Error::new(ErrorKind::Usage, format!("there is no manual of `{name}`"));
-    Err(
-        match nearest(&wanted, names()).or_else(|| nearest(name, names())) {
-            Some(near) => error.help(format!("did you mean `{near}`?")),
-            None => error.help("`pgmorph explain` lists all operations, topics, hazards and rules"),
-        },
-    )
+    Err(match nearest(&wanted, names()).or_else(|| nearest(name, names())) {
+        Some(near) => error.help(format!("did you mean `{near}`?")),
+        None => error.help("`pgmorph explain` lists all operations, topics, hazards and rules"),
+    })
 }
 
 fn list(global: &Global) -> Result<(), Error> {

@@ -85,8 +85,7 @@ impl Hooks {
 
     fn note(&self, moment: Moment, who: &str, reason: &str) {
         let moment = moment.name();
-        self.reporter
-            .note(&format!("hook at {moment} ({who}): {reason}; the run goes on"));
+        self.reporter.note(&format!("hook at {moment} ({who}): {reason}; the run goes on"));
     }
 }
 
@@ -127,10 +126,7 @@ impl Watcher for Hooks {
                 self.standing.take(event);
             }
             self.tell(at, moment);
-            self.is_over = matches!(
-                moment,
-                Moment::RunFinished | Moment::RunFailed | Moment::RunInterrupted
-            );
+            self.is_over = matches!(moment, Moment::RunFinished | Moment::RunFailed | Moment::RunInterrupted);
         }
         if moments(&self.standing, event).is_empty() {
             self.standing.take(event);
@@ -148,13 +144,7 @@ impl Watcher for Hooks {
 }
 
 /// By the shell of the machine, with nothing of the plan in its text: only in its input and environment.
-fn run(
-    command: &str,
-    input: &str,
-    moment: Moment,
-    standing: &Standing,
-    timeout: Duration,
-) -> Result<(), String> {
+fn run(command: &str, input: &str, moment: Moment, standing: &Standing, timeout: Duration) -> Result<(), String> {
     let mut child = Command::new("/bin/sh")
         .args(["-c", command])
         .env("PGMORPH_EVENT", moment.name())
@@ -202,35 +192,12 @@ mod tests {
         let mut standing = Standing::default();
         let mut heard = Vec::new();
         let events = [
-            Event::RunStarted {
-                plan: "p".into(),
-                run: 1,
-                steps: 2,
-                done: 0,
-                resumed: false,
-            },
-            Event::PhaseStarted {
-                phase: Phase::Expand,
-                steps: 1,
-            },
-            Event::StepStarted {
-                step: "a".into(),
-                summary: String::new(),
-                undo: false,
-            },
-            Event::StepDone {
-                step: "a".into(),
-                elapsed_ms: 1,
-                attempts: 1,
-                undo: false,
-            },
-            Event::PhaseStarted {
-                phase: Phase::Cutover,
-                steps: 1,
-            },
-            Event::RunFinished {
-                state: "completed".into(),
-            },
+            Event::RunStarted { plan: "p".into(), run: 1, steps: 2, done: 0, resumed: false },
+            Event::PhaseStarted { phase: Phase::Expand, steps: 1 },
+            Event::StepStarted { step: "a".into(), summary: String::new(), undo: false },
+            Event::StepDone { step: "a".into(), elapsed_ms: 1, attempts: 1, undo: false },
+            Event::PhaseStarted { phase: Phase::Cutover, steps: 1 },
+            Event::RunFinished { state: "completed".into() },
         ];
         for event in &events {
             heard.extend(moments(&standing, event).into_iter().map(Moment::name));
@@ -238,14 +205,7 @@ mod tests {
         }
         assert_eq!(
             heard,
-            [
-                "run_started",
-                "phase_started",
-                "phase_finished",
-                "phase_started",
-                "phase_finished",
-                "run_finished"
-            ]
+            ["run_started", "phase_started", "phase_finished", "phase_started", "phase_finished", "run_finished"]
         );
         assert_eq!((standing.done, standing.state), (1, State::Completed));
     }

@@ -32,15 +32,11 @@ pub fn agent(timeout: Duration) -> Agent {
 /// What is no URL of http or https.
 pub fn check_url(url: &str) -> Result<(), Error> {
     let uri: Option<ureq::http::Uri> = url.parse().ok();
-    let is_http =
-        |uri: &ureq::http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    let is_http = |uri: &ureq::http::Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
     if uri.as_ref().is_some_and(is_http) {
         return Ok(());
     }
-    Err(Error::new(
-        ErrorKind::Usage,
-        format!("{:?} is no URL of http or https", redacted(url)),
-    ))
+    Err(Error::new(ErrorKind::Usage, format!("{:?} is no URL of http or https", redacted(url))))
 }
 
 /// Without what may be a secret: user, password, query.
@@ -74,9 +70,6 @@ mod tests {
         for wrong in ["", "ftp://a/b", "file:///etc/passwd", "localhost:80", "http://"] {
             assert!(check_url(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(
-            redacted("https://u:hush@h.example/p?token=hush"),
-            "https://h.example/p"
-        );
+        assert_eq!(redacted("https://u:hush@h.example/p?token=hush"), "https://h.example/p");
     }
 }

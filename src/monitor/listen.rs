@@ -18,14 +18,13 @@ const REQUEST_MAX: usize = 8 * 1024;
 pub fn begin(address: SocketAddr, metrics: Arc<Mutex<Metrics>>) -> Result<(), Error> {
     if !address.ip().is_loopback() {
         return Err(usage(
-            format!(
-                "metrics are not shown to the network: {address} is not an address of this machine alone"
-            ),
+            format!("metrics are not shown to the network: {address} is not an address of this machine alone"),
             "use 127.0.0.1:PORT or [::1]:PORT, or --metrics-file with a collector",
         ));
     }
-    let listener = TcpListener::bind(address)
-        .map_err(|error| usage(format!("cannot listen at {address}"), "choose another port").source(error))?;
+    let listener = TcpListener::bind(address).map_err(|error| {
+        usage(format!("cannot listen at {address}"), "choose another port").source(error)
+    })?;
     std::thread::spawn(move || {
         // One after the other: there is one collector, and each answer is bounded.
         for stream in listener.incoming().flatten() {

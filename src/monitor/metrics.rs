@@ -38,19 +38,13 @@ impl Metrics {
         self.standing.take(event);
         match event {
             Event::Progress {
-                done,
-                total,
-                rows,
-                per_second,
-                ..
+                done, total, rows, per_second, ..
             } => {
                 self.moves();
                 (self.done, self.total, self.per_second) = (*done, *total, *per_second);
                 self.current_rows = *rows;
             }
-            Event::Waiting {
-                waited_ms, blockers, ..
-            } => {
+            Event::Waiting { waited_ms, blockers, .. } => {
                 self.waiting_ms = *waited_ms;
                 self.blockers = blockers.len();
             }
@@ -68,9 +62,7 @@ impl Metrics {
                 self.step_ms += elapsed_ms;
                 self.step_ends();
             }
-            Event::StepSkipped { .. } | Event::StepFailed { .. } | Event::Interrupted { .. } => {
-                self.step_ends()
-            }
+            Event::StepSkipped { .. } | Event::StepFailed { .. } | Event::Interrupted { .. } => self.step_ends(),
             _ => {}
         }
     }
@@ -93,11 +85,7 @@ impl Metrics {
         let standing = &self.standing;
         let plan = label("plan", &standing.plan);
         text.family("pgmorph_build", "info", "The program.");
-        text.sample(
-            "pgmorph_build_info",
-            &label("version", env!("CARGO_PKG_VERSION")),
-            1,
-        );
+        text.sample("pgmorph_build_info", &label("version", env!("CARGO_PKG_VERSION")), 1);
         text.family("pgmorph_run_state", "stateset", "What the run is at.");
         for state in State::ALL {
             let labels = format!("{plan},{}", label("pgmorph_run_state", state.name()));
@@ -107,11 +95,7 @@ impl Metrics {
         text.sample("pgmorph_run_number", &plan, standing.run);
         text.family("pgmorph_steps", "gauge", "Steps of the run.");
         text.sample("pgmorph_steps", &plan, standing.steps);
-        text.family(
-            "pgmorph_steps_done",
-            "gauge",
-            "Steps that are done, or undone while it goes back.",
-        );
+        text.family("pgmorph_steps_done", "gauge", "Steps that are done, or undone while it goes back.");
         text.sample("pgmorph_steps_done", &plan, standing.done);
         text.family("pgmorph_phase", "info", "The phase and the step at work.");
         let step = label("step", standing.step.as_deref().unwrap_or_default());
@@ -121,57 +105,23 @@ impl Metrics {
         text.sample("pgmorph_rows_total", &plan, self.rows + self.current_rows);
         text.family("pgmorph_rows_per_second", "gauge", "Rate of the step at work.");
         text.sample("pgmorph_rows_per_second", &plan, self.per_second);
-        text.family(
-            "pgmorph_progress_ratio",
-            "gauge",
-            "How much of the step at work is done, from 0 to 1.",
-        );
+        text.family("pgmorph_progress_ratio", "gauge", "How much of the step at work is done, from 0 to 1.");
         text.sample("pgmorph_progress_ratio", &plan, ratio(self.done, self.total));
-        text.seconds(
-            "pgmorph_step_seconds",
-            "counter",
-            "Time of the steps that are done.",
-            &plan,
-            self.step_ms,
-        );
-        text.family(
-            "pgmorph_lock_timeouts",
-            "counter",
-            "Attempts at a lock that were given up.",
-        );
+        text.seconds("pgmorph_step_seconds", "counter", "Time of the steps that are done.", &plan, self.step_ms);
+        text.family("pgmorph_lock_timeouts", "counter", "Attempts at a lock that were given up.");
         text.sample("pgmorph_lock_timeouts_total", &plan, self.lock_timeouts);
         let waited = self.waited_ms + self.waiting_ms;
-        text.seconds(
-            "pgmorph_lock_wait_seconds",
-            "counter",
-            "Time spent beside the queue.",
-            &plan,
-            waited,
-        );
-        text.family(
-            "pgmorph_blockers",
-            "gauge",
-            "Sessions that hold a conflicting lock at present.",
-        );
+        text.seconds("pgmorph_lock_wait_seconds", "counter", "Time spent beside the queue.", &plan, waited);
+        text.family("pgmorph_blockers", "gauge", "Sessions that hold a conflicting lock at present.");
         text.sample("pgmorph_blockers", &plan, self.blockers);
-        text.family(
-            "pgmorph_standing_aside",
-            "gauge",
-            "1 while a backfill waits for standbys, slots, the archiver or others.",
-        );
+        text.family("pgmorph_standing_aside", "gauge", "1 while a backfill waits for standbys, slots, the archiver or others.");
         text.sample("pgmorph_standing_aside", &plan, u8::from(self.is_aside));
-        let (name, help) = (
-            "pgmorph_standing_aside_seconds",
-            "How long it has stood aside this time.",
-        );
+        let (name, help) = ("pgmorph_standing_aside_seconds", "How long it has stood aside this time.");
         text.seconds(name, "gauge", help, &plan, self.aside_ms);
         text.family("pgmorph_reconnects", "counter", "Connections that were lost.");
         text.sample("pgmorph_reconnects_total", &plan, self.reconnects);
         if let Some(at) = self.at {
-            let (name, help) = (
-                "pgmorph_last_event_timestamp_seconds",
-                "When something happened last.",
-            );
+            let (name, help) = ("pgmorph_last_event_timestamp_seconds", "When something happened last.");
             text.family(name, "gauge", help);
             text.sample(name, &plan, seconds(at.as_millisecond()));
         }
@@ -182,11 +132,7 @@ impl Metrics {
 
 #[allow(clippy::cast_precision_loss, reason = "beyond 2^53 nobody counts")]
 fn ratio(done: u64, total: u64) -> f64 {
-    if total == 0 {
-        0.0
-    } else {
-        (done as f64 / total as f64).min(1.0)
-    }
+    if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) }
 }
 
 fn seconds(ms: i64) -> String {
@@ -194,10 +140,7 @@ fn seconds(ms: i64) -> String {
 }
 
 fn label(name: &str, value: &str) -> String {
-    let value = value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n");
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     format!("{name}=\"{value}\"")
 }
 
@@ -218,11 +161,7 @@ impl Text {
     fn seconds(&mut self, name: &str, kind: &str, help: &str, labels: &str, ms: u64) {
         self.family(name, kind, help);
         let suffix = if kind == "counter" { "_total" } else { "" };
-        self.sample(
-            &format!("{name}{suffix}"),
-            labels,
-            seconds(i64::try_from(ms).unwrap_or(i64::MAX)),
-        );
+        self.sample(&format!("{name}{suffix}"), labels, seconds(i64::try_from(ms).unwrap_or(i64::MAX)));
     }
 }
 
@@ -264,19 +203,14 @@ impl Keeper {
         {
             self.has_failed = true;
             let file = file.display();
-            self.reporter.note(&format!(
-                "metrics cannot be written to {file}: {error}; the run goes on"
-            ));
+            self.reporter.note(&format!("metrics cannot be written to {file}: {error}; the run goes on"));
         }
     }
 }
 
 impl Watcher for Keeper {
     fn take(&mut self, at: Timestamp, event: &Event) {
-        self.metrics
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(at, event);
+        self.metrics.lock().unwrap_or_else(PoisonError::into_inner).take(at, event);
         self.is_stale = true;
     }
 
@@ -314,20 +248,9 @@ mod tests {
                 done: 1,
                 resumed: true,
             },
-            Event::PhaseStarted {
-                phase: Phase::Backfill,
-                steps: 1,
-            },
-            Event::StepStarted {
-                step: "a".into(),
-                summary: String::new(),
-                undo: false,
-            },
-            Event::Waiting {
-                step: "a".into(),
-                waited_ms: 1_500,
-                blockers: Vec::new(),
-            },
+            Event::PhaseStarted { phase: Phase::Backfill, steps: 1 },
+            Event::StepStarted { step: "a".into(), summary: String::new(), undo: false },
+            Event::Waiting { step: "a".into(), waited_ms: 1_500, blockers: Vec::new() },
             Event::LockTimeout {
                 step: "a".into(),
                 attempt: 1,
@@ -337,11 +260,7 @@ mod tests {
                 blockers: Vec::new(),
             },
             progress(100),
-            Event::StandingAside {
-                step: "a".into(),
-                reason: "lag".into(),
-                waited_ms: 2_000,
-            },
+            Event::StandingAside { step: "a".into(), reason: "lag".into(), waited_ms: 2_000 },
             progress(200),
         ];
         for event in &events {

@@ -56,11 +56,7 @@ impl Standing {
     pub fn take(&mut self, event: &Event) {
         match event {
             Event::RunStarted {
-                plan,
-                run,
-                steps,
-                done,
-                ..
+                plan, run, steps, done, ..
             } => {
                 *self = Self {
                     plan: plan.clone(),

@@ -29,18 +29,13 @@ impl Exporter {
     /// # Errors
     /// An endpoint that is no URL.
     pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Result<Option<Self>, Error> {
-        let given = |name: &str| {
-            variable(name)
-                .map(|text| text.trim().to_owned())
-                .filter(|text| !text.is_empty())
-        };
+        let given = |name: &str| variable(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
         if given("OTEL_SDK_DISABLED").is_some_and(|text| text.eq_ignore_ascii_case("true"))
             || given("OTEL_TRACES_EXPORTER").is_some_and(|text| text == "none")
         {
             return Ok(None);
         }
-        let base = given("OTEL_EXPORTER_OTLP_ENDPOINT")
-            .map(|base| format!("{}/v1/traces", base.trim_end_matches('/')));
+        let base = given("OTEL_EXPORTER_OTLP_ENDPOINT").map(|base| format!("{}/v1/traces", base.trim_end_matches('/')));
         let Some(url) = given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT").or(base) else {
             return Ok(None);
         };
@@ -50,13 +45,9 @@ impl Exporter {
                 "set OTEL_EXPORTER_OTLP_ENDPOINT to the collector's HTTP port, such as http://127.0.0.1:4318, or unset it",
             )
         })?;
-        let headers =
-            given("OTEL_EXPORTER_OTLP_TRACES_HEADERS").or_else(|| given("OTEL_EXPORTER_OTLP_HEADERS"));
+        let headers = given("OTEL_EXPORTER_OTLP_TRACES_HEADERS").or_else(|| given("OTEL_EXPORTER_OTLP_HEADERS"));
         let headers = headers.unwrap_or_default();
-        let pair = |pair: &str| {
-            pair.split_once('=')
-                .map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()))
-        };
+        let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.trim().to_owned(), value.trim().to_owned()));
         Ok(Some(Self {
             url,
             headers: headers.split(',').filter_map(pair).collect(),
@@ -71,12 +62,9 @@ fn parent(text: &str) -> Option<(String, String)> {
     let mut parts = text.split('-');
     let (version, trace, span) = (parts.next()?, parts.next()?, parts.next()?);
     let is_id = |id: &str, length| {
-        id.len() == length
-            && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-            && id.bytes().any(|byte| byte != b'0')
+        id.len() == length && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0')
     };
-    (version.len() == 2 && is_id(trace, 32) && is_id(span, 16))
-        .then(|| (trace.to_lowercase(), span.to_lowercase()))
+    (version.len() == 2 && is_id(trace, 32) && is_id(span, 16)).then(|| (trace.to_lowercase(), span.to_lowercase()))
 }
 
 struct Span {
@@ -130,10 +118,7 @@ fn attributes(pairs: &[(&'static str, Value)]) -> Vec<Value> {
         Value::Bool(flag) => json!({"boolValue": flag}),
         other => json!({"intValue": other.to_string()}),
     };
-    pairs
-        .iter()
-        .map(|(key, it)| json!({"key": key, "value": value(it)}))
-        .collect()
+    pairs.iter().map(|(key, it)| json!({"key": key, "value": value(it)})).collect()
 }
 
 pub struct Traces {
@@ -218,12 +203,7 @@ impl Traces {
                 "spans": self.ready,
             }],
         }]});
-        match http::post(
-            &self.agent,
-            &self.exporter.url,
-            &self.exporter.headers,
-            &body.to_string(),
-        ) {
+        match http::post(&self.agent, &self.exporter.url, &self.exporter.headers, &body.to_string()) {
             Ok(()) => self.ready.clear(),
             Err(reason) => {
                 let surplus = self.ready.len().saturating_sub(KEPT);
@@ -231,9 +211,7 @@ impl Traces {
                 if !self.has_failed {
                     self.has_failed = true;
                     let url = http::redacted(&self.exporter.url);
-                    self.reporter.note(&format!(
-                        "traces cannot be sent to {url}: {reason}; the run goes on"
-                    ));
+                    self.reporter.note(&format!("traces cannot be sent to {url}: {reason}; the run goes on"));
                 }
             }
         }
@@ -246,12 +224,7 @@ impl Watcher for Traces {
         match event {
             Event::RunStarted { plan, run, .. } => self.begin_run(at, plan, *run),
             Event::StepStarted { step, undo, .. } => self.begin_step(at, step, *undo),
-            Event::LockTimeout {
-                attempt,
-                sqlstate,
-                waited_ms,
-                ..
-            } => self.happened(
+            Event::LockTimeout { attempt, sqlstate, waited_ms, .. } => self.happened(
                 at,
                 "lock_timeout",
                 &[
@@ -293,21 +266,14 @@ mod tests {
     #[test]
     fn the_environment_says_where_to() {
         let with = |pairs: &[(&str, &str)]| {
-            let pairs: Vec<(String, String)> = pairs
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-                .collect();
+            let pairs: Vec<(String, String)> =
+                pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
             Exporter::from_environment(&move |name| {
-                pairs
-                    .iter()
-                    .find(|(known, _)| known == name)
-                    .map(|(_, value)| value.clone())
+                pairs.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
             })
         };
         assert!(with(&[]).unwrap().is_none());
-        let base = with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/")])
-            .unwrap()
-            .unwrap();
+        let base = with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/")]).unwrap().unwrap();
         assert_eq!(base.url, "http://127.0.0.1:4318/v1/traces");
         let own = with(&[
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://127.0.0.1:1/t"),
@@ -315,15 +281,9 @@ mod tests {
         ]);
         let own = own.unwrap().unwrap();
         assert_eq!(own.url, "http://127.0.0.1:1/t");
-        assert_eq!(
-            own.headers,
-            [("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d".to_owned())]
-        );
+        assert_eq!(own.headers, [("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d".to_owned())]);
         assert!(with(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "nowhere")]).is_err());
-        let off = [
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
-            ("OTEL_SDK_DISABLED", "true"),
-        ];
+        let off = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"), ("OTEL_SDK_DISABLED", "true")];
         assert!(with(&off).unwrap().is_none());
     }
 
@@ -331,15 +291,8 @@ mod tests {
     fn a_parent_is_taken_over_where_it_is_one() {
         let given = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let (trace, span) = parent(given).unwrap();
-        assert_eq!(
-            (trace.as_str(), span.as_str()),
-            ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331")
-        );
-        for wrong in [
-            "",
-            "00-0-0-01",
-            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
-        ] {
+        assert_eq!((trace.as_str(), span.as_str()), ("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"));
+        for wrong in ["", "00-0-0-01", "00-00000000000000000000000000000000-b7ad6b7169203331-01"] {
             assert!(parent(wrong).is_none(), "{wrong}");
         }
     }

@@ -221,7 +221,7 @@ impl Place<'_> {
     /// A backfill vacuums its table between batches, and stands aside for whoever is in the way of that.
     fn fills(&self, table: &QualifiedName) -> bool {
         let fills = |work: &&Work| matches!(&work.action, Action::Backfill(fill) if fill.table == *table);
-        self.works.iter().any(|work| fills(&work))
+        self.works.iter().any(fills)
     }
 
     fn compare(&mut self) {

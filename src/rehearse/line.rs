@@ -129,7 +129,7 @@ impl Line {
     }
 
     /// The next message of the client; what the server says meanwhile is passed on. Nothing at the end.
-    pub async fn from_client(&mut self) -> io::Result<Option<Message>> {
+    pub async fn next_request(&mut self) -> io::Result<Option<Message>> {
         loop {
             tokio::select! {
                 message = self.client.recv() => return Ok(message),

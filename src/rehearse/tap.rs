@@ -187,7 +187,7 @@ impl Session<'_> {
     async fn request(&mut self) -> io::Result<Option<Request>> {
         let (mut messages, mut texts) = (Vec::new(), Vec::new());
         loop {
-            let Some(message) = self.line.from_client().await? else {
+            let Some(message) = self.line.next_request().await? else {
                 return Ok(None);
             };
             let body = message.body();
