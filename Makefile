@@ -2,7 +2,7 @@
 export PATH := $(PATH):$(CURDIR)/.servers/tools
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test releases soak crash-points strikes twins bench bench-catalog fuzz check-pages lint ci
+.PHONY: help demo test releases rehearsals soak crash-points strikes twins bench bench-catalog fuzz check-pages lint ci
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,10 @@ test: ## run all tests on one release of PostgreSQL, and those that depend on th
 
 releases: ## run what depends on the release on each of them (which: make releases RELEASES="14 18")
 	@scripts/test-releases $(RELEASES)
+
+rehearsals: ## rehearse every plan and every fixture, and compare what it locks with what it claims
+	@scripts/servers ensure
+	PGMORPH_REHEARSALS=all cargo test --locked --test it -- --nocapture rehearse::
 
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure

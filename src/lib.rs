@@ -97,5 +97,8 @@ pub mod monitor;
 /// The temporary server and the application that the demo changes a schema under.
 pub mod demo;
 
+/// A plan on a server that is thrown away, with all looked at that it does.
+pub mod rehearse;
+
 /// The command line: one file per command.
 pub mod cli;

@@ -20,6 +20,7 @@ fn rules() -> Vec<(&'static str, &'static str)> {
 const TOPICS: &[(&str, &str)] = &[
     ("exit_codes", EXIT_CODES),
     ("locks", include_str!("locks.md")),
+    ("rehearse", include_str!("rehearse.md")),
     ("when", when::MANUAL),
 ];
 
@@ -46,7 +47,7 @@ In scripts: 4, 5, 7 and 130 are worth another try, 2, 3 and 6 want a person.
 #[derive(Debug, Args)]
 pub struct Explain {
     /// An operation as in the plan file (create_index, …), a hazard as in a plan (hot_updates, …), a rule of `lint`
-    /// (create-index-blocks, …), `when`, `locks`, or `exit_codes`
+    /// (create-index-blocks, …), `when`, `locks`, `rehearse`, or `exit_codes`
     #[arg(value_name = "NAME")]
     name: Option<String>,
 }

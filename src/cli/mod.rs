@@ -28,6 +28,7 @@ mod man;
 mod new;
 mod permit;
 mod plan;
+mod rehearse;
 mod report;
 mod resolve;
 mod rollback;
@@ -100,7 +101,7 @@ pub enum Format {
     Json,
     /// A script for psql (`plan` only)
     Sql,
-    /// For the review of a pull request (`plan` only)
+    /// For the review of a pull request (`plan` and `rehearse` only)
     Markdown,
     /// SARIF 2.1.0, for code scanning (`lint` of SQL only)
     Sarif,
@@ -128,6 +129,7 @@ pub enum Command {
     New(new::New),
     Pause(tune::Pause),
     Plan(plan::Plan),
+    Rehearse(rehearse::Rehearse),
     Report(report::Report),
     Resume(tune::Resume),
     Rollback(rollback::Rollback),
@@ -272,13 +274,15 @@ pub fn main() -> ExitCode {
 impl Command {
     async fn run(&self, global: &Global) -> Outcome {
         let is_page = global.format == Format::Html && matches!(self, Self::Report(_));
+        let is_told = global.format == Format::Markdown && matches!(self, Self::Rehearse(_));
         if matches!(global.format, Format::Sql | Format::Markdown | Format::Html)
             && !matches!(self, Self::Plan(_))
             && !is_page
+            && !is_told
         {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "only `plan` has the formats sql, markdown and html, and `report` html",
+                "only `plan` has all formats; `report` has html, `rehearse` has markdown",
             )
             .help("use --format human or --format json")
             .into());
@@ -301,6 +305,7 @@ impl Command {
             Self::New(command) => command.run(global),
             Self::Pause(command) => command.run(global).await,
             Self::Plan(command) => command.run(global).await,
+            Self::Rehearse(command) => Box::pin(command.run(global)).await,
             Self::Report(command) => Box::pin(command.run(global)).await,
             Self::Resume(command) => command.run(global).await,
             Self::Rollback(command) => command.run(global).await,

@@ -16,6 +16,7 @@ pub mod plan_markdown;
 mod plan_picture;
 pub mod plan_sql;
 mod plan_view;
+pub mod rehearsal;
 pub mod run_html;
 pub mod run_human;
 pub mod run_view;

@@ -37,6 +37,7 @@ mod prepared;
 mod privileges;
 mod publications;
 mod refusals;
+mod rehearse;
 mod renames;
 mod replicas;
 mod scale;

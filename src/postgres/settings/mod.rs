@@ -283,6 +283,17 @@ impl Endpoint {
     }
 }
 
+/// The same for a program of PostgreSQL's own, as variables: what a command line says, other users may read.
+///
+/// # Errors
+/// As [`ConnectionSettings::resolve`].
+pub fn variables(
+    url: Option<&str>,
+    env: &dyn Fn(&str) -> Option<String>,
+) -> Result<Vec<(&'static str, String)>, SettingsError> {
+    Ok(merged(url, env)?.variables().collect())
+}
+
 fn merged(url: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result<Options, SettingsError> {
     let url = url.map(str::to_owned).or_else(|| env("DATABASE_URL"));
     let mut options = conninfo::parse(url.as_deref().unwrap_or_default())?;

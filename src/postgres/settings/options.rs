@@ -180,6 +180,12 @@ impl Options {
         Ok(options)
     }
 
+    /// As the variables from which libpq's own programs read them.
+    pub(super) fn variables(self) -> impl Iterator<Item = (&'static str, String)> {
+        let variable = |(name, value)| Some((find(name)?.env?, value));
+        self.0.into_iter().filter_map(variable)
+    }
+
     /// A comma-separated list; no entry at all when the option is absent.
     pub(super) fn list(&self, name: &'static str) -> Vec<&str> {
         self.get(name)

@@ -75,6 +75,17 @@ impl<'s> Database<'s> {
         }
     }
 
+    /// One that is there already.
+    pub async fn open(server: &'s TestServer, name: &str) -> Self {
+        Self {
+            server,
+            admin: server.connect(name).await,
+            name: name.to_owned(),
+            user: "postgres".into(),
+            recorder: Recorder::default(),
+        }
+    }
+
     /// Another one, like this, to which nobody may be connected.
     pub async fn copy(server: &'s TestServer, original: &str) -> Self {
         let name = server.next_database();

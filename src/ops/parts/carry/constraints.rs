@@ -75,7 +75,13 @@ pub(in crate::ops::parts) fn prove_again(
             &format!("VALIDATE CONSTRAINT {}", ident(name)),
         )]),
         transaction: Transaction::Single,
-        locks: vec![Lock::new(table, LockMode::ShareUpdateExclusive)],
+        locks: {
+            let referenced = constraint.references.iter().map(|it| &it.table);
+            let referenced = referenced.filter(|it| *it != table);
+            std::iter::once(Lock::new(table, LockMode::ShareUpdateExclusive))
+                .chain(referenced.map(|it| Lock::new(it, LockMode::RowShare)))
+                .collect()
+        },
         timeouts: settings.patient(),
         expect: vec![expectation(table, name, constraint)],
         on_violation: None,

@@ -114,11 +114,8 @@ impl Group {
         let mut statements = self.views.leave(forwards);
         statements.push(lock_statement(&self.tables));
         statements.extend(rest);
-        let locks = self
-            .tables
-            .iter()
-            .flat_map(|table| self.locks_on(table))
-            .collect();
+        let tables = self.tables.iter().flat_map(|table| self.locks_on(table));
+        let locks = self.views.locks().chain(tables).collect();
         let mut work = brief(settings, summary, statements, locks, expect);
         let waits = self.views.waits();
         work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / waits).max(1));

@@ -13,7 +13,7 @@ use crate::catalog::model::{CatalogSnapshot, Grant, View};
 use crate::diagnostic::{Diagnostic, Span};
 use crate::ops::Context;
 use crate::ops::parts::shadow::Moves;
-use crate::plan::Expectation;
+use crate::plan::{Expectation, Lock, LockMode};
 use crate::sql::{QualifiedName, ident, literal};
 use beside::Called;
 use std::collections::BTreeSet;
@@ -145,6 +145,13 @@ impl Views {
             .collect();
         statements.extend(views.flat_map(|(name, view)| make::furnish(name, view)));
         statements
+    }
+
+    /// They are dropped, or renamed; what is made in their place is nobody's yet.
+    pub fn locks(&self) -> impl Iterator<Item = Lock> {
+        self.views
+            .iter()
+            .map(|(name, _)| Lock::new(name, LockMode::AccessExclusive))
     }
 
     pub fn expect(&self) -> impl Iterator<Item = Expectation> {
