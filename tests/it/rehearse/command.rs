@@ -35,7 +35,10 @@ fn path(folder: &Path, name: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_script_is_enough_and_no_database_is_asked() {
     let folder = folder();
-    let (plan, schema) = (path(folder.path(), "plan.yaml"), path(folder.path(), "schema.sql"));
+    let (plan, schema) = (
+        path(folder.path(), "plan.yaml"),
+        path(folder.path(), "schema.sql"),
+    );
     let arguments = ["rehearse", &plan, "--schema", &schema, "--rows", "300"];
     let ended = pgmorph(UNREACHABLE, &[&arguments[..], &["--format", "json"]].concat()).await;
     let json = ended.expect(0).json();
@@ -62,8 +65,14 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
     let folder = folder();
     let plan = path(folder.path(), "plan.yaml");
     let arguments = ["rehearse", &plan, "--rows", "50", "--format"];
-    let dumped = pgmorph(&url, &[&arguments[..], &["markdown"]].concat()).await.expect(0);
-    for part in ["# Rehearsal of `numbers`", "## The way back", "SHARE UPDATE EXCLUSIVE on `public.orders`"] {
+    let dumped = pgmorph(&url, &[&arguments[..], &["markdown"]].concat())
+        .await
+        .expect(0);
+    for part in [
+        "# Rehearsal of `numbers`",
+        "## The way back",
+        "SHARE UPDATE EXCLUSIVE on `public.orders`",
+    ] {
         assert!(dumped.stdout.contains(part), "{part}\n{}", dumped.stdout);
     }
     let catalog = path(folder.path(), "catalog.json");
@@ -72,7 +81,11 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
     let offline = [&arguments[..], &["json", "--catalog", &catalog]].concat();
     let json = pgmorph(UNREACHABLE, &offline).await.expect(0).json();
     assert_eq!(json["rehearsal"]["agrees"], true, "{json:#}");
-    assert_eq!(json["rehearsal"]["left_out"], serde_json::json!([]), "all of it can be made again");
+    assert_eq!(
+        json["rehearsal"]["left_out"],
+        serde_json::json!([]),
+        "all of it can be made again"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
