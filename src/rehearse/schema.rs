@@ -19,7 +19,6 @@ pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Resu
         "pg_dump".into()
     };
     let output = tokio::process::Command::new(&program)
-        .args(["--schema-only", "--no-publications", "--no-subscriptions", "--no-tablespaces", "--no-password"])
         .args(["--exclude-schema=pgmorph"])
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(std::process::Stdio::null())

@@ -4,7 +4,7 @@ use super::everything::{created, site};
 use crate::harness::{Database, TestServer, pgmorph};
 use pgmorph::change_plan;
 use pgmorph::plan::LockMode;
-use pgmorph::rehearse::{Refused, Script};
+use pgmorph::rehearse::{Refused, Rehearsal, Script};
 use std::path::Path;
 
 /// The environment names a server that nobody may ask.
@@ -39,7 +39,14 @@ async fn a_script_is_enough_and_no_database_is_asked() {
         path(folder.path(), "plan.yaml"),
         path(folder.path(), "schema.sql"),
     );
-    let arguments = ["rehearse", &plan, "--schema", &schema, "--rows", "300"];
+    let arguments = [
+        "rehearse",
+        plan.as_str(),
+        "--schema",
+        schema.as_str(),
+        "--rows",
+        "300",
+    ];
     let ended = pgmorph(UNREACHABLE, &[&arguments[..], &["--format", "json"]].concat()).await;
     let json = ended.expect(0).json();
     let shown = &json["rehearsal"];
@@ -64,7 +71,7 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
     let url = server.url(&database.name, "postgres");
     let folder = folder();
     let plan = path(folder.path(), "plan.yaml");
-    let arguments = ["rehearse", &plan, "--rows", "50", "--format"];
+    let arguments = ["rehearse", plan.as_str(), "--rows", "50", "--format"];
     let dumped = pgmorph(&url, &[&arguments[..], &["markdown"]].concat())
         .await
         .expect(0);
@@ -76,9 +83,11 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
         assert!(dumped.stdout.contains(part), "{part}\n{}", dumped.stdout);
     }
     let catalog = path(folder.path(), "catalog.json");
-    pgmorph(&url, &["snapshot", "-o", &catalog]).await.expect(0);
+    pgmorph(&url, &["snapshot", "-o", catalog.as_str()])
+        .await
+        .expect(0);
     database.drop().await;
-    let offline = [&arguments[..], &["json", "--catalog", &catalog]].concat();
+    let offline = [&arguments[..], &["json", "--catalog", catalog.as_str()]].concat();
     let json = pgmorph(UNREACHABLE, &offline).await.expect(0).json();
     assert_eq!(json["rehearsal"]["agrees"], true, "{json:#}");
     assert_eq!(
@@ -88,21 +97,21 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
     );
 }
 
+async fn rehearse(server: &TestServer, database: &str, script: Script<'_>) -> Rehearsal {
+    match Box::pin(site(server).rehearse(database, script)).await {
+        Ok(rehearsal) => rehearsal,
+        Err(Refused::Plan(found)) => panic!("{found:#?}"),
+        Err(Refused::Error(error)) => panic!("{error:#?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plan_that_claims_something_else_is_found_out() {
     let server = TestServer::start(&[]);
     let database = created(&server, SCHEMA).await;
     let file = change_plan::parse(PLAN).unwrap();
-    let rehearse = async |script: Script<'_>| {
-        let site = site(&server);
-        match Box::pin(site.rehearse(&database, script)).await {
-            Ok(rehearsal) => rehearsal,
-            Err(Refused::Plan(found)) => panic!("{found:#?}"),
-            Err(Refused::Error(error)) => panic!("{error:#?}"),
-        }
-    };
-    let honest = rehearse(Script::File(&file, None)).await;
-    assert_eq!(honest.differences, []);
+    let honest = rehearse(&server, &database, Script::File(&file, None)).await;
+    assert!(honest.differences.is_empty(), "{:#?}", honest.differences);
     let mut falsified = honest.plan.clone();
     for step in &mut falsified.steps {
         for lock in &mut step.work.locks {
@@ -112,7 +121,7 @@ async fn a_plan_that_claims_something_else_is_found_out() {
             };
         }
     }
-    let told = rehearse(Script::Saved(&falsified)).await;
+    let told = rehearse(&server, &database, Script::Saved(&falsified)).await;
     let told: Vec<String> = told.differences.iter().map(|it| it.what.to_string()).collect();
     assert_eq!(
         told,
