@@ -100,8 +100,16 @@ impl Metrics {
 
     pub fn text(&self) -> String {
         let mut text = Text(String::new());
+        let plan = label("plan", &self.standing.plan);
+        self.tell_run(&mut text, &plan);
+        self.tell_work(&mut text, &plan);
+        self.tell_waits(&mut text, &plan);
+        text.0.push_str("# EOF\n");
+        text.0
+    }
+
+    fn tell_run(&self, text: &mut Text, plan: &str) {
         let standing = &self.standing;
-        let plan = label("plan", &standing.plan);
         text.family("pgmorph_build", "info", "The program.");
         text.sample(
             "pgmorph_build_info",
@@ -114,48 +122,54 @@ impl Metrics {
             text.sample("pgmorph_run_state", &labels, u8::from(state == standing.state));
         }
         text.family("pgmorph_run_number", "gauge", "Number of the run in the ledger.");
-        text.sample("pgmorph_run_number", &plan, standing.run);
+        text.sample("pgmorph_run_number", plan, standing.run);
         text.family("pgmorph_steps", "gauge", "Steps of the run.");
-        text.sample("pgmorph_steps", &plan, standing.steps);
+        text.sample("pgmorph_steps", plan, standing.steps);
         text.family(
             "pgmorph_steps_done",
             "gauge",
             "Steps that are done, or undone while it goes back.",
         );
-        text.sample("pgmorph_steps_done", &plan, standing.done);
+        text.sample("pgmorph_steps_done", plan, standing.done);
         text.family("pgmorph_phase", "info", "The phase and the step at work.");
         let step = label("step", standing.step.as_deref().unwrap_or_default());
         let phase = label("phase", standing.phase.unwrap_or_default());
         text.sample("pgmorph_phase_info", &format!("{plan},{phase},{step}"), 1);
+    }
+
+    fn tell_work(&self, text: &mut Text, plan: &str) {
         text.family("pgmorph_rows", "counter", "Rows that were filled or copied.");
-        text.sample("pgmorph_rows_total", &plan, self.rows + self.current_rows);
+        text.sample("pgmorph_rows_total", plan, self.rows + self.current_rows);
         text.family("pgmorph_rows_per_second", "gauge", "Rate of the step at work.");
-        text.sample("pgmorph_rows_per_second", &plan, self.per_second);
+        text.sample("pgmorph_rows_per_second", plan, self.per_second);
         text.family(
             "pgmorph_progress_ratio",
             "gauge",
             "How much of the step at work is done, from 0 to 1.",
         );
-        text.sample("pgmorph_progress_ratio", &plan, ratio(self.done, self.total));
+        text.sample("pgmorph_progress_ratio", plan, ratio(self.done, self.total));
         text.seconds(
             "pgmorph_step_seconds",
             "counter",
             "Time of the steps that are done.",
-            &plan,
+            plan,
             self.step_ms,
         );
+    }
+
+    fn tell_waits(&self, text: &mut Text, plan: &str) {
         text.family(
             "pgmorph_lock_timeouts",
             "counter",
             "Attempts at a lock that were given up.",
         );
-        text.sample("pgmorph_lock_timeouts_total", &plan, self.lock_timeouts);
+        text.sample("pgmorph_lock_timeouts_total", plan, self.lock_timeouts);
         let waited = self.waited_ms + self.waiting_ms;
         text.seconds(
             "pgmorph_lock_wait_seconds",
             "counter",
             "Time spent beside the queue.",
-            &plan,
+            plan,
             waited,
         );
         text.family(
@@ -163,30 +177,28 @@ impl Metrics {
             "gauge",
             "Sessions that hold a conflicting lock at present.",
         );
-        text.sample("pgmorph_blockers", &plan, self.blockers);
+        text.sample("pgmorph_blockers", plan, self.blockers);
         text.family(
             "pgmorph_standing_aside",
             "gauge",
             "1 while a backfill waits for standbys, slots, the archiver or others.",
         );
-        text.sample("pgmorph_standing_aside", &plan, u8::from(self.is_aside));
+        text.sample("pgmorph_standing_aside", plan, u8::from(self.is_aside));
         let (name, help) = (
             "pgmorph_standing_aside_seconds",
             "How long it has stood aside this time.",
         );
-        text.seconds(name, "gauge", help, &plan, self.aside_ms);
+        text.seconds(name, "gauge", help, plan, self.aside_ms);
         text.family("pgmorph_reconnects", "counter", "Connections that were lost.");
-        text.sample("pgmorph_reconnects_total", &plan, self.reconnects);
+        text.sample("pgmorph_reconnects_total", plan, self.reconnects);
         if let Some(at) = self.at {
             let (name, help) = (
                 "pgmorph_last_event_timestamp_seconds",
                 "When something happened last.",
             );
             text.family(name, "gauge", help);
-            text.sample(name, &plan, seconds(at.as_millisecond()));
+            text.sample(name, plan, seconds(at.as_millisecond()));
         }
-        text.0.push_str("# EOF\n");
-        text.0
     }
 }
 
@@ -308,6 +320,7 @@ mod tests {
     use crate::plan::Phase;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one list of events")]
     fn counts_what_happens() {
         let mut metrics = Metrics::default();
         let at = Timestamp::from_millisecond(1_700_000_000_250).unwrap();

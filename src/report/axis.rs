@@ -48,14 +48,12 @@ impl Axis {
     }
 
     pub fn at(&self, time: u64) -> u64 {
-        let mut number = 0;
         let mut place = 0;
-        for (from, to, before) in &self.stretches {
+        for (number, (from, to, before)) in (0..).zip(&self.stretches) {
             if time < *from {
                 break;
             }
             place = number * self.gap + (before + time.min(*to) - from) * self.width / self.total;
-            number += 1;
         }
         place
     }

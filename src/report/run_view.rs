@@ -209,7 +209,7 @@ pub fn asides<'a>(stats: impl Iterator<Item = &'a StepStats>) -> Vec<Aside> {
             None => sums.push(aside.clone()),
         }
     }
-    sums.sort_by(|one, other| other.ms.cmp(&one.ms));
+    sums.sort_by_key(|sum| std::cmp::Reverse(sum.ms));
     sums
 }
 

@@ -138,7 +138,7 @@ fn sample(line: &str) -> Result<Sample, String> {
             }
         };
         labels.push((label.to_owned(), value));
-        match tail[end..].as_bytes().first() {
+        match tail.as_bytes().get(end) {
             Some(b',') => rest = &tail[end + 1..],
             Some(b'}') => {
                 let value = tail[end + 1..].strip_prefix(' ').ok_or_else(wrong)?;
