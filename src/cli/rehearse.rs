@@ -102,7 +102,7 @@ impl Rehearse {
         let major = catalog.server.major();
         let bindir = self.installation(Some(major))?.bindir;
         Ok(Source {
-            script: Some(schema::dumped(&bindir, &variables).await?),
+            script: Some(schema::dumped(&bindir, major, &variables).await?),
             words: format!("with the schema of {settings}"),
             major: Some(major),
             catalog: Some(catalog),

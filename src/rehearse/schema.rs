@@ -11,7 +11,11 @@ use tokio_postgres::Client;
 ///
 /// # Errors
 /// When there is no pg_dump, or it cannot read the schema: the message is its own.
-pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Result<String, Error> {
+pub async fn dumped(
+    bindir: &Path,
+    major: u32,
+    variables: &[(&'static str, String)],
+) -> Result<String, Error> {
     let program = bindir.join("pg_dump");
     let program = if program.exists() {
         program
@@ -19,7 +23,16 @@ pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Resu
         "pg_dump".into()
     };
     let output = tokio::process::Command::new(&program)
-        .args(["--exclude-schema=pgmorph"])
+        .args([
+            // Never a row of anybody's data.
+            "--schema-only",
+            "--exclude-schema=pgmorph",
+            // What copies to or from other servers has no place on this one.
+            "--no-publications",
+            "--no-subscriptions",
+            // Its locks let everybody through, but they queue like all others.
+            "--lock-wait-timeout=2000",
+        ])
         .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(std::process::Stdio::null())
         .output()
@@ -27,7 +40,7 @@ pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Resu
         .map_err(|error| {
             Error::new(ErrorKind::Precondition, format!("cannot run {}", program.display()))
                 .source(error)
-                .help("install the client programs of the server's release, or give the schema with --schema or --catalog")
+                .help(format!("install the client programs of PostgreSQL {major}, or give the schema with --schema or --catalog"))
         })?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
@@ -36,7 +49,11 @@ pub async fn dumped(bindir: &Path, variables: &[(&'static str, String)]) -> Resu
     Err(
         Error::new(ErrorKind::Precondition, "pg_dump could not read the schema")
             .details(said.lines().map(ToOwned::to_owned))
-            .help("give it with --schema FILE.sql, or --catalog FILE.json as `pgmorph snapshot` writes it"),
+            .help(format!(
+                "{} must be of PostgreSQL {major} or newer: name its folder with --pg-bindir; or give the schema with --schema \
+                 FILE.sql, or --catalog FILE.json as `pgmorph snapshot` writes it",
+                program.display()
+            )),
     )
 }
 

@@ -187,6 +187,10 @@ impl TestServer {
         command
     }
 
+    pub fn bindir(&self) -> &Path {
+        self.server.bindir()
+    }
+
     pub fn next_database(&self) -> String {
         format!("case_{}", self.databases.fetch_add(1, Ordering::Relaxed))
     }

@@ -72,7 +72,10 @@ async fn the_schema_of_a_database_or_of_its_snapshot() {
     let folder = folder();
     let plan = path(folder.path(), "plan.yaml");
     let arguments = ["rehearse", plan.as_str(), "--rows", "50", "--format"];
-    let dumped = pgmorph(&url, &[&arguments[..], &["markdown"]].concat())
+    // pg_dump must be as new as the server.
+    let bindir = server.bindir().display().to_string();
+    let of_server = ["markdown", "--pg-bindir", bindir.as_str()];
+    let dumped = pgmorph(&url, &[&arguments[..], &of_server].concat())
         .await
         .expect(0);
     for part in [
@@ -121,6 +124,7 @@ async fn a_plan_that_claims_something_else_is_found_out() {
             };
         }
     }
+    falsified.digest = falsified.computed_digest();
     let told = rehearse(&server, &database, Script::Saved(&falsified)).await;
     let told: Vec<String> = told.differences.iter().map(|it| it.what.to_string()).collect();
     assert_eq!(

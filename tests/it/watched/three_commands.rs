@@ -13,7 +13,7 @@ fn commands(section: &str) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-fn shell(directory: &Path, url: &str, line: &str) -> (i32, String) {
+fn shell(directory: &Path, bindir: &Path, url: &str, line: &str) -> (i32, String) {
     let program = Path::new(env!("CARGO_BIN_EXE_pgmorph")).parent().unwrap();
     let ended = Command::new("/bin/sh")
         .args(["-c", line])
@@ -21,6 +21,7 @@ fn shell(directory: &Path, url: &str, line: &str) -> (i32, String) {
         .env_clear()
         .env("PATH", format!("{}:/usr/bin:/bin", program.display()))
         .env("DATABASE_URL", url)
+        .env("PGMORPH_PG_BINDIR", bindir)
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
@@ -47,7 +48,7 @@ async fn they_lead_from_a_migration_to_an_applied_plan() {
             true => format!("{command} --yes"),
             false => command.clone(),
         };
-        let (code, said) = shell(directory.path(), &url, &line);
+        let (code, said) = shell(directory.path(), server.bindir(), &url, &line);
         // The migration is found unsafe, which is why the plan is written.
         let expected = i32::from(command.starts_with("pgmorph lint"));
         assert_eq!(code, expected, "{line}\n{said}");
