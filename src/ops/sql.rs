@@ -264,7 +264,8 @@ impl Sql {
             .collect()
     }
 
-    /// What was declared holds for the way back too, and what is recognised there comes on top.
+    /// What was declared holds for the way back too where one of its statements is not recognised; what is recognised there
+    /// comes on top.
     fn undo_locks(
         &self,
         known: &[Option<Recognised>],
@@ -272,8 +273,8 @@ impl Sql {
         complaints: &mut Vec<Diagnostic>,
     ) -> Vec<Lock> {
         let mut taken = match &self.locks {
-            Some(_) => locks.to_vec(),
-            None => Vec::new(),
+            Some(_) if known.iter().any(Option::is_none) => locks.to_vec(),
+            _ => Vec::new(),
         };
         if let (Declared::Statements(list), None) = (&self.undo, &self.locks)
             && let Some(position) = known.iter().position(Option::is_none)

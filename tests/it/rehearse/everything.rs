@@ -117,12 +117,13 @@ async fn plans(server: &TestServer, directory: &Path) -> Vec<Done> {
         let source = std::fs::read_to_string(&file).unwrap();
         let began = Instant::now();
         let result = rehearsed(server, &base, &source).await;
-        done.push(Done {
+        let it = Done {
             name,
             seconds: began.elapsed().as_secs_f32(),
             statements: result.as_ref().map_or(0, |it| it.statements.len()),
             found: result.map(|it| told(&it)),
-        });
+        };
+        done.push(it.say());
         let after = Database::open(server, &base).await;
         let plan = after.planned(&source).await;
         if plan.steps.iter().any(|step| step.work.not_before.is_some()) {
@@ -167,27 +168,27 @@ fn due_fixtures(major: u32) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-fn judge(mut done: Vec<Done>) {
-    done.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut wrong = 0;
-    for Done {
-        name,
-        seconds,
-        statements,
-        found,
-    } in &done
-    {
-        let lines = match found {
-            Ok(lines) if lines.is_empty() => {
-                eprintln!("{name}: {statements} statements agree, {seconds:.1} s");
-                continue;
-            }
-            Ok(lines) => lines.join("\n    "),
-            Err(error) => error.clone(),
-        };
-        wrong += 1;
-        eprintln!("{name}: DIFFERS\n    {lines}");
+impl Done {
+    fn differs(&self) -> bool {
+        self.found.as_ref().map_or(true, |lines| !lines.is_empty())
     }
+
+    /// As soon as it is known: all of them take long.
+    fn say(self) -> Self {
+        let Self { name, statements, .. } = &self;
+        match &self.found {
+            Ok(lines) if lines.is_empty() => {
+                eprintln!("{name}: {statements} statements agree, {:.1} s", self.seconds);
+            }
+            Ok(lines) => eprintln!("{name}: DIFFERS\n    {}", lines.join("\n    ")),
+            Err(error) => eprintln!("{name}: DIFFERS\n    {error}"),
+        }
+        self
+    }
+}
+
+fn judge(done: &[Done]) {
+    let wrong = done.iter().filter(|it| it.differs()).count();
     let statements: usize = done.iter().map(|it| it.statements).sum();
     eprintln!(
         "{} rehearsals, {statements} statements, {wrong} differ",
@@ -217,7 +218,12 @@ async fn every_fixture() {
             })
         }
     });
-    judge(stream::iter(runs).buffer_unordered(AT_ONCE).collect().await);
+    let done: Vec<Done> = stream::iter(runs)
+        .buffer_unordered(AT_ONCE)
+        .map(Done::say)
+        .collect()
+        .await;
+    judge(&done);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,5 +234,5 @@ async fn every_plan() {
     for folder in &folders {
         done.extend(Box::pin(plans(&server, folder)).await);
     }
-    judge(done);
+    judge(&done);
 }

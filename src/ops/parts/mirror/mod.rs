@@ -141,10 +141,13 @@ impl Mirror {
         statements
     }
 
+    /// Reads some rows, and of what is joined to them no more than belongs to those.
     fn trial(&self) -> String {
         let body = format!(
             "DECLARE wanted {}%ROWTYPE; path text := pg_catalog.current_setting('search_path');\n\
              BEGIN\n\
+             PERFORM pg_catalog.set_config(name, 'off', true) FROM pg_catalog.unnest('{{enable_seqscan,enable_hashjoin,\
+             enable_mergejoin}}'::pg_catalog.text[]) AS name;\n\
              PERFORM pg_catalog.set_config('search_path', {}, true);\n\
              FOR wanted IN SELECT {} FROM {} AS s LIMIT 100 LOOP END LOOP;\n\
              PERFORM pg_catalog.set_config('search_path', path, true);\n\
