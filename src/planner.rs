@@ -1,17 +1,17 @@
 //! Change plan + catalog snapshot → execution plan, without I/O and deterministic to the byte.
 
-use crate::catalog::model::{CatalogSnapshot, Question, Table, TableKind};
+use crate::catalog::model::{CatalogSnapshot, Question, Table};
 use crate::change_plan::{Change, ChangePlan};
 use crate::diagnostic::Diagnostic;
 use crate::ops::{Compilation, Rename, StepDraft};
-use crate::plan::{
-    Action, ExecutionPlan, Lock, PLAN_FORMAT, Phase, PlannedChange, Step, Transaction, Undo, Work,
-};
+use crate::plan::{Action, ExecutionPlan, PLAN_FORMAT, Phase, PlannedChange, Step, Undo, Work};
 use crate::release;
 use crate::sql::{QualifiedName, ident};
 use crate::when::When;
+use locking::Catalogs;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod locking;
 mod mirrors;
 mod renames;
 mod replication;
@@ -233,8 +233,12 @@ impl Draft {
                 let renames = compiled.renames.into_iter();
                 self.renamed.extend(renames.map(|rename| (number, rename)));
                 let drafts = compiled.drafts.into_iter();
+                let catalogs = Catalogs {
+                    now,
+                    then: &self.catalog,
+                };
                 self.steps
-                    .extend(drafts.map(|draft| step(number, change, draft, now)));
+                    .extend(drafts.map(|draft| step(number, change, draft, &catalogs)));
             }
             Err(found) => self.complaints.extend(found),
         }
@@ -296,18 +300,20 @@ pub fn planned_changes(plan: &ChangePlan) -> Vec<PlannedChange> {
     plan.changes.iter().map(planned).collect()
 }
 
-fn step(number: usize, change: &Change, mut draft: StepDraft, now: &CatalogSnapshot) -> Step {
+fn step(number: usize, change: &Change, mut draft: StepDraft, catalogs: &Catalogs<'_>) -> Step {
     let operation = change.operation.name();
     if let Some(not_before) = &mut draft.work.not_before {
         not_before.step = format!("{number:02}-{operation}-{}", not_before.step);
     }
-    lock_at_once(&mut draft.work, now);
-    // The way back from statements of the user's own may begin without the tables.
-    if let Undo::Work(works) = &mut draft.undo
-        && operation != "sql"
-    {
+    locking::at_once(&mut draft.work, catalogs.now);
+    locking::claim_below(&mut draft.work, catalogs);
+    if let Undo::Work(works) = &mut draft.undo {
         for work in works {
-            lock_at_once(work, now);
+            // The way back from statements of the user's own may begin without the tables.
+            if operation != "sql" {
+                locking::at_once(work, catalogs.now);
+            }
+            locking::claim_below(work, catalogs);
         }
     }
     Step {
@@ -320,63 +326,6 @@ fn step(number: usize, change: &Change, mut draft: StepDraft, now: &CatalogSnaps
         undo: draft.undo,
         estimate: draft.estimate,
     }
-}
-
-/// A statement that goes down a tree waits for each table with its own `lock_timeout`, and holds the others meanwhile:
-/// the waits would add up. So all locks are taken by one statement first, whose own time is bounded.
-fn lock_at_once(work: &mut Work, now: &CatalogSnapshot) {
-    let Action::Sql(statements) = &mut work.action else {
-        return;
-    };
-    if work.transaction != Transaction::Single || work.timeouts.lock_ms.is_none() {
-        return;
-    }
-    if !statements.iter().any(|statement| lock_list(statement).is_some()) {
-        let lockable = |lock: &&Lock| {
-            // A role that may only refer to a table cannot lock it by itself.
-            let possible = |table: &Table| table.kind != TableKind::Foreign && now.role.acts_as(&table.owner);
-            lock.mode.blocks_writes() && now.tables.get(&lock.relation).is_some_and(possible)
-        };
-        let locks: Vec<&Lock> = work.locks.iter().filter(lockable).collect();
-        if locks.len() > 1 {
-            let groups = locks.chunk_by(|one, next| one.mode == next.mode);
-            statements.splice(0..0, groups.map(|group| lock_statement(group, now)));
-        }
-    }
-    while let [first, second, ..] = statements.as_slice()
-        && let (Some((tables, mode)), Some((more, same))) = (lock_list(first), lock_list(second))
-        && mode == same
-    {
-        let both = format!("LOCK TABLE {tables}, {more} IN {mode}");
-        statements.splice(0..2, [both]);
-    }
-}
-
-/// The tables and the mode of a LOCK TABLE.
-fn lock_list(statement: &str) -> Option<(&str, &str)> {
-    statement.strip_prefix("LOCK TABLE ")?.rsplit_once(" IN ")
-}
-
-/// By the roots where whole trees are locked: so it holds for partitions that come later, too.
-fn lock_statement(group: &[&Lock], now: &CatalogSnapshot) -> String {
-    let mut named = Vec::new();
-    let mut covered = BTreeSet::new();
-    for lock in group {
-        if covered.contains(&lock.relation) {
-            continue;
-        }
-        let tree = now.tree(&lock.relation);
-        let whole = tree
-            .iter()
-            .all(|name| group.iter().any(|lock| &lock.relation == name));
-        if whole {
-            named.push(lock.relation.to_string());
-            covered.extend(tree);
-        } else {
-            named.push(format!("ONLY {}", lock.relation));
-        }
-    }
-    format!("LOCK TABLE {} IN {} MODE", named.join(", "), group[0].mode)
 }
 
 fn preliminary_complaints(plan: &ChangePlan, now: &CatalogSnapshot) -> Vec<Diagnostic> {

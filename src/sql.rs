@@ -318,6 +318,26 @@ pub fn spell_column(table: &QualifiedName, column: &str, default_schema: &str) -
     parts.collect::<Vec<_>>().join(".")
 }
 
+/// The tables of a `LOCK TABLE a, ONLY b IN SHARE MODE` of ours, each as it is written there, and the mode.
+pub fn lock_table(statement: &str) -> Option<(Vec<&str>, &str)> {
+    let list = statement.strip_prefix("LOCK TABLE ")?.strip_suffix(" MODE")?;
+    let (list, mode) = list.rsplit_once(" IN ")?;
+    let mut tables = Vec::new();
+    let (mut quoted, mut from) = (false, 0);
+    for (at, character) in list.char_indices() {
+        match character {
+            '"' => quoted = !quoted,
+            ',' if !quoted => {
+                tables.push(list[from..at].trim());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    tables.push(list[from..].trim());
+    (!quoted).then_some((tables, mode))
+}
+
 /// Whether the text can be an identifier as it stands.
 ///
 /// # Errors

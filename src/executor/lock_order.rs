@@ -4,46 +4,28 @@
 //! no attempt ever succeeds. In the other order it cannot have the second one without the first, and we are through at
 //! once. Nobody knows its order, so every other attempt takes each.
 
+use crate::sql::lock_table;
+
 /// The statements of an attempt, counted from 1.
 pub(super) fn of_attempt(statements: &[String], attempt: u32) -> Vec<String> {
     let mut statements = statements.to_vec();
     if attempt % 2 == 1 {
         return statements;
     }
-    let is_lock = |statement: &String| parts(statement).is_some();
+    let is_lock = |statement: &String| lock_table(statement).is_some();
     let mut at = 0;
     while at < statements.len() {
         let run = statements[at..].iter().take_while(|one| is_lock(one)).count();
         for statement in &mut statements[at..at + run] {
-            if let Some((tables, rest)) = parts(statement) {
+            if let Some((tables, mode)) = lock_table(statement) {
                 let turned: Vec<&str> = tables.into_iter().rev().collect();
-                *statement = format!("LOCK TABLE {}{rest}", turned.join(", "));
+                *statement = format!("LOCK TABLE {} IN {mode} MODE", turned.join(", "));
             }
         }
         statements[at..at + run].reverse();
         at += run.max(1);
     }
     statements
-}
-
-/// The tables of a `LOCK TABLE a, b IN … MODE`, and what comes after them.
-fn parts(statement: &str) -> Option<(Vec<&str>, &str)> {
-    let list = statement.strip_prefix("LOCK TABLE ")?;
-    let end = list.rfind(" IN ").filter(|_| list.ends_with(" MODE"))?;
-    let mut tables = Vec::new();
-    let (mut quoted, mut from) = (false, 0);
-    for (at, character) in list[..end].char_indices() {
-        match character {
-            '"' => quoted = !quoted,
-            ',' if !quoted => {
-                tables.push(list[from..at].trim());
-                from = at + 1;
-            }
-            _ => {}
-        }
-    }
-    tables.push(list[from..end].trim());
-    (!quoted).then_some((tables, &list[end..]))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::parts::statement::{self, Names, Recognised};
 use super::{Context, Named, Object, Operation, StepDraft};
-use crate::catalog::model::CatalogSnapshot;
+use crate::catalog::model::{CatalogSnapshot, Table};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::{Fields, Node, Value};
 use crate::plan::{
@@ -219,6 +219,49 @@ impl Sql {
         found
     }
 
+    /// A statement that drops indexes names them only: their tables are those of the catalog, or those on which the statements
+    /// that are run have built them.
+    fn tables_of_indexes(
+        &self,
+        context: &Context<'_>,
+        list: &[Located<String>],
+        known: &mut [Option<Recognised>],
+    ) {
+        let built = |index: &QualifiedName| {
+            let mut built = self
+                .run
+                .iter()
+                .filter_map(|text| statement::built_index(&text.value, &self.default_schema));
+            built.find(|(name, _)| name == index).map(|(_, table)| table)
+        };
+        let there = |index: &QualifiedName| {
+            let tables = &context.catalog.tables;
+            let has = |(name, table): &(&QualifiedName, &Table)| {
+                name.schema == index.schema && table.indexes.contains_key(&index.name)
+            };
+            tables.iter().find(has).map(|(name, _)| name.clone())
+        };
+        for (text, known) in list.iter().zip(known) {
+            let dropped = statement::dropped_indexes(&text.value, &self.default_schema);
+            let Some((indexes, concurrently)) = dropped else {
+                continue;
+            };
+            let tables = indexes.iter().map(|index| there(index).or_else(|| built(index)));
+            let Some(tables) = tables.collect::<Option<Vec<_>>>() else {
+                continue;
+            };
+            let (kind, mode) = match concurrently {
+                true => ("DROP INDEX CONCURRENTLY", LockMode::ShareUpdateExclusive),
+                false => ("DROP INDEX", LockMode::AccessExclusive),
+            };
+            *known = Some(Recognised {
+                kind,
+                locks: tables.into_iter().map(|table| (table, mode)).collect(),
+                outside_transaction: concurrently,
+            });
+        }
+    }
+
     /// The declared locks, checked against the recognised ones, or the recognised ones.
     fn locks(&self, known: &[Option<Recognised>], complaints: &mut Vec<Diagnostic>) -> Vec<Lock> {
         let mut needed: BTreeMap<QualifiedName, (LockMode, &'static str)> = BTreeMap::new();
@@ -415,10 +458,15 @@ impl Operation for Sql {
 
     fn preflight(&self, context: &Context<'_>) -> Result<Target, Vec<Diagnostic>> {
         let mut complaints = Vec::new();
-        let known = self.recognised(&self.run, &mut complaints);
+        let mut known = self.recognised(&self.run, &mut complaints);
+        self.tables_of_indexes(context, &self.run, &mut known);
         let locks = self.locks(&known, &mut complaints);
         let undo_known = match &self.undo {
-            Declared::Statements(list) => self.recognised(list, &mut complaints),
+            Declared::Statements(list) => {
+                let mut known = self.recognised(list, &mut complaints);
+                self.tables_of_indexes(context, list, &mut known);
+                known
+            }
             _ => Vec::new(),
         };
         let undo_locks = self.undo_locks(&undo_known, &locks, &mut complaints);

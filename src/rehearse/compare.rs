@@ -1,6 +1,7 @@
 //! What a plan claims, and what its run was seen to do: the difference is an error of ours.
 
 use super::trace::{Evidence, SeenLock, Statement};
+use crate::ops::OWN_PREFIX;
 use crate::plan::{Action, DurationClass, ExecutionPlan, Lock, LockMode, Step, Undo, Work};
 use crate::sql::QualifiedName;
 use serde::Serialize;
@@ -205,17 +206,20 @@ impl Place<'_> {
             .any(|work| !matches!(work.action, Action::Sql(_)))
     }
 
-    /// What the body of a function names is looked at when it is made.
-    fn is_function(sql: &str) -> bool {
+    /// What the body of a function or a rule names is looked at when it is made.
+    fn has_body(sql: &str) -> bool {
         let sql = sql.trim_start().to_ascii_uppercase();
-        [
-            "CREATE FUNCTION",
-            "CREATE OR REPLACE FUNCTION",
-            "CREATE PROCEDURE",
-            "CREATE OR REPLACE PROCEDURE",
-        ]
-        .iter()
-        .any(|word| sql.starts_with(word))
+        let made = sql
+            .strip_prefix("CREATE ")
+            .map(|it| it.strip_prefix("OR REPLACE ").unwrap_or(it));
+        ["FUNCTION ", "PROCEDURE ", "RULE "]
+            .iter()
+            .any(|word| made.is_some_and(|it| it.starts_with(word)))
+    }
+
+    /// Nobody else knows what has a name of ours.
+    fn is_ours(relation: &QualifiedName) -> bool {
+        relation.name.starts_with(OWN_PREFIX)
     }
 
     /// A backfill vacuums its table between batches, and stands aside for whoever is in the way of that.
@@ -237,11 +241,12 @@ impl Place<'_> {
         for statement in &seen {
             for lock in &statement.locks {
                 let claimed = claims.get(&lock.relation).copied();
-                let by_body = lock.mode <= LockMode::RowExclusive && Self::is_function(&statement.sql);
+                let by_body = lock.mode <= LockMode::RowExclusive && Self::has_body(&statement.sql);
                 // A concurrent drop or rebuild takes the strongest lock on an index that nobody can use any more.
                 let unusable = statement.evidence == Evidence::Watched && lock.of.is_some();
                 if by_body
                     || unusable
+                    || Self::is_ours(&lock.relation)
                     || self.is_covered(lock, claimed, &claims)
                     || !told.insert((&lock.relation, lock.mode))
                 {
@@ -305,19 +310,20 @@ impl Place<'_> {
             return;
         }
         for statement in statements {
-            for relation in &statement.rewrites {
+            let others = |relation: &&QualifiedName| !Self::is_ours(relation);
+            for relation in statement.rewrites.iter().filter(others) {
                 let what = What::UnclaimedRewrite {
                     relation: relation.clone(),
                 };
                 self.tell(what, Some(statement));
             }
-            for relation in &statement.rebuilds_indexes {
+            for relation in statement.rebuilds_indexes.iter().filter(others) {
                 let what = What::UnclaimedRebuild {
                     relation: relation.clone(),
                 };
                 self.tell(what, Some(statement));
             }
-            for relation in &statement.scans {
+            for relation in statement.scans.iter().filter(others) {
                 let blocks = |it: &&Statement| {
                     it.transaction == statement.transaction
                         && it

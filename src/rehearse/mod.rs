@@ -256,7 +256,7 @@ impl Site {
         let longest = waits.map(|gate| gate.ms).max().unwrap_or_default();
         let client = self.connect(database).await?;
         let sql = format!(
-            "UPDATE pgmorph.steps SET finished_at = finished_at - interval '{longest} milliseconds' - interval '1 day'"
+            "UPDATE pgmorph.steps SET finished_at = finished_at - {longest} * interval '1 millisecond' - interval '1 day'"
         );
         let done = client.batch_execute(&sql).await;
         done.map_err(|error| Error::postgres(ErrorKind::StepFailed, "letting time pass", error))

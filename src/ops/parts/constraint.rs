@@ -63,6 +63,16 @@ impl Reach {
     }
 }
 
+/// The lock on a partitioned table and its partitions while it adopts their foreign keys. To each partition of the far end
+/// those have a constraint of their own, which goes then: dropping one takes the strongest lock, and taking that at once
+/// leaves none to be upgraded.
+pub fn adopting(to_partitions: bool) -> LockMode {
+    match to_partitions {
+        true => LockMode::AccessExclusive,
+        false => LockMode::ShareRowExclusive,
+    }
+}
+
 /// `enforced: false`, by its place; for what is enforced, as it is without a word, there is none.
 pub fn read_unenforced(fields: &Fields<'_>) -> Option<Span> {
     let stated = fields.optional("enforced").map(|node| node.span);
@@ -444,7 +454,8 @@ impl NewConstraint {
 
     /// Adds the foreign key of a partitioned table, which adopts the validated ones of its partitions.
     fn adopt(&self, settings: &Settings) -> Work {
-        let mode = LockMode::ShareRowExclusive;
+        let to_partitions = self.referenced.as_ref().is_some_and(|it| it.tables.len() > 1);
+        let mode = adopting(to_partitions);
         let mut statements = Vec::new();
         let mut locks = Vec::new();
         if let Some(referenced) = &self.referenced {

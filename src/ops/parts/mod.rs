@@ -88,7 +88,16 @@ pub fn locks<'a>(tables: impl IntoIterator<Item = &'a QualifiedName>, mode: Lock
 
 /// All of them by one statement, whose own time is bounded.
 pub fn lock_statement(tables: &[QualifiedName]) -> String {
-    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    lock_some_alone(tables, |_| false)
+}
+
+/// As [`lock_statement`]; some of them without what inherits from them.
+pub fn lock_some_alone(tables: &[QualifiedName], is_alone: impl Fn(&QualifiedName) -> bool) -> String {
+    let name = |table: &QualifiedName| match is_alone(table) {
+        true => format!("ONLY {table}"),
+        false => table.to_string(),
+    };
+    let names: Vec<String> = tables.iter().map(name).collect();
     format!("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE", names.join(", "))
 }
 

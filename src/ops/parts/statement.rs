@@ -49,11 +49,7 @@ pub fn split(sql: &str) -> Vec<String> {
 /// Recognises one statement; `None` when nothing is known about it.
 pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
     let tokens: Vec<Token> = tokens(sql).map(|(token, _)| token).collect();
-    let mut reader = Reader {
-        tokens: &tokens,
-        position: 0,
-        default_schema,
-    };
+    let mut reader = Reader::new(&tokens, default_schema);
     let first = reader.word()?;
     match first.as_str() {
         "alter" => reader.alter(),
@@ -71,6 +67,38 @@ pub fn recognise(sql: &str, default_schema: &str) -> Option<Recognised> {
         "comment" | "grant" | "revoke" => Some(unlocked("COMMENT, GRANT or REVOKE")),
         _ => None,
     }
+}
+
+/// The indexes that a statement drops, and whether it does so concurrently.
+pub fn dropped_indexes(sql: &str, default_schema: &str) -> Option<(Vec<QualifiedName>, bool)> {
+    let tokens: Vec<Token> = tokens(sql).map(|(token, _)| token).collect();
+    let mut reader = Reader::new(&tokens, default_schema);
+    if reader.word()? != "drop" || reader.word()? != "index" {
+        return None;
+    }
+    let concurrently = reader.next_is(&["concurrently"]);
+    let noise = &["concurrently", "if", "exists", "only"];
+    let known = reader.all("DROP INDEX", noise, LockMode::AccessExclusive)?;
+    let names = known.locks.into_iter().map(|(name, _)| name);
+    Some((names.collect(), concurrently))
+}
+
+/// The index that a statement builds, which is in the schema of its table, and the table.
+pub fn built_index(sql: &str, default_schema: &str) -> Option<(QualifiedName, QualifiedName)> {
+    let tokens: Vec<Token> = tokens(sql).map(|(token, _)| token).collect();
+    let mut reader = Reader::new(&tokens, default_schema);
+    if reader.word()? != "create" {
+        return None;
+    }
+    reader.skip(&["unique"]);
+    if reader.word()? != "index" {
+        return None;
+    }
+    reader.skip(&["concurrently", "if", "not", "exists"]);
+    let index = reader.part()?;
+    reader.skip(&["on", "only"]);
+    let table = reader.name()?;
+    Some((table.sibling(index), table))
 }
 
 /// Whether an expression names anything by its schema: what the server prints without one is its own.
@@ -98,7 +126,15 @@ struct Reader<'a> {
     default_schema: &'a str,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(tokens: &'a [Token], default_schema: &'a str) -> Self {
+        Self {
+            tokens,
+            position: 0,
+            default_schema,
+        }
+    }
+
     fn word(&mut self) -> Option<String> {
         match self.tokens.get(self.position)? {
             Token::Word(word) => {

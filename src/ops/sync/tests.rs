@@ -58,6 +58,7 @@ fn writes_are_repeated_in_both_directions() {
     END';
       DO 'DECLARE wanted pgmorph.sync_forth_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path'');
     BEGIN
+    PERFORM pg_catalog.set_config(name, ''off'', true) FROM pg_catalog.unnest(''{enable_seqscan,enable_hashjoin,enable_mergejoin}''::pg_catalog.text[]) AS name;
     PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);
     FOR wanted IN SELECT s.key, s."Label", s.live, s.own FROM pgmorph.sync_forth_from AS s LIMIT 100 LOOP END LOOP;
     PERFORM pg_catalog.set_config(''search_path'', path, true);
@@ -140,6 +141,7 @@ fn writes_are_repeated_in_both_directions() {
     RAISE EXCEPTION USING ERRCODE = ''triggered_data_change_violation'', MESSAGE = ''sync back: public."Old Ones" does not take a row with this key, and has none'', HINT = ''A trigger BEFORE INSERT may leave the row out or change its key.''; END';
       DO 'DECLARE wanted pgmorph.sync_back_into%ROWTYPE; path text := pg_catalog.current_setting(''search_path'');
     BEGIN
+    PERFORM pg_catalog.set_config(name, ''off'', true) FROM pg_catalog.unnest(''{enable_seqscan,enable_hashjoin,enable_mergejoin}''::pg_catalog.text[]) AS name;
     PERFORM pg_catalog.set_config(''search_path'', ''pg_catalog, pg_temp'', true);
     FOR wanted IN SELECT s.id, s.label FROM pgmorph.sync_back_from AS s LIMIT 100 LOOP END LOOP;
     PERFORM pg_catalog.set_config(''search_path'', path, true);

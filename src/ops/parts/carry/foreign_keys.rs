@@ -126,6 +126,11 @@ impl Outgoing {
         self.is_link
     }
 
+    /// Whether the far end is partitioned.
+    pub fn to_partitions(&self) -> bool {
+        self.partitioned
+    }
+
     pub fn steps(&self, settings: &Settings) -> Vec<StepDraft> {
         twin_steps(&self.twin, "key", settings)
     }

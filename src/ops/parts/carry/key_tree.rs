@@ -10,6 +10,7 @@ use super::foreign_keys::{Outgoing, described, ending};
 use crate::catalog::model::{Constraint, ConstraintKind, Table, TableKind};
 use crate::diagnostic::Diagnostic;
 use crate::ops::parts::brief;
+use crate::ops::parts::constraint::adopting;
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Part, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident, idents};
@@ -206,16 +207,13 @@ impl KeyTree {
         };
         let mut locks: Vec<Lock> = self.lock().into_iter().collect();
         let own = self.all.iter();
-        locks.extend(own.map(|key| Lock::new(&key.table, LockMode::ShareRowExclusive)));
+        let mode = adopting(self.leaves.iter().any(Outgoing::to_partitions));
+        locks.extend(own.map(|key| Lock::new(&key.table, mode)));
         let referenced = self.lock().into_iter();
         let mut statements: Vec<String> = referenced
             .map(|lock| format!("LOCK TABLE {} IN {} MODE", lock.relation, lock.mode))
             .collect();
-        statements.push(format!(
-            "LOCK TABLE {} IN {} MODE",
-            root.table,
-            LockMode::ShareRowExclusive
-        ));
+        statements.push(format!("LOCK TABLE {} IN {mode} MODE", root.table));
         statements.extend(self.adopt());
         works.push(brief(
             settings,

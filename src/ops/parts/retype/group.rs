@@ -2,7 +2,7 @@
 
 use super::tree::{self, Top};
 use super::{By, Retype};
-use crate::catalog::model::{CatalogSnapshot, Column, Constraint, ProbeOutcome, Table};
+use crate::catalog::model::{CatalogSnapshot, Column, Constraint, ProbeOutcome, Table, TableKind};
 use crate::catalog::types::{self, TypeChange};
 use crate::diagnostic::{Diagnostic, Located, Span};
 use crate::document::Fields;
@@ -12,6 +12,7 @@ use crate::ops::{Context, Named, Object};
 use crate::plan::Hazard;
 use crate::sql::{QualifiedName, ident, parse_column, spell_column};
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 type ColumnOf = (QualifiedName, String);
 
@@ -312,6 +313,7 @@ impl Retype {
         self.only_once(context, &moves, &mut members);
         let tables = self.locked(context, &members);
         Ok(Group {
+            alone: alone(context.catalog, &members, &tables),
             members,
             views,
             tables,
@@ -451,6 +453,16 @@ impl Retype {
         }
         tables
     }
+}
+
+/// A foreign key to a table has nothing to do with those that inherit from it; with its partitions it has.
+fn alone(catalog: &CatalogSnapshot, members: &[Shadow], tables: &[QualifiedName]) -> BTreeSet<QualifiedName> {
+    let is_alone = |name: &&QualifiedName| {
+        let facts = catalog.tables.get(*name);
+        let inherited = |it: &Table| it.kind != TableKind::Partitioned && !it.children.is_empty();
+        facts.is_some_and(inherited) && members.iter().all(|member| member.table != **name)
+    };
+    tables.iter().filter(is_alone).cloned().collect()
 }
 
 /// What is carried for a column that changes alone in a table that has none below.

@@ -8,7 +8,7 @@ use crate::catalog::model::CatalogSnapshot;
 use crate::ops::StepDraft;
 use crate::ops::parts::carry::{Carry, Views};
 use crate::ops::parts::conversion::Strictness;
-use crate::ops::parts::{brief, lock_statement};
+use crate::ops::parts::{brief, lock_some_alone};
 use crate::plan::{Estimate, Expectation, Hazard, Lock, LockMode, Phase, Settings, Undo, Work};
 use crate::sql::{QualifiedName, ident};
 use std::collections::BTreeSet;
@@ -21,6 +21,8 @@ pub struct Group {
     pub views: Views,
     /// What the swap locks, in that order.
     pub tables: Vec<QualifiedName>,
+    /// Of these, those whose heirs have nothing to do with it.
+    pub alone: BTreeSet<QualifiedName>,
 }
 
 /// The statement of several columns that is for all of them together.
@@ -112,7 +114,7 @@ impl Group {
         expect: Vec<Expectation>,
     ) -> Work {
         let mut statements = self.views.leave(forwards);
-        statements.push(lock_statement(&self.tables));
+        statements.push(lock_some_alone(&self.tables, |table| self.alone.contains(table)));
         statements.extend(rest);
         let tables = self.tables.iter().flat_map(|table| self.locks_on(table));
         let locks = self.views.locks().chain(tables).collect();

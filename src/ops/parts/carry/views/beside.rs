@@ -219,7 +219,9 @@ impl Views {
             settings,
             format!("make the replacements of {}", self.list()),
             self.build(),
-            locks(&self.tables, LockMode::AccessExclusive),
+            self.locks()
+                .chain(locks(&self.tables, LockMode::AccessExclusive))
+                .collect(),
             Vec::new(),
         );
         work.timeouts.lock_ms = work.timeouts.lock_ms.map(|ms| (ms / self.waits()).max(1));
