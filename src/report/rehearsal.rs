@@ -171,7 +171,11 @@ impl<'a> Shown<'a> {
             }
             let heading = if undo { "The way back" } else { "The way there" };
             let _ = writeln!(text, "\n{}\n", style::heading(heading));
-            let mut rows = table(&["step", "lock", "on", "held", "does", "there"]);
+            let mut rows = table(&self.columns());
+            // A step is looked for by its name.
+            if let Some(step) = rows.column_mut(0) {
+                step.set_constraint(comfy_table::ColumnConstraint::ContentWidth);
+            }
             for seen in &seen {
                 self.add_rows(&mut rows, seen);
             }
@@ -206,19 +210,30 @@ impl<'a> Shown<'a> {
         text
     }
 
+    /// How long it takes there is known where the sizes are.
+    fn columns(&self) -> Vec<&'static str> {
+        let mut columns = vec!["step", "lock", "on", "held", "does", "there"];
+        if self.there.is_empty() {
+            columns.pop();
+        }
+        columns
+    }
+
     fn add_rows(&self, rows: &mut comfy_table::Table, seen: &Seen<'_>) {
         let locks = seen.locks();
         let marks = if seen.is_watched() { "*" } else { "" };
         let guess = self.guess(seen).map(|guess| guessed(&guess)).unwrap_or_default();
         let first = locks.first();
-        rows.add_row(vec![
+        let mut cells = vec![
             safe::one_line(&seen.step.id),
             first.map_or("none".into(), |lock| format!("{}{marks}", lock.mode)),
             first.map_or(String::new(), |lock| safe::one_line(&lock.relation.to_string())),
             micros(seen.held_us()),
             safe::one_line(&seen.effects()),
             guess,
-        ]);
+        ];
+        cells.truncate(self.columns().len());
+        rows.add_row(cells);
         for lock in locks.iter().skip(1) {
             let cells = [
                 String::new(),
