@@ -4,7 +4,6 @@ use super::{World, empty_table};
 use crate::catalog::model::{Sequence, TableKind, UserType, View};
 use crate::sql::QualifiedName;
 use crate::sql_lint::statement::{Drop, IndexAction, Kind, Name, Object, Statement, Transaction};
-use std::collections::BTreeMap;
 
 impl World {
     /// Takes the statement for done.
@@ -191,22 +190,8 @@ impl World {
 
 fn view(uses: Vec<(QualifiedName, String)>, materialized: bool) -> View {
     View {
-        materialized,
-        owner: String::new(),
-        definition: String::new(),
-        options: Vec::new(),
-        comment: None,
-        grants: Vec::new(),
         uses,
-        attachments: Vec::new(),
-        columns: Vec::new(),
-        triggers: BTreeMap::new(),
-        rules: BTreeMap::new(),
-        keys: Vec::new(),
-        populated: true,
-        method: None,
-        tablespace: None,
-        indexes: BTreeMap::new(),
+        ..View::new("", "", materialized)
     }
 }
 

@@ -4,10 +4,7 @@ mod apply;
 mod tables;
 
 use super::statement::Name;
-use crate::catalog::model::{
-    CatalogSnapshot, Persistence, ReplicaIdentity, Replication, Role, SNAPSHOT_FORMAT, Server, Table,
-    TableKind, TableSize,
-};
+use crate::catalog::model::{CatalogSnapshot, Replication, Role, SNAPSHOT_FORMAT, Server, Table, TableKind};
 use crate::sql::QualifiedName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -168,33 +165,6 @@ fn nothing(version: u32) -> CatalogSnapshot {
 pub fn empty_table(kind: TableKind) -> Table {
     Table {
         kind,
-        owner: String::new(),
-        persistence: Persistence::Permanent,
-        tablespace: None,
-        options: Vec::new(),
-        comment: None,
-        row_security: false,
-        force_row_security: false,
-        replica_identity: ReplicaIdentity::Default,
-        of_type: None,
-        extension: None,
-        row_type_used_by: Vec::new(),
-        partition_key: None,
-        partition_key_columns: Vec::new(),
-        partition_of: None,
-        partition_bound: None,
-        inherits: Vec::new(),
-        children: Vec::new(),
-        columns: Vec::new(),
-        indexes: BTreeMap::new(),
-        constraints: BTreeMap::new(),
-        triggers: BTreeMap::new(),
-        rules: BTreeMap::new(),
-        policies: BTreeMap::new(),
-        statistics: BTreeMap::new(),
-        publications: BTreeMap::new(),
-        grants: Vec::new(),
-        dependents: Vec::new(),
-        size: TableSize::default(),
+        ..Table::empty("")
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{World, empty_table};
 use crate::catalog::model::{
-    Column, Constraint, ConstraintKind, Generated, Identity, Index, IndexKey, NotNullConstraint, Reference,
-    Table, TableKind,
+    Column, Constraint, ConstraintKind, Generated, Identity, Index, NotNullConstraint, Reference, Table,
+    TableKind,
 };
 use crate::sql::QualifiedName;
 use crate::sql_lint::statement::{
@@ -357,30 +357,8 @@ impl World {
 }
 
 fn index(columns: &[String], unique: bool, constraint: Option<String>) -> Index {
-    let key = |column: &String| IndexKey {
-        column: Some(column.clone()),
-        expression: None,
-        opclass: None,
-        collation: None,
-        descending: false,
-        nulls_first: false,
-    };
     Index {
-        method: "btree".into(),
-        unique,
-        nulls_not_distinct: false,
-        keys: columns.iter().map(key).collect(),
-        include: Vec::new(),
-        predicate: None,
-        options: Vec::new(),
-        tablespace: None,
-        valid: true,
-        replica_identity: false,
-        clustered: false,
         constraint,
-        parent: None,
-        comment: None,
-        expression_columns: Vec::new(),
-        statistics_targets: Vec::new(),
+        ..Index::plain(columns, unique)
     }
 }
