@@ -20,9 +20,8 @@ test: ## run all tests on one release of PostgreSQL, and those that depend on th
 releases: ## run what depends on the release on each of them (which: make releases RELEASES="14 18")
 	@scripts/test-releases $(RELEASES)
 
-rehearsals: ## rehearse every plan and every fixture, and compare what it locks with what it claims
-	@scripts/servers ensure
-	PGMORPH_REHEARSALS=all cargo test --locked --test it -- --nocapture rehearse::
+rehearsals: ## rehearse every plan and fixture on each release, against what they claim (make rehearsals RELEASES="14 18")
+	@scripts/test-releases --rehearsals $(RELEASES)
 
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure

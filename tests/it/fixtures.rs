@@ -279,7 +279,7 @@ pub fn directories(path: &Path) -> Vec<PathBuf> {
 }
 
 /// How many cases there are for `scripts/test-releases` to tell: a line for each walk in the file that it names.
-fn tally(operation: &str, cases: usize) {
+pub fn tally(operation: &str, cases: usize) {
     if let Some(path) = std::env::var_os("PGMORPH_TALLY") {
         let file = OpenOptions::new().append(true).create(true).open(path);
         // One write, which other processes' lines do not get into.

@@ -3,7 +3,7 @@
 //! `FIXTURE=text` chooses those with that text in their name. Without `PGMORPH_REHEARSALS=all` it is one in sixteen, always
 //! the same ones, and `FIXTURE_SHARE` makes it fewer still.
 
-use crate::fixtures::{Case, directories, fixtures};
+use crate::fixtures::{Case, directories, fixtures, tally};
 use crate::harness::{Database, TestServer};
 use futures_util::{StreamExt, stream};
 use pgmorph::change_plan;
@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+/// Waiting for locks that a watcher holds, a rehearsal leaves the processor to another one.
 const AT_ONCE: usize = 2;
+const PARTS: usize = 4;
 const SHARE: u32 = 16;
 
 pub fn site(server: &TestServer) -> Site {
@@ -189,6 +191,7 @@ impl Done {
 
 fn judge(done: &[Done]) {
     let wrong = done.iter().filter(|it| it.differs()).count();
+    tally("rehearsals", done.len());
     let statements: usize = done.iter().map(|it| it.statements).sum();
     eprintln!(
         "{} rehearsals, {statements} statements, {wrong} differ",
@@ -200,10 +203,12 @@ fn judge(done: &[Done]) {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_fixture() {
+/// One of the parts of equal size.
+async fn fixtures_of(part: usize) {
     let server = Arc::new(TestServer::start(&[]));
-    let runs = due_fixtures(server.major()).into_iter().map(|(name, directory)| {
+    let due = due_fixtures(server.major()).into_iter();
+    let due = due.skip(part).step_by(PARTS);
+    let runs = due.map(|(name, directory)| {
         let server = Arc::clone(&server);
         async move {
             let task = tokio::spawn({
@@ -224,6 +229,26 @@ async fn every_fixture() {
         .collect()
         .await;
     judge(&done);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixtures_1() {
+    Box::pin(fixtures_of(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixtures_2() {
+    Box::pin(fixtures_of(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixtures_3() {
+    Box::pin(fixtures_of(2)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fixtures_4() {
+    Box::pin(fixtures_of(3)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
