@@ -235,6 +235,10 @@ pub fn derived_name(parts: &[&str], suffix: &str) -> String {
     cut.join("_")
 }
 
+/// With which the names begin of what we put beside the application's. Sorts after every name in ASCII, so that our trigger
+/// sees what the others made of the row.
+pub const OWN_PREFIX: &str = "~pgmorph";
+
 /// As [`derived_name`] for names of ours, which must differ where the parts do: what is cut off leaves a digest.
 pub fn own_name(parts: &[&str], suffix: &str) -> String {
     let bytes: usize = parts.iter().map(|part| part.len() + 1).sum();

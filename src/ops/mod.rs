@@ -74,8 +74,6 @@ pub use drop_index::DropIndex;
 pub use drop_not_null::DropNotNull;
 pub use drop_table::DropTable;
 pub use grant::Grant;
-/// With which the names of what is nobody's but ours begin.
-pub use parts::shadow::PREFIX as OWN_PREFIX;
 pub use references::{Named, Object};
 pub use rename_column::RenameColumn;
 pub use rename_table::RenameTable;

@@ -1,9 +1,8 @@
 //! What a plan claims, and what its run was seen to do: the difference is an error of ours.
 
 use super::trace::{Evidence, SeenLock, Statement};
-use crate::ops::OWN_PREFIX;
 use crate::plan::{Action, DurationClass, ExecutionPlan, Lock, LockMode, Step, Undo, Work};
-use crate::sql::QualifiedName;
+use crate::sql::{OWN_PREFIX, QualifiedName};
 use serde::Serialize;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

@@ -9,7 +9,7 @@ use crate::ops::parts::shadow::Names;
 use crate::ops::parts::{brief, shadow};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Estimate, Expectation, Lock, LockMode, Phase, Settings, Undo, Work};
-use crate::sql::{QualifiedName, derived_name, ident, idents, literal};
+use crate::sql::{OWN_PREFIX, QualifiedName, derived_name, ident, idents, literal};
 
 /// The same foreign key with other columns at its ends.
 fn with_columns(
@@ -180,7 +180,7 @@ impl Outgoing {
              EXECUTE pg_catalog.format('ALTER TABLE %s RENAME CONSTRAINT %I TO %I', {table}, name, wanted); \
              END LOOP; END",
             table = literal(&self.table.to_string()),
-            ours = literal(shadow::PREFIX),
+            ours = literal(OWN_PREFIX),
             by_name = stem(&[&self.name], "", DIGITS),
             first = by_columns[0],
             others = by_columns[1..].join(", "),

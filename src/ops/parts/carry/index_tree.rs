@@ -18,7 +18,7 @@ use crate::ops::parts::index_build::{Build, free_index_name};
 use crate::ops::parts::shadow::{self, Names};
 use crate::ops::{Context, StepDraft};
 use crate::plan::{Expectation, Part, Phase, Settings, Work};
-use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, ident, literal};
+use crate::sql::{IDENTIFIER_BYTES_MAX, OWN_PREFIX, QualifiedName, ident, literal};
 
 /// One index of the old column on every table of a tree, and what takes its place.
 #[derive(Debug, Clone)]
@@ -409,9 +409,9 @@ impl IndexTree {
 
     /// Their old ones make room for the names of the new ones.
     fn newcomers_away(&self) -> Vec<String> {
-        let ours = literal(shadow::PREFIX);
+        let ours = literal(OWN_PREFIX);
         let concerned = format!("NOT pg_catalog.starts_with(name, {ours})");
-        let (before, behind) = (shadow::PREFIX.len() + 1, "_old".len());
+        let (before, behind) = (OWN_PREFIX.len() + 1, "_old".len());
         // What is too long is told apart by a digest.
         let fits = format!(
             "pg_catalog.octet_length(name) <= {}",
@@ -426,8 +426,8 @@ impl IndexTree {
     }
 
     fn newcomers_back(&self) -> Vec<String> {
-        let ours = literal(shadow::PREFIX);
-        let (before, behind) = (shadow::PREFIX.len() + 1, "_old".len());
+        let ours = literal(OWN_PREFIX);
+        let (before, behind) = (OWN_PREFIX.len() + 1, "_old".len());
         let concerned = format!("pg_catalog.starts_with(name, {ours})");
         let wanted = format!(
             "pg_catalog.substr(name, {}, pg_catalog.length(name) - {})",
@@ -440,7 +440,7 @@ impl IndexTree {
     /// Named after the column as it was called when they were made.
     fn newcomers_new(&self) -> Vec<String> {
         let (from, to) = (literal(&self.names.shadow), literal(&self.column));
-        let concerned = format!("pg_catalog.strpos(name, {}) > 0", literal(shadow::PREFIX));
+        let concerned = format!("pg_catalog.strpos(name, {}) > 0", literal(OWN_PREFIX));
         // The server cuts a name that is too long anywhere.
         let wanted = format!(
             "CASE WHEN pg_catalog.strpos(name, {from}) > 0 THEN pg_catalog.replace(name, {from}, {to}) \

@@ -5,8 +5,7 @@ use super::Subject;
 use super::attached::Attached;
 use super::views::Views;
 use crate::catalog::model::{CatalogSnapshot, Column};
-use crate::ops::parts::shadow::PREFIX;
-use crate::sql::{QualifiedName, ident, literal};
+use crate::sql::{OWN_PREFIX, QualifiedName, ident, literal};
 use serde_json::{Value, json};
 
 #[derive(Debug, Clone)]
@@ -95,7 +94,7 @@ impl Newcomers {
             known = literal(&Value::Array(self.known.clone()).to_string()),
             table = literal(&self.table.to_string()),
             column = literal(&self.column),
-            ours = literal(PREFIX),
+            ours = literal(OWN_PREFIX),
             message = literal(&format!(
                 "since the plan was made this came to hang on {subject}: "
             )),

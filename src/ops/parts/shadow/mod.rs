@@ -22,7 +22,7 @@ use crate::plan::{
     Action, Backfill, Check, ColumnFacts, Comparison, DurationClass, Estimate, Expectation, Hazard, Lock,
     LockMode, Mend, Phase, Settings, Transaction, Undo, Work, hex,
 };
-use crate::sql::{IDENTIFIER_BYTES_MAX, QualifiedName, derived_name, ident, literal};
+use crate::sql::{IDENTIFIER_BYTES_MAX, OWN_PREFIX, QualifiedName, derived_name, ident, literal};
 use sha2::{Digest, Sha256};
 
 /// Everything that the steps of one swap need.
@@ -52,9 +52,6 @@ pub struct Shadow {
     pub collation: Option<String>,
 }
 
-/// Sorts after every name in ASCII, so that our trigger sees what the others made of the row.
-pub const PREFIX: &str = "~pgmorph";
-
 /// What the two columns are called while they do not have the column's own name.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -83,12 +80,12 @@ impl Names {
 
 /// A name of ours that tells the column, index or constraint; a long one is told apart by its digest.
 pub fn name(column: &str, kind: &str) -> String {
-    let readable = format!("{PREFIX}_{column}_{kind}");
+    let readable = format!("{OWN_PREFIX}_{column}_{kind}");
     if readable.len() <= IDENTIFIER_BYTES_MAX {
         return readable;
     }
     let digest = hex(&Sha256::digest(column.as_bytes()));
-    derived_name(&[PREFIX, column, &digest[..8]], kind)
+    derived_name(&[OWN_PREFIX, column, &digest[..8]], kind)
 }
 
 /// A function of ours that belongs to the column.
