@@ -273,6 +273,9 @@ fn late() -> String {
     format!("the {} minutes for the sample were over", AT_MOST.as_secs() / 60)
 }
 
+/// So many rows of those pages are chosen by chance; of more, the first ones are nearly all.
+const CHOSEN_MAX: u64 = 10_000;
+
 /// A table of many pages is not read from its beginning: as many pages are, from all over it, as such a number of rows
 /// should be in. Always the same ones, so that two rehearsals are alike.
 fn sample_sql(there: &There, table: &Table, rows: u64, pages: i64) -> String {
@@ -283,6 +286,9 @@ fn sample_sql(there: &There, table: &Table, rows: u64, pages: i64) -> String {
     let wanted = rows as f64 / density * 1.1 + 8.0;
     let percent = 100.0 * wanted / (pages as f64).max(1.0);
     let chosen = match percent {
+        ..50.0 if rows <= CHOSEN_MAX => {
+            format!(" TABLESAMPLE SYSTEM ({percent:.6}) REPEATABLE (1) ORDER BY pg_catalog.hashtid(t.ctid)")
+        }
         ..50.0 => format!(" TABLESAMPLE SYSTEM ({percent:.6}) REPEATABLE (1)"),
         _ => String::new(),
     };
@@ -323,13 +329,13 @@ mod tests {
                 there(1_000_000, 1e8),
                 10_000,
                 1_000_000,
-                " TABLESAMPLE SYSTEM (0.011800) REPEATABLE (1)",
+                " TABLESAMPLE SYSTEM (0.011800) REPEATABLE (1) ORDER BY pg_catalog.hashtid(t.ctid)",
             ),
             // Grown since the statistics were gathered.
             (
                 there(0, -1.0),
-                1_000,
-                6_300,
+                20_000,
+                110_800,
                 " TABLESAMPLE SYSTEM (1.000000) REPEATABLE (1)",
             ),
             (there(100, 10_000.0), 10_000, 100, ""),
