@@ -4,6 +4,7 @@ use crate::diagnostic::{self, Diagnostic};
 use crate::error::{Error, ErrorKind};
 use crate::ops::MANUALS;
 use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
+use crate::report::passing::Passing;
 use crate::report::{Reporter, out};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -356,6 +357,19 @@ impl Global {
             crate::report::json::JsonReporter.note(text);
         } else {
             out::line(text);
+        }
+    }
+
+    /// What is only of interest while it goes on.
+    fn passing(&self) -> Passing {
+        if self.quiet {
+            Passing::silent()
+        } else if self.logs_json() {
+            Passing::lines(|text| crate::report::json::JsonReporter.note(text))
+        } else if self.verbose == 0 && std::io::stderr().is_terminal() {
+            Passing::bar()
+        } else {
+            Passing::lines(out::line)
         }
     }
 

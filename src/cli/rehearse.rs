@@ -6,9 +6,10 @@ use crate::catalog::load;
 use crate::catalog::model::CatalogSnapshot;
 use crate::error::{Error, ErrorKind};
 use crate::postgres::embedded::{Installation, Options, Server};
-use crate::postgres::settings;
+use crate::postgres::settings::{self, patiently};
 use crate::rehearse::durations::Sizes;
-use crate::rehearse::{Refused, Script, Site, schema};
+use crate::rehearse::rows::Filled;
+use crate::rehearse::{Refused, Script, Site, sample, schema, temporary};
 use crate::report::out;
 use crate::report::rehearsal::Shown;
 use crate::saved;
@@ -19,9 +20,10 @@ const DATABASE: &str = "rehearsal";
 
 /// Run the plan on a server that is thrown away, and compare what its statements do with what it claims
 ///
-/// The server has the schema of the database, with rows that are made up. Nothing is changed in the database itself: only
-/// `pg_dump --schema-only` reads it, or nothing does where --schema or --catalog says what there is. Exits with 1 where a
-/// lock, a rewrite or a scan was seen that the plan does not claim, or was claimed and not seen.
+/// The server has the schema of the database, with rows that are made up, or with a sample of the database's own. Nothing is
+/// changed in the database itself: `pg_dump --schema-only` reads it, and --sample; nothing does where --schema or --catalog
+/// says what there is. Exits with 1 where a lock, a rewrite or a scan was seen that the plan does not claim, or was claimed
+/// and not seen.
 #[derive(Debug, Args)]
 pub struct Rehearse {
     /// The plan file, or a saved execution plan; `-` is standard input
@@ -35,6 +37,15 @@ pub struct Rehearse {
     /// Rows that are made up for each table that is empty; 0 leaves them empty
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = value_parser!(u64).range(0..=10_000_000))]
     rows: u64,
+    /// Copy up to so many rows of each table from the database, and those that they refer to; --rows is for the tables then
+    /// that cannot be read
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = value_parser!(u64).range(1..=1_000_000),
+        conflicts_with_all = ["schema", "catalog"]
+    )]
+    sample: Option<u64>,
     /// The folder with PostgreSQL's programs initdb and postgres; without it PGMORPH_PG_BINDIR, or else those of the
     /// database's release, or the newest found
     #[arg(long, value_name = "DIR")]
@@ -103,7 +114,10 @@ impl Rehearse {
         let bindir = self.installation(Some(major))?.bindir;
         Ok(Source {
             script: Some(schema::dumped(&bindir, major, &variables).await?),
-            words: format!("with the schema of {settings}"),
+            words: match self.sample {
+                Some(_) => format!("with the schema and a sample of {settings}"),
+                None => format!("with the schema of {settings}"),
+            },
             major: Some(major),
             catalog: Some(catalog),
         })
@@ -127,11 +141,13 @@ impl Rehearse {
             ("max_connections", "200"),
             ("shared_buffers", "256MB"),
             ("max_wal_size", "4GB"),
-        ];
+        ]
+        .into_iter()
+        .chain(temporary::SETTINGS);
         let options = Options {
             settings: settings
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+                .collect(),
             ..Options::default()
         };
         let started = tokio::task::spawn_blocking(move || Server::start(&installation, &options)).await;
@@ -163,10 +179,7 @@ impl Rehearse {
                 Vec::new()
             }
         };
-        let filled = match self.rows {
-            0 => Vec::new(),
-            rows => site.fill(DATABASE, rows).await?,
-        };
+        let filled = Box::pin(self.filled(site, global)).await?;
         site.analyze(DATABASE).await?;
         let client = site.connect(DATABASE).await?;
         let here: Sizes = sizes(&load::snapshot(&client).await?);
@@ -201,6 +214,33 @@ impl Rehearse {
         })
     }
 
+    /// With rows of the database where they are asked for; for the tables that have none, they are made up.
+    async fn filled(&self, site: &Site, global: &Global) -> Result<Vec<Filled>, Failure> {
+        let mut filled = match self.sample {
+            Some(rows) => Box::pin(sampled(site, global, rows)).await?,
+            None => Vec::new(),
+        };
+        if self.rows == 0 {
+            return Ok(filled);
+        }
+        let is_sampled = |it: &Filled| it.why_not_sampled.is_none();
+        let wanted = |name: &_| {
+            let of_table = filled.iter().find(|it| it.table == *name);
+            self.sample.is_none() || of_table.is_some_and(|it| !is_sampled(it))
+        };
+        let made_up = site.fill(DATABASE, self.rows, wanted).await?;
+        for mut made_up in made_up {
+            if let Some(at) = filled.iter().position(|it| it.table == made_up.table) {
+                let sampled = filled.remove(at);
+                made_up.why_not_sampled = sampled.why_not_sampled;
+                made_up.left_out = sampled.left_out;
+            }
+            filled.push(made_up);
+        }
+        filled.sort_by(|one, other| one.table.cmp(&other.table));
+        Ok(filled)
+    }
+
     fn refused(&self, input: &Input, diagnostics: Vec<crate::diagnostic::Diagnostic>) -> Failure {
         match input {
             Input::File(file) => file.refused(diagnostics),
@@ -211,6 +251,19 @@ impl Rehearse {
             })),
         }
     }
+}
+
+async fn sampled(site: &Site, global: &Global, rows: u64) -> Result<Vec<Filled>, Failure> {
+    let settings = global.settings()?;
+    let session = patiently(|| Box::pin(settings.bounded("pgmorph", sample::BOUNDS)))
+        .await
+        .map_err(Error::from)?;
+    let passing = global.passing();
+    let sampled = site
+        .sample(DATABASE, &session.client, rows, &mut |text| passing.say(text))
+        .await;
+    passing.end();
+    Ok(sampled?)
 }
 
 fn sizes(catalog: &CatalogSnapshot) -> Sizes {

@@ -378,6 +378,7 @@ mod tests {
             took_us: 0,
             held_us: 0,
             wal_bytes: 0,
+            temp_bytes: None,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::sql::ident;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tap::Tap;
+use temporary::Log;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 use trace::{Statement, Trace};
@@ -24,8 +25,10 @@ mod line;
 pub mod observe;
 pub mod rebuild;
 pub mod rows;
+pub mod sample;
 pub mod schema;
 mod tap;
+pub mod temporary;
 pub mod trace;
 mod watched;
 
@@ -69,8 +72,8 @@ pub struct Rehearsal {
     pub no_way_back: Option<String>,
     pub differences: Vec<Difference>,
     pub notes: Vec<String>,
-    /// Of the whole run there and back, by the server's own count.
-    pub temporary_bytes: i64,
+    /// Of the whole run there and back, all sessions together, by the server's own count.
+    pub temporary_bytes: u64,
 }
 
 impl Site {
@@ -120,15 +123,15 @@ impl Site {
         if returns {
             self.copy(template, &back).await?;
         }
-        let mut temporary_bytes = 0;
+        let mut log = self.log().await?.and_then(|path| Log::open(&path).ok());
         let trace = Trace::default();
         self.run(&there, &plan, &trace, Phase::Contract).await?;
-        temporary_bytes += self.temporary_bytes(&there).await?;
+        let mut temporary_bytes = self.temporary_bytes(log.as_mut(), &there).await?;
         self.drop(&there).await?;
         let mut no_way_back = None;
         if returns {
             no_way_back = self.there_and_back(&back, &plan, &trace).await?;
-            temporary_bytes += self.temporary_bytes(&back).await?;
+            temporary_bytes += self.temporary_bytes(log.as_mut(), &back).await?;
             self.drop(&back).await?;
         }
         let statements = trace.statements();
@@ -196,7 +199,7 @@ impl Site {
             false => None,
         };
         drop(client);
-        let tap = self.tap(database, trace)?;
+        let tap = self.tap(database, trace).await?;
         let (_keep, interrupts) = watch::channel(Interrupt::None);
         let executor = Executor::open(
             &settings(&tap.url(database))?,
@@ -210,8 +213,9 @@ impl Site {
             .map(drop)
     }
 
-    fn tap(&self, database: &str, trace: &Trace) -> Result<Tap, Error> {
-        Tap::new(&self.socket_directory, self.port, database, trace).map_err(|error| {
+    async fn tap(&self, database: &str, trace: &Trace) -> Result<Tap, Error> {
+        let log = self.log().await?;
+        Tap::new(&self.socket_directory, self.port, database, trace, log).map_err(|error| {
             Error::new(
                 ErrorKind::Connection,
                 "there is no place for the socket of the rehearsal",
@@ -238,7 +242,7 @@ impl Site {
         if let Some((step, reason)) = crate::executor::irreversible(&run) {
             return Ok(Some(format!("step {} cannot be undone: {reason}", step.id)));
         }
-        let tap = self.tap(database, trace)?;
+        let tap = self.tap(database, trace).await?;
         let (_keep, interrupts) = watch::channel(Interrupt::None);
         let executor = Executor::open(
             &settings(&tap.url(database))?,
@@ -262,12 +266,26 @@ impl Site {
         done.map_err(|error| Error::postgres(ErrorKind::StepFailed, "letting time pass", error))
     }
 
-    async fn temporary_bytes(&self, database: &str) -> Result<i64, Error> {
+    /// The server's log, where it tells of every temporary file.
+    async fn log(&self) -> Result<Option<PathBuf>, Error> {
+        let client = self.connect("postgres").await?;
+        let row = client.query_one(&temporary::is_told_sql(), &[]).await;
+        let is_told: bool = row
+            .map(|row| row.get(0))
+            .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking what the server logs", error))?;
+        Ok(is_told.then(|| temporary::log_path(&self.socket_directory)))
+    }
+
+    /// Where the log does not tell, the statistics do, of what has reached them.
+    async fn temporary_bytes(&self, log: Option<&mut Log>, database: &str) -> Result<u64, Error> {
+        if let Some(bytes) = log.and_then(|log| log.of_database(database)) {
+            return Ok(bytes);
+        }
         let client = self.connect("postgres").await?;
         let sql =
             "SELECT coalesce(sum(temp_bytes), 0)::int8 FROM pg_catalog.pg_stat_database WHERE datname = $1";
         let row = client.query_one(sql, &[&database]).await;
-        row.map(|row| row.get(0))
+        row.map(|row| u64::try_from(row.get::<_, i64>(0)).unwrap_or_default())
             .map_err(|error| Error::postgres(ErrorKind::StepFailed, "asking for temporary files", error))
     }
 }

@@ -71,6 +71,9 @@ pub struct Observation {
     pub files: Vec<(u32, Option<u32>)>,
     /// Where the server writes its WAL.
     pub wal: i64,
+    /// Bytes of temporary files since it was asked last, where the log of the server tells.
+    #[serde(skip)]
+    pub temp: Option<u64>,
 }
 
 impl Observation {

@@ -13,14 +13,38 @@ use tokio_postgres::Client;
 /// So many are made for each that is wanted, for the checks to choose from.
 const TRIES: u64 = 4;
 
+/// Where rows come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    MadeUp,
+    /// From the live database.
+    Sampled,
+}
+
 /// How many rows a table got.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Filled {
     pub table: QualifiedName,
     pub rows: u64,
-    /// Why it has none.
+    pub source: Origin,
+    /// Why it has none, though some were to be made up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why_empty: Option<String>,
+    /// Why it has none of the live database, or only those that others refer to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why_not_sampled: Option<String>,
+    /// Sampled rows that refer to rows which could not be had.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub left_out: u64,
+    /// Only rows that row-level security shows were sampled.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub row_security: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 struct Column {
@@ -76,11 +100,16 @@ const KEYS: &str = "SELECT (SELECT pg_catalog.array_agg(a.attname::text ORDER BY
      FROM pg_catalog.pg_constraint WHERE conrelid = $1 AND contype = 'f'";
 
 impl Site {
-    /// Fills every table that is empty with up to so many rows.
+    /// Fills every table that is empty, and is wanted, with up to so many rows.
     ///
     /// # Errors
     /// When the server does not answer. A table that cannot be filled stays empty, and it is told why.
-    pub async fn fill(&self, database: &str, rows: u64) -> Result<Vec<Filled>, Error> {
+    pub async fn fill(
+        &self,
+        database: &str,
+        rows: u64,
+        wanted: impl Fn(&QualifiedName) -> bool,
+    ) -> Result<Vec<Filled>, Error> {
         let client = self.connect(database).await?;
         let failed = |error| Error::postgres(ErrorKind::StepFailed, "making rows", error);
         // What the application's triggers would do is not asked for; the keys are kept by how rows are made.
@@ -92,11 +121,12 @@ impl Site {
         let mut done = BTreeSet::new();
         for table in &tables {
             let is_there = format!("SELECT EXISTS (SELECT FROM ONLY {})", table.name);
-            if !client
-                .query_one(&is_there, &[])
-                .await
-                .map_err(failed)?
-                .get::<_, bool>(0)
+            if wanted(&table.name)
+                && !client
+                    .query_one(&is_there, &[])
+                    .await
+                    .map_err(failed)?
+                    .get::<_, bool>(0)
             {
                 let (rows, why_empty) = match client.execute(&insert(table, &done, rows), &[]).await {
                     Ok(0) => (
@@ -112,7 +142,11 @@ impl Site {
                 filled.push(Filled {
                     table: table.name.clone(),
                     rows,
+                    source: Origin::MadeUp,
                     why_empty,
+                    why_not_sampled: None,
+                    left_out: 0,
+                    row_security: false,
                 });
             }
             done.insert(table.oid);

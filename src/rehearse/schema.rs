@@ -30,6 +30,8 @@ pub async fn dumped(
             // What copies to or from other servers has no place on this one.
             "--no-publications",
             "--no-subscriptions",
+            // Nor are their tablespaces here.
+            "--no-tablespaces",
             // Its locks let everybody through, but they queue like all others.
             "--lock-wait-timeout=2000",
         ])

@@ -5,6 +5,7 @@
 
 use super::line::{Line, Message, is_request, query, text};
 use super::observe::{self, Observation, World};
+use super::temporary::Log;
 use super::trace::{Evidence, Going, Trace};
 use super::watched;
 use std::collections::HashMap;
@@ -35,6 +36,8 @@ struct Shared {
     trace: Trace,
     /// The server itself, for whoever watches from beside.
     beside: Config,
+    /// The server's log, where it tells of temporary files.
+    log: Option<PathBuf>,
 }
 
 impl Drop for Tap {
@@ -46,7 +49,13 @@ impl Drop for Tap {
 impl Tap {
     /// # Errors
     /// When there is no place for its socket.
-    pub fn new(socket_directory: &Path, port: u16, database: &str, trace: &Trace) -> io::Result<Self> {
+    pub fn new(
+        socket_directory: &Path,
+        port: u16,
+        database: &str,
+        trace: &Trace,
+        log: Option<PathBuf>,
+    ) -> io::Result<Self> {
         let directory = TempDir::new()?;
         let name = format!(".s.PGSQL.{port}");
         let listener = UnixListener::bind(directory.path().join(&name))?;
@@ -61,6 +70,7 @@ impl Tap {
             server: socket_directory.join(name),
             trace: trace.clone(),
             beside,
+            log,
         });
         let accepting = tokio::spawn(accept(listener, shared));
         Ok(Self {
@@ -99,6 +109,7 @@ async fn session(client: UnixStream, shared: &Shared) -> io::Result<()> {
     let mut session = Session {
         line,
         shared,
+        log: shared.log.as_deref().and_then(|path| Log::open(path).ok()),
         statements: HashMap::new(),
         portals: HashMap::new(),
         going: None,
@@ -122,6 +133,7 @@ struct Request {
 struct Session<'a> {
     line: Line,
     shared: &'a Shared,
+    log: Option<Log>,
     statements: HashMap<String, String>,
     portals: HashMap<String, String>,
     /// The open transaction, where it is one that is looked at.
@@ -250,16 +262,27 @@ impl Session<'_> {
         self.line.ready(ready).await
     }
 
+    /// Of its temporary files, since this was asked last.
+    fn temp_bytes(&mut self) -> Option<u64> {
+        self.log.as_mut()?.of_session(self.line.pid)
+    }
+
     async fn world(&mut self) -> io::Result<Option<World>> {
+        // What came before is nobody's.
+        self.temp_bytes();
         let answer = self.line.ask(&observe::world_sql()).await?;
         Ok(answer.as_deref().and_then(observe::world))
     }
 
     async fn observation(&mut self) -> io::Result<Option<Observation>> {
+        let temp = self.temp_bytes();
+        let seen = |answer: Option<String>| {
+            let seen = answer.as_deref().and_then(Observation::parse);
+            seen.map(|seen| Observation { temp, ..seen })
+        };
         let asked = observe::observation_sql();
         if self.line.status != OPEN {
-            let answer = self.line.ask(&asked).await?;
-            return Ok(answer.as_deref().and_then(Observation::parse));
+            return Ok(seen(self.line.ask(&asked).await?));
         }
         // The question is not bound by the timeouts of the transaction, and does not end it when it fails.
         let sql = format!("SAVEPOINT pgmorph_rehearsal; SET LOCAL statement_timeout = 0; {asked}");
@@ -267,7 +290,7 @@ impl Session<'_> {
         self.line
             .ask("ROLLBACK TO SAVEPOINT pgmorph_rehearsal; RELEASE SAVEPOINT pgmorph_rehearsal")
             .await?;
-        Ok(answer.as_deref().and_then(Observation::parse))
+        Ok(seen(answer))
     }
 
     /// One request of a transaction. A COMMIT at its end is held back until the session was asked.
@@ -284,7 +307,9 @@ impl Session<'_> {
             if self.line.status == IDLE {
                 // It was rolled back, or its COMMIT stood alone.
                 match self.going.take() {
-                    Some(going) if request.text.trim().eq_ignore_ascii_case("COMMIT") => going.committed(),
+                    Some(going) if request.text.trim().eq_ignore_ascii_case("COMMIT") => {
+                        going.committed(self.temp_bytes());
+                    }
                     _ => {}
                 }
             }
@@ -302,7 +327,7 @@ impl Session<'_> {
         if let Some(going) = self.going.take()
             && !self.line.failed
         {
-            going.committed();
+            going.committed(self.temp_bytes());
         }
         self.line.ready(ready).await
     }
@@ -345,7 +370,7 @@ impl Session<'_> {
                 going.statement(&request.text, Evidence::Transaction, &seen, began.elapsed());
             }
             self.line.ask("COMMIT").await?;
-            going.committed();
+            going.committed(self.temp_bytes());
         } else {
             self.line.ask("ROLLBACK").await?;
         }
@@ -395,7 +420,7 @@ impl Session<'_> {
             }
             .with_locks(held);
             going.statement(&request.text, Evidence::Watched, &seen, took);
-            going.committed();
+            going.committed(self.temp_bytes());
         }
         self.line.ready(ready).await
     }

@@ -75,6 +75,8 @@ pub struct Statement {
     pub held_us: u64,
     /// That the server wrote meanwhile, all its sessions together.
     pub wal_bytes: i64,
+    /// Of the temporary files that it and its parallel workers wrote; nothing where the server's log does not tell.
+    pub temp_bytes: Option<u64>,
 }
 
 #[derive(Default)]
@@ -158,6 +160,7 @@ impl Trace {
                     last.took_us += statement.took_us;
                     last.held_us = last.held_us.max(statement.held_us);
                     last.wal_bytes += statement.wal_bytes;
+                    last.temp_bytes = sum(last.temp_bytes, statement.temp_bytes);
                 }
             }
         }
@@ -277,6 +280,7 @@ impl Going {
             took_us: micros(took),
             held_us: 0,
             wal_bytes,
+            temp_bytes: seen.temp,
         };
         // What is written down in the ledger is no statement of the plan.
         if !(sql.contains("pgmorph.steps") && statement.locks.is_empty() && statement.scans.is_empty()) {
@@ -284,17 +288,26 @@ impl Going {
         }
     }
 
-    /// Takes what was seen down: it was committed.
-    pub fn committed(self) {
-        if self.statements.is_empty() {
+    /// Takes what was seen down: it was committed, and the commit itself wrote so many bytes of temporary files.
+    pub fn committed(mut self, temp_bytes: Option<u64>) {
+        let Some((last, _)) = self.statements.last_mut() else {
             return;
-        }
+        };
+        last.temp_bytes = sum(last.temp_bytes, temp_bytes);
         let end = Instant::now();
         let statements = self.statements.into_iter().map(|(mut statement, ended)| {
             statement.held_us = statement.took_us + micros(end.saturating_duration_since(ended));
             statement
         });
         self.trace.keep(self.step, &self.world, statements.collect());
+    }
+}
+
+/// Of what is known.
+pub fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (known, None) | (None, known) => known,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod html;
 pub mod human;
 pub mod json;
 pub mod out;
+pub mod passing;
 pub mod plan_diff;
 pub mod plan_html;
 pub mod plan_human;

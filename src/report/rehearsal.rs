@@ -6,8 +6,8 @@ use crate::plan::{Lock, Step};
 use crate::rehearse::Rehearsal;
 use crate::rehearse::compare::Difference;
 use crate::rehearse::durations::{self, Guess, Sizes};
-use crate::rehearse::rows::Filled;
-use crate::rehearse::trace::{Evidence, SeenLock, Statement};
+use crate::rehearse::rows::{Filled, Origin};
+use crate::rehearse::trace::{self, Evidence, SeenLock, Statement};
 use crate::sql::QualifiedName;
 use crate::units;
 use serde_json::{Value, json};
@@ -72,6 +72,11 @@ impl Seen<'_> {
         self.statements.iter().map(|it| it.wal_bytes).sum()
     }
 
+    fn temp_bytes(&self) -> Option<u64> {
+        let bytes = self.statements.iter().map(|it| it.temp_bytes);
+        bytes.reduce(trace::sum).flatten()
+    }
+
     fn is_watched(&self) -> bool {
         self.statements.iter().any(|it| it.evidence == Evidence::Watched)
     }
@@ -87,6 +92,9 @@ impl Seen<'_> {
         add("rewrites", self.names(|it| &it.rewrites));
         add("scans", self.names(|it| &it.scans));
         add("rebuilds", self.names(|it| &it.rebuilds_indexes));
+        if let Some(bytes) = self.temp_bytes().filter(|bytes| *bytes > 0) {
+            parts.push(format!("{} of temporary files", units::size(bytes)));
+        }
         parts.join("; ")
     }
 }
@@ -245,18 +253,45 @@ impl<'a> Shown<'a> {
     }
 
     fn about_rows(&self, text: &mut String, indent: &str) {
-        let rows: u64 = self.filled.iter().map(|it| it.rows).sum();
-        if rows > 0 {
-            let _ = writeln!(text, "{indent}{} rows were made up", units::count(rows));
-        }
-        for filled in self.filled {
-            if let Some(why) = &filled.why_empty {
+        for (source, words) in [
+            (Origin::Sampled, "copied from the database"),
+            (Origin::MadeUp, "made up"),
+        ] {
+            let of_source = self.filled.iter().filter(|it| it.source == source && it.rows > 0);
+            let rows: u64 = of_source.clone().map(|it| it.rows).sum();
+            if rows > 0 {
+                let tables = units::counted(of_source.count(), "table");
                 let _ = writeln!(
                     text,
-                    "{indent}{} stayed empty: {}",
-                    safe::one_line(&filled.table.to_string()),
-                    safe::one_line(why)
+                    "{indent}{} rows of {tables} were {words}",
+                    units::count(rows)
                 );
+            }
+        }
+        for filled in self.filled {
+            let name = safe::one_line(&filled.table.to_string());
+            let mut tell = |words: &str| {
+                let _ = writeln!(text, "{indent}{name} {words}");
+            };
+            if let Some(why) = &filled.why_not_sampled {
+                let instead = match (filled.source, filled.rows) {
+                    (Origin::MadeUp, 1..) => "; its rows are made up",
+                    (Origin::Sampled, 1..) => "; it has the rows that others refer to",
+                    _ => "",
+                };
+                tell(&format!("was not sampled: {}{instead}", safe::one_line(why)));
+            }
+            if filled.row_security {
+                tell("was sampled as far as row-level security lets the role see it");
+            }
+            if filled.left_out > 0 {
+                let rows = units::counted(usize::try_from(filled.left_out).unwrap_or(usize::MAX), "row");
+                tell(&format!(
+                    "has {rows} less than were read: what they refer to could not be had"
+                ));
+            }
+            if let Some(why) = &filled.why_empty {
+                tell(&format!("stayed empty: {}", safe::one_line(why)));
             }
         }
         for what in self.left_out {
@@ -265,6 +300,13 @@ impl<'a> Shown<'a> {
     }
 
     fn remarks(&self, text: &mut String) {
+        let wal: i64 = self.rehearsal.statements.iter().map(|it| it.wal_bytes).sum();
+        let _ = writeln!(
+            text,
+            "\nWritten here: {} of WAL, {} of temporary files.",
+            units::signed_size(wal),
+            units::size(self.rehearsal.temporary_bytes)
+        );
         let watched = self
             .rehearsal
             .statements
@@ -341,6 +383,7 @@ impl<'a> Shown<'a> {
                 "took_us": seen.took_us(),
                 "held_us": seen.held_us(),
                 "wal_bytes": seen.wal_bytes(),
+                "temp_bytes": seen.temp_bytes(),
             },
             "there": self.guess(seen),
             "statements": seen.statements,
