@@ -19,6 +19,7 @@ mod plan_view;
 pub mod rehearsal;
 pub mod run_html;
 pub mod run_human;
+mod run_pictures;
 pub mod run_view;
 pub mod safe;
 #[cfg(test)]
