@@ -7,7 +7,7 @@ use crate::executor::ledger::{self, Cursor, Run, RunState, StepState};
 use crate::executor::stats::Now;
 use crate::executor::waits::{self, Building};
 use crate::executor::{self, blocker_line};
-use crate::report::{out, style};
+use crate::report::{out, screen, style};
 use crate::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
@@ -84,10 +84,18 @@ pub async fn run(client: &Client, global: &Global, name: Option<&str>, every: Du
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(0),
+            _ = tokio::signal::ctrl_c() => {
+                if let Some(screen) = screen {
+                    screen.end(&look.human(pace))?;
+                }
+                return Ok(0);
+            }
         }
     }
 }
+
+/// Of one part of what is shown.
+const LINES: usize = 4;
 
 /// Lines that are written over again and again.
 struct Screen(ProgressBar);
@@ -101,8 +109,15 @@ impl Screen {
     }
 
     fn show(&self, text: &str) {
-        let lines: Vec<String> = text.lines().map(crate::report::safe::written).collect();
-        self.0.set_message(lines.join("\n"));
+        let columns = screen::columns(std::io::stdout());
+        let folded = |line: &str| {
+            let text = line.trim_start();
+            let indent = " ".repeat(line.len() - text.len());
+            let room = columns.saturating_sub(indent.len() + 3);
+            format!("{indent}{}", screen::folded(text, room, LINES).join(&format!("\n  {indent}")))
+        };
+        let lines: Vec<String> = text.lines().map(folded).collect();
+        self.0.set_message(crate::report::safe::written(&lines.join("\n")));
         self.0.tick();
     }
 

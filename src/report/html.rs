@@ -70,12 +70,17 @@ pub fn percent(place: u64) -> String {
     format!("{}.{:02}%", place / 100, place % 100)
 }
 
-/// A line with its name, and where its bars begin.
-pub fn lane(lanes: &mut String, number: usize, name: impl Display) -> usize {
+/// Of what is drawn, so that it is seen.
+pub fn at_least(width: u64) -> u64 {
+    width.max(25)
+}
+
+/// A line with its name in the margin, and where its bars begin.
+pub fn lane(drawn: &mut String, number: usize, name: impl Display) -> usize {
     let top = 6 + number * LANE;
     let _ = writeln!(
-        lanes,
-        "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"100%\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{name}</text>",
+        drawn,
+        "<line class=\"lane\" x1=\"-84\" y1=\"{0}\" x2=\"100%\" y2=\"{0}\"/><text x=\"-82\" y=\"{1}\">{name}</text>",
         top + LANE - 4,
         top + 15
     );
@@ -86,12 +91,12 @@ pub fn lanes_height(lanes: usize) -> u64 {
     (10 + lanes * LANE) as u64
 }
 
-/// A picture as wide as the screen. `said` is the picture in words; all else is markup already: `names` are at the left,
-/// and what is `drawn` is beside them.
-pub fn figure(said: &str, height: u64, names: &str, drawn: &str, caption: &str) -> String {
+/// A picture as wide as the screen; the names of its lanes stand in its margin. `said` is the picture in words; `drawn` and
+/// `caption` are markup already.
+pub fn figure(said: &str, height: u64, drawn: &str, caption: &str) -> String {
     format!(
-        "<figure>\n<svg width=\"100%\" height=\"{height}\" role=\"img\" aria-label=\"{}\">\n{names}\
-         <svg class=\"plot\" x=\"84\" width=\"88%\">\n{drawn}</svg>\n</svg>\n<figcaption>{caption}</figcaption>\n</figure>\n",
+        "<figure>\n<svg height=\"{height}\" role=\"img\" aria-label=\"{}\">\n{drawn}</svg>\n\
+         <figcaption>{caption}</figcaption>\n</figure>\n",
         escaped(said)
     )
 }

@@ -24,6 +24,7 @@ pub mod run_view;
 pub mod safe;
 #[cfg(test)]
 mod sample;
+pub mod screen;
 pub mod status;
 pub mod style;
 pub mod verification;

@@ -1,6 +1,6 @@
 //! A plan as a page that people can decide on: what it does to whom and for how long, then how.
 
-use super::html::{HUNDRED, escaped, figure, lane, lanes_height, page, percent, prose, table};
+use super::html::{HUNDRED, at_least, escaped, figure, lane, lanes_height, page, percent, prose, table};
 use super::{html, plan_view};
 use crate::hazards::HAZARDS;
 use crate::plan::{Check, ExecutionPlan, Lock, LockMode, Phase, Step, Transaction, Undo};
@@ -128,19 +128,19 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
     let phases: Vec<_> = plan.phases().collect();
     let total = plan_view::length(&plan.steps.iter().collect::<Vec<_>>());
     let scale = |units: usize| units as u64 * HUNDRED / total.max(1) as u64;
-    let (mut lanes, mut bars) = (String::new(), String::new());
+    let mut drawn = String::new();
     let mut at = 0;
     for (number, (phase, steps)) in phases.iter().enumerate() {
-        let top = lane(&mut lanes, number, phase);
+        let top = lane(&mut drawn, number, phase);
         for step in steps {
             let wide = plan_view::width(step.estimate.duration);
             let (from, to) = (scale(at), scale(at + wide));
             let _ = writeln!(
-                bars,
+                drawn,
                 "<rect class=\"bar {}\" x=\"{}\" y=\"{top}\" width=\"{}\" height=\"16\"><title>{}: {}, blocks {}</title></rect>",
                 class(blocked(step)),
                 percent(from),
-                percent(to - from),
+                percent(at_least(to - from)),
                 escaped(&step.work.summary),
                 step.estimate.duration.name(),
                 blocked(step)
@@ -161,8 +161,7 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
     text.push_str(&figure(
         &format!("The phases over time. {}", said.join("; ")),
         lanes_height(phases.len()),
-        &lanes,
-        &bars,
+        &drawn,
         "The phases over time, not to scale: <span class=\"free\">green blocks nothing</span>, \
          <span class=\"writes\">brown blocks writes</span>, <span class=\"all\">red blocks reads and writes</span>, \
          each for an instant where the table below does not say otherwise.",

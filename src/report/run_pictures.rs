@@ -1,7 +1,7 @@
 //! The pictures on the page of a run: its steps in time, and how a backfill went.
 
 use super::axis::Axis;
-use super::html::{HUNDRED, escaped, figure, lane, lanes_height, percent};
+use super::html::{HUNDRED, at_least, escaped, figure, lane, lanes_height, percent};
 use super::plan_html::class;
 use super::run_view::{Line, RunReport};
 use crate::executor::ledger::StepState;
@@ -26,18 +26,18 @@ pub(super) fn timeline(text: &mut String, report: &RunReport) {
         return;
     }
     let axis = Axis::new(spans, HUNDRED, GAP);
-    let (mut lanes, mut bars) = (String::new(), String::new());
+    let mut drawn = String::new();
     for (number, (phase, lines)) in phases.iter().enumerate() {
-        let top = lane(&mut lanes, number, phase);
+        let top = lane(&mut drawn, number, phase);
         for line in lines {
             let Some((from, to)) = span(line) else { continue };
             let (left, right) = (axis.at(from), axis.at(to));
             let _ = writeln!(
-                bars,
+                drawn,
                 "<rect class=\"bar {}\" x=\"{}\" y=\"{top}\" width=\"{}\" height=\"16\"><title>{}: {}, {}</title></rect>",
                 bar(line),
                 percent(left),
-                percent(right - left),
+                percent(at_least(right - left)),
                 escaped(&line.step.work.summary),
                 line.record.state.name(),
                 units::millis(to - from),
@@ -48,7 +48,7 @@ pub(super) fn timeline(text: &mut String, report: &RunReport) {
     let pauses = axis.pauses();
     for (place, lasts) in &pauses {
         let _ = writeln!(
-            bars,
+            drawn,
             "<line class=\"pause\" x1=\"{0}\" y1=\"0\" x2=\"{0}\" y2=\"{height}\"/><text x=\"{0}\" y=\"{1}\" text-anchor=\"middle\">{2}</text>",
             percent(place + GAP / 2),
             height + 12,
@@ -76,8 +76,7 @@ pub(super) fn timeline(text: &mut String, report: &RunReport) {
     text.push_str(&figure(
         &format!("Timeline of the steps. {}", said.join("; ")),
         height + below,
-        &lanes,
-        &bars,
+        &drawn,
         &caption,
     ));
 }
@@ -112,16 +111,13 @@ pub(super) fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
     };
     let done = points(&|it| it.done as f64 / it.total.max(1) as f64);
     let rate = points(&|it| it.per_second as f64 / fastest as f64);
-    let scale = format!(
-        "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"100%\" y2=\"{0}\"/><text x=\"2\" y=\"18\">100 %</text>\
-         <text x=\"2\" y=\"{1}\">0 %</text>\n",
-        HEIGHT - 8,
-        HEIGHT - 12
-    );
     // Only what has a box of its own is stretched to the width of the screen.
     let mut drawn = format!(
-        "<svg viewBox=\"0 0 1000 {HEIGHT}\" height=\"{HEIGHT}\" preserveAspectRatio=\"none\">\n\
-         <polyline class=\"done\" points=\"{}\"/>\n<polyline class=\"rate\" points=\"{}\"/>\n",
+        "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"100%\" y2=\"{0}\"/><text x=\"-82\" y=\"18\">100 %</text>\
+         <text x=\"-82\" y=\"{0}\">0 %</text>\n\
+         <svg viewBox=\"0 0 1000 {HEIGHT}\" width=\"100%\" height=\"{HEIGHT}\" preserveAspectRatio=\"none\">\n\
+         <polyline class=\"done\" points=\"{1}\"/>\n<polyline class=\"rate\" points=\"{2}\"/>\n",
+        HEIGHT - 8,
         done.trim_end(),
         rate.trim_end()
     );
@@ -152,5 +148,5 @@ pub(super) fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
         " From left to right: {} at work.",
         units::millis(lasts)
     );
-    text.push_str(&figure(&said, HEIGHT, &scale, &drawn, &caption));
+    text.push_str(&figure(&said, HEIGHT, &drawn, &caption));
 }
