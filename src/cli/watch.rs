@@ -9,12 +9,11 @@ use crate::executor::waits::{self, Building};
 use crate::executor::{self, blocker_line};
 use crate::report::{out, screen, style};
 use crate::units;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -56,7 +55,7 @@ struct Pace {
 
 /// Looks every so often until the run has ended, or Ctrl-C.
 pub async fn run(client: &Client, global: &Global, name: Option<&str>, every: Duration) -> Outcome {
-    let screen = (!global.is_json() && std::io::stdout().is_terminal()).then(Screen::new);
+    let screen = (!global.is_json() && screen::can_be_drawn_on(&std::io::stdout())).then(Screen::new);
     let mut before = None;
     let mut gone = 0;
     loop {
@@ -102,7 +101,7 @@ struct Screen(ProgressBar);
 
 impl Screen {
     fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        let bar = ProgressBar::with_draw_target(None, screen::target(std::io::stdout()));
         let look = ProgressStyle::with_template("{msg}");
         bar.set_style(look.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         Self(bar)
@@ -114,10 +113,13 @@ impl Screen {
             let text = line.trim_start();
             let indent = " ".repeat(line.len() - text.len());
             let room = columns.saturating_sub(indent.len() + 3);
-            format!("{indent}{}", screen::folded(text, room, LINES).join(&format!("\n  {indent}")))
+            format!(
+                "{indent}{}",
+                screen::folded(text, room, LINES).join(&format!("\n  {indent}"))
+            )
         };
         let lines: Vec<String> = text.lines().map(folded).collect();
-        self.0.set_message(crate::report::safe::written(&lines.join("\n")));
+        self.0.set_message(out::as_on_stdout(&lines.join("\n")));
         self.0.tick();
     }
 

@@ -100,7 +100,7 @@ fn with_time_left(event: &Event, pace: &Mutex<Pace>) -> Option<String> {
 
 impl BarReporter {
     pub fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
+        let bar = ProgressBar::with_draw_target(None, screen::target(std::io::stderr()));
         bar.set_style(look("{spinner} {prefix} {wide_msg}"));
         bar.enable_steady_tick(TICK);
         Self {
@@ -144,8 +144,9 @@ impl Listener for BarReporter {
                     WIDE.. => "{bar:24}",
                     _ => "{bar:12}",
                 };
-                self.bar
-                    .set_style(look(&format!("{{spinner}} {{prefix}} [{bar}] {{percent:>3}}%{{msg}}")));
+                self.bar.set_style(look(&format!(
+                    "{{spinner}} {{prefix}} [{bar}] {{percent:>3}}%{{msg}}"
+                )));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
                 self.say(&with_time_left(event, &self.pace).unwrap_or_default());

@@ -143,10 +143,6 @@ pub(super) fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
         let _ = write!(said, "; replica lag at most {latest}");
     }
     drawn.push_str("</svg>\n");
-    let _ = write!(
-        caption,
-        " From left to right: {} at work.",
-        units::millis(lasts)
-    );
+    let _ = write!(caption, " From left to right: {} at work.", units::millis(lasts));
     text.push_str(&figure(&said, HEIGHT, &drawn, &caption));
 }

@@ -114,7 +114,12 @@ impl Keeper {
     }
 
     /// The row to write now; `last` where the step is over for this call.
-    pub(in crate::executor) fn due(&mut self, now: Duration, totals: &LockTotals, last: bool) -> Option<String> {
+    pub(in crate::executor) fn due(
+        &mut self,
+        now: Duration,
+        totals: &LockTotals,
+        last: bool,
+    ) -> Option<String> {
         let locks = totals.since(&self.counted);
         let current = self.current.as_mut()?;
         let worst = current.stats.locks.stalled_worst_ms;
