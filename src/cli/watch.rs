@@ -7,7 +7,7 @@ use crate::executor::ledger::{self, Cursor, Run, RunState, StepState};
 use crate::executor::stats::Now;
 use crate::executor::waits::{self, Building};
 use crate::executor::{self, blocker_line};
-use crate::report::{out, screen, style};
+use crate::report::{out, safe, screen, style};
 use crate::units;
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
@@ -110,6 +110,10 @@ impl Screen {
     fn show(&self, text: &str) {
         let columns = screen::columns(std::io::stdout());
         let folded = |line: &str| {
+            // Styles take no room.
+            if safe::plain(line).chars().count() < columns {
+                return line.to_owned();
+            }
             let text = line.trim_start();
             let indent = " ".repeat(line.len() - text.len());
             let room = columns.saturating_sub(indent.len() + 3);

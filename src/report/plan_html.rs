@@ -170,7 +170,11 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
 
 pub(super) fn lock_cell(lock: Option<&Lock>) -> String {
     lock.map_or("none".into(), |lock| {
-        format!("{} on <code>{}</code>", lock.mode, escaped(&lock.relation))
+        format!(
+            "<span class=\"long\">{} on <code>{}</code></span>",
+            lock.mode,
+            escaped(&lock.relation)
+        )
     })
 }
 

@@ -104,7 +104,7 @@ fn steps(text: &mut String, report: &RunReport) {
         .iter()
         .map(|line| {
             vec![
-                escaped(&line.step.work.summary),
+                format!("<span class=\"long\">{}</span>", escaped(&line.step.work.summary)),
                 line.step.phase.to_string(),
                 state_cell(line.record.state),
                 line.took_ms(report.now).map_or(String::new(), units::millis),
