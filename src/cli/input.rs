@@ -7,6 +7,8 @@ use crate::error::{Error, ErrorKind};
 use crate::plan::ExecutionPlan;
 pub use crate::plan_set::PlanFile;
 use crate::{saved, units};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// The PLAN of a command line.
@@ -103,7 +105,8 @@ pub fn snapshot(path: &str) -> Result<CatalogSnapshot, Error> {
     saved::snapshot(&shown(path), &text(path, saved::SNAPSHOT_BYTES_MAX)?)
 }
 
-/// Writes a result to a file, whole or not at all.
+/// Writes a result to a file, whole or not at all. Others may read it as far as the umask, or the file that it replaces, lets
+/// them: pages and plans are made to be shown.
 pub fn write(path: &Path, content: &str) -> Result<(), Error> {
     let failed = |error: std::io::Error| {
         Error::new(
@@ -118,7 +121,34 @@ pub fn write(path: &Path, content: &str) -> Result<(), Error> {
         return std::fs::write(path, content).map_err(failed);
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new("."))).map_err(failed)?;
+    let rights = path
+        .metadata()
+        .map_or(Permissions::from_mode(0o666), |data| data.permissions());
+    let mut file = tempfile::Builder::new()
+        .permissions(rights)
+        .tempfile_in(directory.unwrap_or(Path::new(".")))
+        .map_err(failed)?;
     std::io::Write::write_all(&mut file, content.as_bytes()).map_err(failed)?;
     file.persist(path).map(drop).map_err(|error| failed(error.error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_may_be_read_by_whoever_may_read_files_of_the_user() {
+        let place = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+        let (usual, page) = (place.path().join("usual"), place.path().join("page.html"));
+        std::fs::write(&usual, "").unwrap();
+        write(&page, "one").unwrap();
+        assert_eq!(mode(&page), mode(&usual));
+        std::fs::set_permissions(&page, Permissions::from_mode(0o600)).unwrap();
+        write(&page, "two").unwrap();
+        assert_eq!(
+            (mode(&page), std::fs::read_to_string(&page).unwrap()),
+            (0o600, "two".into())
+        );
+    }
 }

@@ -5,10 +5,9 @@ use crate::error::{Error, ErrorKind};
 use crate::ops::MANUALS;
 use crate::postgres::settings::{Bounds, ConnectionSettings, Session, patiently};
 use crate::report::passing::Passing;
-use crate::report::{Reporter, out};
+use crate::report::{Reporter, out, screen};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -366,7 +365,7 @@ impl Global {
             Passing::silent()
         } else if self.logs_json() {
             Passing::lines(|text| crate::report::json::JsonReporter.note(text))
-        } else if self.verbose == 0 && std::io::stderr().is_terminal() {
+        } else if self.verbose == 0 && screen::can_be_drawn_on(&std::io::stderr()) {
             Passing::bar()
         } else {
             Passing::lines(out::line)
@@ -379,7 +378,7 @@ impl Global {
             Arc::new(crate::report::Silent)
         } else if self.logs_json() {
             Arc::new(crate::report::json::JsonReporter)
-        } else if self.verbose == 0 && std::io::stderr().is_terminal() {
+        } else if self.verbose == 0 && screen::can_be_drawn_on(&std::io::stderr()) {
             Arc::new(crate::report::human::BarReporter::new())
         } else {
             Arc::new(crate::report::human::LineReporter::default())

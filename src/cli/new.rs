@@ -31,6 +31,12 @@ impl New {
             out::result(&text)?;
             return Ok(0);
         }
+        if !self.is_file() {
+            std::fs::create_dir_all(&self.output).map_err(|error| {
+                let what = format!("cannot make {}: {error}", self.output.display());
+                Error::new(ErrorKind::Usage, what).source(error)
+            })?;
+        }
         let path = match self.output.is_dir() {
             true => self
                 .output
@@ -44,6 +50,14 @@ impl New {
             out::result(&format!("{}\n", path.display()))?;
         }
         Ok(0)
+    }
+}
+
+impl New {
+    /// What is not there yet is a file if it is called like one: nothing else would find a plan without the ending.
+    fn is_file(&self) -> bool {
+        let ending = self.output.extension().and_then(|ending| ending.to_str());
+        self.output.exists() || matches!(ending, Some("yaml" | "yml"))
     }
 }
 

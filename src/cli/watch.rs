@@ -7,14 +7,13 @@ use crate::executor::ledger::{self, Cursor, Run, RunState, StepState};
 use crate::executor::stats::Now;
 use crate::executor::waits::{self, Building};
 use crate::executor::{self, blocker_line};
-use crate::report::{out, style};
+use crate::report::{out, safe, screen, style};
 use crate::units;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 
@@ -56,7 +55,7 @@ struct Pace {
 
 /// Looks every so often until the run has ended, or Ctrl-C.
 pub async fn run(client: &Client, global: &Global, name: Option<&str>, every: Duration) -> Outcome {
-    let screen = (!global.is_json() && std::io::stdout().is_terminal()).then(Screen::new);
+    let screen = (!global.is_json() && screen::can_be_drawn_on(&std::io::stdout())).then(Screen::new);
     let mut before = None;
     let mut gone = 0;
     loop {
@@ -84,25 +83,47 @@ pub async fn run(client: &Client, global: &Global, name: Option<&str>, every: Du
         }
         tokio::select! {
             () = tokio::time::sleep(every) => {}
-            _ = tokio::signal::ctrl_c() => return Ok(0),
+            _ = tokio::signal::ctrl_c() => {
+                if let Some(screen) = screen {
+                    screen.end(&look.human(pace))?;
+                }
+                return Ok(0);
+            }
         }
     }
 }
+
+/// Of one part of what is shown.
+const LINES: usize = 4;
 
 /// Lines that are written over again and again.
 struct Screen(ProgressBar);
 
 impl Screen {
     fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
+        let bar = ProgressBar::with_draw_target(None, screen::target(std::io::stdout()));
         let look = ProgressStyle::with_template("{msg}");
         bar.set_style(look.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         Self(bar)
     }
 
     fn show(&self, text: &str) {
-        let lines: Vec<String> = text.lines().map(crate::report::safe::written).collect();
-        self.0.set_message(lines.join("\n"));
+        let columns = screen::columns(std::io::stdout());
+        let folded = |line: &str| {
+            // Styles take no room.
+            if safe::plain(line).chars().count() < columns {
+                return line.to_owned();
+            }
+            let text = line.trim_start();
+            let indent = " ".repeat(line.len() - text.len());
+            let room = columns.saturating_sub(indent.len() + 3);
+            format!(
+                "{indent}{}",
+                screen::folded(text, room, LINES).join(&format!("\n  {indent}"))
+            )
+        };
+        let lines: Vec<String> = text.lines().map(folded).collect();
+        self.0.set_message(out::as_on_stdout(&lines.join("\n")));
         self.0.tick();
     }
 

@@ -1,6 +1,6 @@
 //! A run for people: a progress bar on a terminal, else one line per event.
 
-use super::{Reporter, out, safe, style};
+use super::{Reporter, out, safe, screen, style};
 use crate::event::{Blocker, Event, Listener, Stall, Unit};
 use crate::units;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,7 +45,13 @@ impl Reporter for LineReporter {
     }
 }
 
-/// A bar at the bottom of the terminal, for the current step; what stays is printed above it.
+/// Lines below the bar, for what the step is at.
+const LINES: usize = 4;
+/// Where the terminal is narrower, the bar is shorter.
+const WIDE: usize = 80;
+
+/// A bar at the bottom of the terminal for the current step, and below it how far it is or what it waits for; what stays is
+/// printed above it.
 pub struct BarReporter {
     bar: ProgressBar,
     pace: Mutex<Pace>,
@@ -94,13 +100,22 @@ fn with_time_left(event: &Event, pace: &Mutex<Pace>) -> Option<String> {
 
 impl BarReporter {
     pub fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
+        let bar = ProgressBar::with_draw_target(None, screen::target(std::io::stderr()));
         bar.set_style(look("{spinner} {prefix} {wide_msg}"));
         bar.enable_steady_tick(TICK);
         Self {
             bar,
             pace: Mutex::default(),
         }
+    }
+
+    /// What the step is at, below its name: a line would be cut where the terminal ends, and the end says how long it takes
+    /// or who is in the way.
+    fn say(&self, text: &str) {
+        let columns = screen::columns(std::io::stderr());
+        let lines = screen::folded(&safe::one_line(text), columns.saturating_sub(5), LINES);
+        let lines: String = lines.iter().map(|line| format!("\n    {line}")).collect();
+        self.bar.set_message(lines);
     }
 
     fn print(&self, line: &str) {
@@ -118,24 +133,27 @@ impl Listener for BarReporter {
     fn tell(&self, event: &Event) {
         match event {
             Event::StepStarted { step, summary, .. } => {
-                self.bar.set_style(look("{spinner} {prefix} {wide_msg}"));
+                self.bar.set_style(look("{spinner} {prefix}{msg}"));
                 // In this order no frame shows the new step with the words of the last one.
                 self.bar.set_message("");
                 self.bar.set_prefix(safe::one_line(step));
-                self.bar.set_message(safe::one_line(summary));
+                self.say(summary);
             }
             Event::Progress { done, total, .. } if *total > 0 => {
-                self.bar
-                    .set_style(look("{spinner} {prefix} [{bar:24}] {percent:>3}% {wide_msg}"));
+                let bar = match screen::columns(std::io::stderr()) {
+                    WIDE.. => "{bar:24}",
+                    _ => "{bar:12}",
+                };
+                self.bar.set_style(look(&format!(
+                    "{{spinner}} {{prefix}} [{bar}] {{percent:>3}}%{{msg}}"
+                )));
                 self.bar.set_length(*total);
                 self.bar.set_position(*done);
-                self.bar.set_message(safe::one_line(
-                    &with_time_left(event, &self.pace).unwrap_or_default(),
-                ));
+                self.say(&with_time_left(event, &self.pace).unwrap_or_default());
             }
             _ => {
                 if let Some(line) = passing(event) {
-                    self.bar.set_message(safe::one_line(&line));
+                    self.say(&line);
                 }
                 if let Some(line) = lasting(event) {
                     self.print(&line);

@@ -20,10 +20,12 @@ mod plan_view;
 pub mod rehearsal;
 pub mod run_html;
 pub mod run_human;
+mod run_pictures;
 pub mod run_view;
 pub mod safe;
 #[cfg(test)]
 mod sample;
+pub mod screen;
 pub mod status;
 pub mod style;
 pub mod verification;

@@ -14,6 +14,14 @@ pub fn result(text: &str) -> Result<(), Error> {
     raw(&safe::written(text))
 }
 
+/// Text as [`result`] prints it, for what is drawn there: without styles where nobody wants them.
+pub fn as_on_stdout(text: &str) -> String {
+    match anstream::AutoStream::choice(&std::io::stdout()) {
+        anstream::ColorChoice::Never => safe::plain(text),
+        _ => safe::written(text),
+    }
+}
+
 /// Prints SQL to be run: as it is, but to a terminal as any other text.
 ///
 /// # Errors

@@ -1,12 +1,15 @@
 //! A plan as a page that people can decide on: what it does to whom and for how long, then how.
 
-use super::html::{escaped, figure, page, table};
+use super::html::{HUNDRED, at_least, escaped, figure, lane, lanes_height, page, percent, prose, table};
 use super::{html, plan_view};
 use crate::hazards::HAZARDS;
 use crate::plan::{Check, ExecutionPlan, Lock, LockMode, Phase, Step, Transaction, Undo};
 use crate::units;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+
+/// Of one kind; the others are folded in.
+const HAZARDS_SHOWN: usize = 5;
 
 pub fn plan(plan: &ExecutionPlan) -> String {
     let mut body = heading(plan);
@@ -122,31 +125,22 @@ fn left_out(text: &mut String, plan: &ExecutionPlan) {
 
 /// The steps one after the other, a lane for each phase, coloured by what they block.
 fn picture(text: &mut String, plan: &ExecutionPlan) {
-    const LEFT: usize = 80;
-    const LANE: usize = 26;
-    const WIDTH: usize = 900;
     let phases: Vec<_> = plan.phases().collect();
     let total = plan_view::length(&plan.steps.iter().collect::<Vec<_>>());
-    let scale = |units: usize| LEFT + units * (WIDTH - LEFT - 10) / total.max(1);
+    let scale = |units: usize| units as u64 * HUNDRED / total.max(1) as u64;
     let mut drawn = String::new();
     let mut at = 0;
-    for (lane, (phase, steps)) in phases.iter().enumerate() {
-        let top = 6 + lane * LANE;
-        let _ = writeln!(
-            drawn,
-            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>",
-            top + LANE - 4,
-            top + 15
-        );
+    for (number, (phase, steps)) in phases.iter().enumerate() {
+        let top = lane(&mut drawn, number, phase);
         for step in steps {
             let wide = plan_view::width(step.estimate.duration);
             let (from, to) = (scale(at), scale(at + wide));
             let _ = writeln!(
                 drawn,
-                "<rect class=\"bar {}\" x=\"{from}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, blocks {}</title></rect>",
+                "<rect class=\"bar {}\" x=\"{}\" y=\"{top}\" width=\"{}\" height=\"16\"><title>{}: {}, blocks {}</title></rect>",
                 class(blocked(step)),
-                top + 2,
-                (to - from).max(2),
+                percent(from),
+                percent(at_least(to - from)),
                 escaped(&step.work.summary),
                 step.estimate.duration.name(),
                 blocked(step)
@@ -164,11 +158,9 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
             )
         })
         .collect();
-    let height = 10 + phases.len() * LANE;
     text.push_str(&figure(
-        "The phases over time",
-        &said.join("; "),
-        (WIDTH as u64, height as u64),
+        &format!("The phases over time. {}", said.join("; ")),
+        lanes_height(phases.len()),
         &drawn,
         "The phases over time, not to scale: <span class=\"free\">green blocks nothing</span>, \
          <span class=\"writes\">brown blocks writes</span>, <span class=\"all\">red blocks reads and writes</span>, \
@@ -178,7 +170,11 @@ fn picture(text: &mut String, plan: &ExecutionPlan) {
 
 pub(super) fn lock_cell(lock: Option<&Lock>) -> String {
     lock.map_or("none".into(), |lock| {
-        format!("{} on <code>{}</code>", lock.mode, escaped(&lock.relation))
+        format!(
+            "<span class=\"long\">{} on <code>{}</code></span>",
+            lock.mode,
+            escaped(&lock.relation)
+        )
     })
 }
 
@@ -240,20 +236,40 @@ fn hazards(text: &mut String, plan: &ExecutionPlan) {
     }
     text.push_str("<h2>What the application may notice</h2>\n");
     for (code, places) in found {
-        let _ = write!(text, "<h3><code>{}</code></h3>\n<ul>\n", escaped(code));
-        for (step, message) in places {
+        let _ = writeln!(text, "<h3><code>{}</code></h3>", escaped(code));
+        let (shown, folded) = places.split_at(places.len().min(HAZARDS_SHOWN));
+        // A fold for one or two would take as much room.
+        let (shown, folded) = match folded.len() {
+            0..=2 => (places.as_slice(), &[][..]),
+            _ => (shown, folded),
+        };
+        listed(text, shown);
+        if !folded.is_empty() {
             let _ = writeln!(
                 text,
-                "<li>{} <span class=\"soft\">(<code>{}</code>)</span></li>",
-                escaped(message),
-                escaped(step)
+                "<details>\n<summary>{} more like these</summary>",
+                units::count(folded.len() as u64)
             );
+            listed(text, folded);
+            text.push_str("</details>\n");
         }
-        text.push_str("</ul>\n");
         if let Some((_, manual)) = HAZARDS.iter().find(|(known, _)| *known == code) {
-            let _ = writeln!(text, "<p class=\"soft\">{}</p>", escaped(manual));
+            let _ = writeln!(text, "<p class=\"soft\">{}</p>", prose(manual));
         }
     }
+}
+
+fn listed(text: &mut String, places: &[(&str, &str)]) {
+    text.push_str("<ul>\n");
+    for (step, message) in places {
+        let _ = writeln!(
+            text,
+            "<li>{} <span class=\"soft\">(<code>{}</code>)</span></li>",
+            prose(message),
+            escaped(step)
+        );
+    }
+    text.push_str("</ul>\n");
 }
 
 fn checks(text: &mut String, title: &str, checks: &[Check]) {

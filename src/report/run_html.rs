@@ -1,14 +1,14 @@
 //! A run as a page: what it did when, what it waited for, and whether the end is as promised.
 
-use super::axis::Axis;
-use super::html::{escaped, facts, figure, page, table};
-use super::plan_html::{blocks_cell, class, lock_cell};
+use super::html::{escaped, facts, page, table};
+use super::plan_html::{blocks_cell, lock_cell};
 use super::run_human::some;
+use super::run_pictures::{chart, timeline};
 use super::run_view::{Line, RunReport, asides, state};
 use super::status::time;
 use super::{plan_view, safe};
 use crate::executor::ledger::{AttemptRecord, StepState};
-use crate::executor::stats::{Sample, StepStats};
+use crate::executor::stats::StepStats;
 use crate::report::verification::Verification;
 use crate::units;
 use std::fmt::Write;
@@ -96,85 +96,6 @@ fn summary(text: &mut String, report: &RunReport) {
     text.push_str(&facts(&list));
 }
 
-const WIDTH: u64 = 900;
-const LEFT: u64 = 84;
-const LANE: u64 = 26;
-
-/// One lane a phase, each step where it was in time.
-fn timeline(text: &mut String, report: &RunReport) {
-    let phases = report.phases();
-    let ms = |at: jiff::Timestamp| u64::try_from(at.as_millisecond()).unwrap_or(0);
-    let span = |line: &Line<'_>| line.span(report.now).map(|(from, to)| (ms(from), ms(to)));
-    let spans: Vec<(u64, u64)> = phases
-        .iter()
-        .flat_map(|(_, lines)| lines)
-        .filter_map(span)
-        .collect();
-    if spans.is_empty() {
-        return;
-    }
-    let axis = Axis::new(spans, WIDTH - LEFT - 12, 40);
-    let mut drawn = String::new();
-    for (lane, (phase, lines)) in (0_u64..).zip(&phases) {
-        let top = 6 + lane * LANE;
-        let _ = writeln!(
-            drawn,
-            "<line class=\"lane\" x1=\"0\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"{1}\">{phase}</text>",
-            top + LANE - 4,
-            top + 15
-        );
-        for line in lines {
-            let Some((from, to)) = span(line) else { continue };
-            let (left, right) = (LEFT + axis.at(from), LEFT + axis.at(to));
-            let _ = writeln!(
-                drawn,
-                "<rect class=\"bar {}\" x=\"{left}\" y=\"{}\" width=\"{}\" height=\"16\" rx=\"2\"><title>{}: {}, {}</title></rect>",
-                bar(line),
-                top + 2,
-                (right - left).max(2),
-                escaped(&line.step.work.summary),
-                line.record.state.name(),
-                units::millis(to - from),
-            );
-        }
-    }
-    let height = 10 + LANE * u64::try_from(phases.len()).unwrap_or(0);
-    for (place, lasts) in axis.pauses() {
-        let _ = writeln!(
-            drawn,
-            "<line class=\"pause\" x1=\"{0}\" y1=\"0\" x2=\"{0}\" y2=\"{height}\"/><text x=\"{0}\" y=\"{1}\" text-anchor=\"middle\">{2}</text>",
-            LEFT + place + 20,
-            height + 12,
-            units::millis(lasts)
-        );
-    }
-    let took = |(phase, lines): &(crate::plan::Phase, Vec<Line<'_>>)| {
-        let ms: u64 = lines.iter().filter_map(|line| line.took_ms(report.now)).sum();
-        format!(
-            "{phase}: {} in {}",
-            units::counted(lines.len(), "step"),
-            units::millis(ms)
-        )
-    };
-    let said: Vec<String> = phases.iter().map(took).collect();
-    text.push_str(&figure(
-        "Timeline of the steps",
-        &said.join("; "),
-        (WIDTH, height + 18),
-        &drawn,
-        "Each bar is a step: <span class=\"free\">green blocks nothing</span>, <span class=\"writes\">brown blocks \
-         writes</span>, <span class=\"all\">red blocks reads and writes</span>, in its short moments with the lock; grey was \
-         undone. Dashed lines are pauses that are left out, with their length.",
-    ));
-}
-
-fn bar(line: &Line<'_>) -> &'static str {
-    match line.record.state {
-        StepState::Undone => "undone",
-        _ => class(line.lock().map_or("nothing", |lock| lock.mode.blocks())),
-    }
-}
-
 fn steps(text: &mut String, report: &RunReport) {
     text.push_str("<h2>Steps</h2>\n");
     let sum = |line: &Line<'_>, of: fn(&StepStats) -> u64| line.both().map(of).sum::<u64>();
@@ -183,7 +104,7 @@ fn steps(text: &mut String, report: &RunReport) {
         .iter()
         .map(|line| {
             vec![
-                escaped(&line.step.work.summary),
+                format!("<span class=\"long\">{}</span>", escaped(&line.step.work.summary)),
                 line.step.phase.to_string(),
                 state_cell(line.record.state),
                 line.took_ms(report.now).map_or(String::new(), units::millis),
@@ -298,60 +219,6 @@ fn fills(text: &mut String, report: &RunReport) {
         text.push_str(&facts(&list));
         chart(text, line, &stats.samples);
     }
-}
-
-/// How far it was, and how fast, over the time at work.
-#[allow(clippy::cast_precision_loss, reason = "a picture")]
-fn chart(text: &mut String, line: &Line<'_>, samples: &[Sample]) {
-    const HEIGHT: u64 = 140;
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
-        return;
-    };
-    if samples.len() < 3 || last.at_ms <= first.at_ms {
-        return;
-    }
-    let (begins, lasts) = (first.at_ms, last.at_ms - first.at_ms);
-    let fastest = samples.iter().map(|it| it.per_second).max().unwrap_or(0).max(1);
-    let latest = samples.iter().filter_map(|it| it.lag_ms).max().unwrap_or(0);
-    let points = |of: &dyn Fn(&Sample) -> f64| -> String {
-        let point = |it: &Sample| {
-            let x = LEFT as f64 + (it.at_ms - begins) as f64 / lasts as f64 * (WIDTH - LEFT - 12) as f64;
-            let y = 8.0 + (1.0 - of(it).clamp(0.0, 1.0)) * (HEIGHT - 16) as f64;
-            format!("{x:.1},{y:.1} ")
-        };
-        samples.iter().map(point).collect()
-    };
-    let done = points(&|it| it.done as f64 / it.total.max(1) as f64);
-    let rate = points(&|it| it.per_second as f64 / fastest as f64);
-    let mut drawn = format!(
-        "<line class=\"lane\" x1=\"{LEFT}\" y1=\"{0}\" x2=\"{WIDTH}\" y2=\"{0}\"/><text x=\"2\" y=\"18\">100 %</text>\
-         <text x=\"2\" y=\"{0}\">0 %</text>\n<polyline class=\"done\" points=\"{1}\"/>\n<polyline class=\"rate\" points=\"{2}\"/>\n",
-        HEIGHT - 8,
-        done.trim_end(),
-        rate.trim_end()
-    );
-    let mut caption = format!(
-        "<span class=\"free\">Green</span>: how much is done. <span class=\"accent\">Blue, dashed</span>: rows a second, at most {}.",
-        units::count(fastest)
-    );
-    let mut said = format!(
-        "{} percent done after {}; at most {} rows a second",
-        last.done * 100 / last.total.max(1),
-        units::millis(last.at_ms),
-        units::count(fastest)
-    );
-    if latest > 0 {
-        let lag = points(&|it| it.lag_ms.unwrap_or(0) as f64 / latest as f64);
-        let _ = writeln!(drawn, "<polyline class=\"lag\" points=\"{}\"/>", lag.trim_end());
-        let latest = units::millis(latest);
-        let _ = write!(
-            caption,
-            " <span class=\"all\">Red, dotted</span>: replica lag, at most {latest}."
-        );
-        let _ = write!(said, "; replica lag at most {latest}");
-    }
-    let label = format!("Progress of {}", line.record.id);
-    text.push_str(&figure(&label, &said, (WIDTH, HEIGHT), &drawn, &caption));
 }
 
 fn details(text: &mut String, report: &RunReport) {
@@ -471,12 +338,11 @@ fn who(attempt: &AttemptRecord) -> String {
             Some(pid) => format!("pid {pid}"),
             None => "a prepared transaction".into(),
         };
-        format!(
-            "{pid} of {} ({}), {}",
-            text("user"),
-            text("application"),
-            text("state")
-        )
+        let application = match text("application").as_str() {
+            "" => String::new(),
+            name => format!(" ({name})"),
+        };
+        format!("{pid} of {}{application}, {}", text("user"), text("state"))
     };
     let list: Vec<String> = blockers.into_iter().flatten().map(one).collect();
     list.join("; ")

@@ -225,6 +225,15 @@ async fn new_writes_a_plan_that_lint_accepts_and_overwrites_nothing() {
     assert!(refused.stderr.contains("exists already"), "{}", refused.stderr);
     assert_eq!(std::fs::read(written.trim()).unwrap(), before);
     new(&["a/b"]).await.expect(2);
+    let made = format!("{folder}/not/there");
+    let written = new(&["third", "-o", &made]).await.expect(0).stdout;
+    assert!(
+        written.starts_with(&made) && written.trim().ends_with("_third.yaml"),
+        "{written}"
+    );
+    let file = format!("{folder}/named.yaml");
+    let written = new(&["fourth", "-o", &file]).await.expect(0).stdout;
+    assert_eq!(written.trim(), file);
     let shown = new(&["shown", "-o", "-"]).await.expect(0).stdout;
     assert!(shown.starts_with("name: \"shown\""), "{shown}");
 }
