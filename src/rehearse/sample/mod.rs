@@ -56,7 +56,7 @@ struct Table {
 
 impl Table {
     /// `COPY … FROM`; nothing for a table without columns.
-    fn into_sql(&self) -> Option<String> {
+    fn copy_sql(&self) -> Option<String> {
         let columns = idents(&self.columns);
         (!columns.is_empty()).then(|| format!("COPY {} ({columns}) FROM STDIN", self.name))
     }
@@ -273,7 +273,7 @@ impl Sampling<'_> {
             return Ok(0);
         };
         let readable = self.there.get(&table.name).is_some_and(|there| there.readable);
-        let Some(into) = table.into_sql().filter(|_| readable) else {
+        let Some(into) = table.copy_sql().filter(|_| readable) else {
             self.incomplete.insert(family);
             return Ok(0);
         };

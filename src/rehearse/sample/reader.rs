@@ -161,7 +161,7 @@ impl<'a> Reader<'a> {
         here: &Client,
         told: Told<'_>,
     ) -> Result<Copied, Error> {
-        let Some(into) = table.into_sql() else {
+        let Some(into) = table.copy_sql() else {
             return Ok(Ok(0));
         };
         if self.is_late() {
