@@ -98,6 +98,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "planner",
             "postgres",
             "sql",
+            "sqlstate",
             "units",
         ],
     ),
