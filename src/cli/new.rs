@@ -18,7 +18,7 @@ pub struct New {
     /// The plan's name: its identity in the ledger
     name: String,
     /// A file, or a directory, where the file is called by the time and the name, so that the order of the names is that
-    /// of their making; `-` is standard output
+    /// of their making, and which is made where it is not there (what ends in .yaml or .yml is a file); `-` is standard output
     #[arg(long, short, value_name = "FILE|DIR", default_value = ".")]
     output: PathBuf,
 }

@@ -9,7 +9,7 @@ use super::status::time;
 use super::{plan_view, safe};
 use crate::executor::ledger::{AttemptRecord, StepState};
 use crate::executor::stats::StepStats;
-use crate::report::verification::Verification;
+use crate::report::verification::{Verdict, Verification};
 use crate::units;
 use std::fmt::Write;
 
@@ -86,12 +86,11 @@ fn summary(text: &mut String, report: &RunReport) {
         list.push(("connections lost", units::count(totals.reconnects)));
     }
     if let Some(verification) = &report.verification {
-        let passes = if verification.passes() {
-            "passes"
-        } else {
-            "findings"
+        let found = match verification.findings.len() {
+            0 => verification.verdict.words().to_owned(),
+            number => units::counted(number, "finding"),
         };
-        list.push(("verification", passes.into()));
+        list.push(("verification", found));
     }
     text.push_str(&facts(&list));
 }
@@ -349,7 +348,12 @@ fn who(attempt: &AttemptRecord) -> String {
 }
 
 fn verified(text: &mut String, report: &RunReport, verification: &Verification) {
-    let class = if verification.passes() { "free" } else { "all" };
+    let class = match verification.verdict {
+        _ if verification.passes() => "free",
+        // Nothing is wrong, it is only not over.
+        Verdict::ContractPending | Verdict::InProgress if verification.findings.is_empty() => "writes",
+        _ => "all",
+    };
     let _ = write!(
         text,
         "<h2>Verification</h2>\n<p>Compared with the database {}: <strong class=\"{class}\">{}</strong>.</p>\n",

@@ -19,11 +19,11 @@ async fn a_report_knows_waits_throttling_batches_and_the_verification() {
         none.stderr
     );
     // Somebody is in the way of the first lock, and lets it go once that was noticed.
-    let holder = database.session().await;
-    holder
-        .batch_execute("BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE")
-        .await
-        .unwrap();
+    // Two take turns: behind a transaction that is old nobody queues, so on a busy machine there might be no attempt.
+    let holders = [database.session().await, database.session().await];
+    let hold = "BEGIN; LOCK TABLE orders IN ACCESS SHARE MODE";
+    holders[0].batch_execute(hold).await.unwrap();
+    let mut turn = 0;
     let apply = [
         "apply",
         &stage.plan,
@@ -34,16 +34,24 @@ async fn a_report_knows_waits_throttling_batches_and_the_verification() {
         "5%",
     ];
     let running = Running::start(&stage.url, &apply);
-    until("an attempt was given up", async || {
-        let known = number(
-            database,
-            "SELECT count(*) FROM pg_class WHERE oid = to_regclass('pgmorph.attempts')",
-        )
-        .await;
-        known == 1 && number(database, "SELECT count(*) FROM pgmorph.attempts").await > 0
+    until("an attempt was given up", || {
+        let last = &holders[turn];
+        turn = 1 - turn;
+        let next = &holders[turn];
+        async move {
+            next.batch_execute(hold).await.unwrap();
+            last.batch_execute("COMMIT").await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+            let known = number(
+                database,
+                "SELECT count(*) FROM pg_class WHERE oid = to_regclass('pgmorph.attempts')",
+            )
+            .await;
+            known == 1 && number(database, "SELECT count(*) FROM pgmorph.attempts").await > 0
+        }
     })
     .await;
-    holder.batch_execute("COMMIT").await.unwrap();
+    holders[turn].batch_execute("COMMIT").await.unwrap();
     let fills = "SELECT count(*) FROM pgmorph.backfills WHERE rows_done > 0";
     until("it fills", async || number(database, fills).await == 1).await;
     pgmorph(&stage.url, &["pause", "p"]).await.expect(0);
