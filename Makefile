@@ -13,15 +13,15 @@ demo: ## see it work on a temporary server (arguments: make demo ARGS=...)
 
 test: ## run all tests on one release of PostgreSQL, and those that depend on the release on the others
 	@scripts/servers ensure
-	@status=0; scripts/test-releases --beside || status=1; \
-		if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked; else cargo test --locked; fi \
-		|| status=1; exit $$status
+	@status=0; scripts/in-memory scripts/test-releases --beside || status=1; \
+		if cargo nextest --version >/dev/null 2>&1; then test="nextest run"; else test=test; fi; \
+		scripts/in-memory cargo $$test --locked || status=1; exit $$status
 
 releases: ## run what depends on the release on each of them (which: make releases RELEASES="14 18")
-	@scripts/test-releases $(RELEASES)
+	@scripts/in-memory scripts/test-releases $(RELEASES)
 
 rehearsals: ## rehearse every plan and fixture on each release, against what they claim (make rehearsals RELEASES="14 18")
-	@scripts/test-releases --rehearsals $(RELEASES)
+	@scripts/in-memory scripts/test-releases --rehearsals $(RELEASES)
 
 soak: ## random plans under random faults and traffic, for an hour (how long: make soak MINUTES=10)
 	@scripts/servers ensure

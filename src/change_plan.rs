@@ -191,7 +191,10 @@ fn read_change(fields: &Fields<'_>, item: &Node, settings: &Settings) -> Option<
             fields.report(
                 Diagnostic::new("wrong_type", "a change is a map with one key, the operation")
                     .at(item.span)
-                    .help(format!("operations: {}", names().collect::<Vec<_>>().join(", "))),
+                    .help(format!(
+                        "operations: {}; `pgmorph explain OPERATION` tells what each does",
+                        names().collect::<Vec<_>>().join(", ")
+                    )),
             );
             return None;
         }

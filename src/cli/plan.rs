@@ -13,7 +13,8 @@ use crate::planner;
 use crate::report::{out, plan_html, plan_human, plan_markdown, plan_sql};
 use clap::Args;
 use serde_json::json;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 /// Compile a plan file and print phases, locks, SQL, hazards and estimates; changes nothing
 #[derive(Debug, Args)]
@@ -32,11 +33,37 @@ pub struct Plan {
     diff: Option<String>,
 }
 
+/// A page is a form of the result; what is saved is for `apply`.
+fn not_a_page(path: &Path) -> Result<(), Error> {
+    let forms = [
+        ("html", "html"),
+        ("htm", "html"),
+        ("md", "markdown"),
+        ("sql", "sql"),
+    ];
+    let extension = path.extension().map(|it| it.to_ascii_lowercase());
+    let form = forms
+        .iter()
+        .find(|(end, _)| extension.as_deref() == Some(OsStr::new(end)));
+    let Some((_, form)) = form else {
+        return Ok(());
+    };
+    let path = path.display();
+    Err(Error::new(
+        ErrorKind::Usage,
+        format!("--output saves the execution plan as JSON, and {path} is called otherwise"),
+    )
+    .help(format!(
+        "write what is printed: `pgmorph plan PLAN --format {form} > {path}`; or call the saved plan FILE.json"
+    )))
+}
+
 impl Plan {
     pub async fn run(&self, global: &Global) -> Outcome {
         if let Some(other) = &self.diff {
             return Box::pin(self.differs(global, other)).await;
         }
+        self.output.as_deref().map_or(Ok(()), not_a_page)?;
         let plan = self.compiled(global, input::read(&self.plan)?).await?;
         if let Some(path) = &self.output {
             input::write(path, &out::pretty(&plan))?;

@@ -271,3 +271,25 @@ fn reads_standard_input_and_bears_a_reader_that_goes_away() {
         (Some(0), &b""[..])
     );
 }
+
+#[test]
+fn a_page_is_not_where_a_plan_is_saved() {
+    let directory = files();
+    let [plan, catalog, page] =
+        ["plan.yaml", "catalog.json", "plan.html"].map(|name| path(directory.path(), name));
+    let arguments = [
+        "plan",
+        &plan,
+        "--catalog",
+        &catalog,
+        "--format",
+        "html",
+        "-o",
+        &page,
+    ];
+    let ended = pgmorph(&arguments);
+    assert_eq!(ended.code, 2, "{}", ended.stderr);
+    let help = format!("`pgmorph plan PLAN --format html > {page}`");
+    assert!(ended.stderr.contains(&help), "{}", ended.stderr);
+    assert!(!Path::new(&page).exists());
+}

@@ -207,7 +207,14 @@ impl CheckTwin {
         };
         let moves = subject.moves;
         let renamed = moves.renamed(subject.table_name, &before.columns, Names::shadow);
-        let unknown = "the server could not be asked to spell it";
+        let now = context.now.tables.get(subject.table_name);
+        let unknown = match now.is_some_and(|table| table.constraints.contains_key(name)) {
+            true => "the server could not be asked to spell it",
+            false => {
+                "an earlier change of this plan makes it, and what is not there yet the server cannot be asked to spell for \
+                 the new column: put the two changes into plans that run one after the other"
+            }
+        };
         let on_shadow = spelled(printed.as_shadow, renamed).ok_or(unknown)?;
         // The columns of a CHECK are listed in the order of the table, of which the new ones are the last.
         let mut columns = before.columns.clone();
