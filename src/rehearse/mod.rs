@@ -199,18 +199,24 @@ impl Site {
             false => None,
         };
         drop(client);
-        let tap = self.tap(database, trace).await?;
-        let (_keep, interrupts) = watch::channel(Interrupt::None);
-        let executor = Executor::open(
-            &settings(&tap.url(database))?,
-            Arc::new(trace.clone()),
-            interrupts,
-        )
-        .await?;
+        let (executor, _line) = self.executor(database, trace).await?;
         let plan = run.as_ref().map_or(plan, |run| &run.plan);
         Box::pin(executor.apply(plan, run.as_ref(), through))
             .await
             .map(drop)
+    }
+
+    /// With the tap in its line, which must be kept until it is done.
+    async fn executor(
+        &self,
+        database: &str,
+        trace: &Trace,
+    ) -> Result<(Executor, (Tap, watch::Sender<Interrupt>)), Error> {
+        let tap = self.tap(database, trace).await?;
+        let (keep, interrupts) = watch::channel(Interrupt::None);
+        let settings = settings(&tap.url(database))?;
+        let executor = Executor::open(&settings, Arc::new(trace.clone()), interrupts).await?;
+        Ok((executor, (tap, keep)))
     }
 
     async fn tap(&self, database: &str, trace: &Trace) -> Result<Tap, Error> {
@@ -242,14 +248,7 @@ impl Site {
         if let Some((step, reason)) = crate::executor::irreversible(&run) {
             return Ok(Some(format!("step {} cannot be undone: {reason}", step.id)));
         }
-        let tap = self.tap(database, trace).await?;
-        let (_keep, interrupts) = watch::channel(Interrupt::None);
-        let executor = Executor::open(
-            &settings(&tap.url(database))?,
-            Arc::new(trace.clone()),
-            interrupts,
-        )
-        .await?;
+        let (executor, _line) = self.executor(database, trace).await?;
         Box::pin(executor.rollback(&run, Loss::Refused)).await?;
         Ok(None)
     }
