@@ -107,7 +107,7 @@ fn steps(text: &mut String, report: &RunReport) {
                 line.step.phase.to_string(),
                 state_cell(line.record.state),
                 line.took_ms(report.now).map_or(String::new(), units::millis),
-                line.record.attempts.to_string(),
+                units::count(line.attempts()),
                 some(sum(line, |stats| stats.locks.waited_ms), units::millis),
                 some(sum(line, |stats| stats.locks.stalled_worst_ms), units::millis),
                 some(

@@ -89,7 +89,7 @@ fn row(report: &RunReport, line: &Line<'_>) -> [String; 9] {
         line.step.phase.name().into(),
         line.record.state.name().into(),
         line.took_ms(report.now).map_or(String::new(), units::millis),
-        line.record.attempts.to_string(),
+        units::count(line.attempts()),
         some(sum(|stats| stats.locks.waited_ms), units::millis),
         some(
             sum(|stats| stats.aside.iter().map(|aside| aside.ms).sum()),

@@ -58,6 +58,12 @@ impl Line<'_> {
         plan_view::strongest(&[self.step])
     }
 
+    /// Those that were given up because somebody held a lock, too.
+    pub fn attempts(&self) -> u64 {
+        let given_up: u64 = self.both().map(|stats| stats.locks.gave_up).sum();
+        u64::try_from(self.record.attempts).unwrap_or_default() + given_up
+    }
+
     pub fn both(&self) -> impl Iterator<Item = &StepStats> {
         self.stats.into_iter().chain(self.undone)
     }
