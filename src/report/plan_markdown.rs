@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn from_validate_on() {
         insta::assert_snapshot!(rendered().1, @r"
-        This phase proves what was added, without blocking reads or writes.
+        This phase proves what was added; what blocks does so for an instant.
 
         | step | does | lock | blocks | estimate | undo |
         |---|---|---|---|---|---|

@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn from_validate_on() {
         insta::assert_snapshot!(rendered().1, @r"
-        : proves what was added, without blocking reads or writes
+        : proves what was added; what blocks does so for an instant
 
         -- 01-widen_column-compare: compare all rows
         -- lock: ACCESS SHARE on public.orders: blocks nothing

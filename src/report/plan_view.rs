@@ -11,7 +11,7 @@ pub fn purpose(phase: Phase) -> &'static str {
     match phase {
         Phase::Expand => "adds beside what is there; nothing that the application uses is taken away",
         Phase::Backfill => "fills what was added, in short batches",
-        Phase::Validate => "proves what was added, without blocking reads or writes",
+        Phase::Validate => "proves what was added; what blocks does so for an instant",
         Phase::Cutover => "makes it what the application uses",
         Phase::Contract => "removes what is no longer used; runs only when asked for: --through contract",
     }
